@@ -1,0 +1,72 @@
+# Everything a newcomer needs; `make help` lists it. All of it happens in this folder, in .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test check check-fast fuzz bench docs clean
+
+# Interpreter for .venv; empty means: the system's, see tools/setup.sh.
+PYTHON ?=
+# More arguments for the tool behind a target: make test ARGS="-k wire"
+ARGS ?=
+# Minutes that `make fuzz` spends.
+MINUTES ?= 10
+
+unexport PYTHONHOME PYTHONPATH
+
+BIN := .venv/bin
+# A copied folder must not go on using the environment of its original, so stamps know their place.
+HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
+ready = .venv/.ready-$(1)-$(HERE)
+
+# What the tests use if it is there: bubblewrap for the process TEE's namespaces, openssl as the
+# external signer, procps to look for processes left behind.
+DEBIAN := bubblewrap openssl procps
+
+help:
+	@echo 'make demo        two parties join real data inside an enclave, then we try to break in'
+	@echo 'make test        all tests (ARGS="-k wire" selects)'
+	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
+	@echo 'make check-fast  the same without types'
+	@echo 'make fuzz        hostile frames, images and manifests for MINUTES=$(MINUTES)'
+	@echo 'make bench       benchmarks, ours and peers in one run'
+	@echo 'make docs        the documentation as a site in site/'
+	@echo 'make clean       remove .venv and everything else that was generated'
+	@echo
+	@echo 'PYTHON=/path/to/python3 chooses the interpreter (3.11 or later).'
+
+$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh
+	@PYTHON='$(PYTHON)' sh tools/setup.sh $*
+	@touch '$@'
+
+demo: $(call ready,demo)
+	@$(BIN)/secgear demo $(ARGS)
+
+test: $(call ready,test)
+	@sh tools/debian.sh $(DEBIAN) || \
+	    echo 'note: without the Debian packages $(DEBIAN) some tests are skipped; they say so'
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+check: check-fast
+	$(BIN)/mypy
+
+check-fast: $(call ready,check)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+
+fuzz: $(call ready,test)
+	@SECGEAR_FUZZ_MINUTES='$(MINUTES)' $(BIN)/python -m pytest -m fuzz --timeout 0 $(ARGS)
+
+bench: $(call ready,bench)
+	@$(BIN)/python -m bench $(ARGS)
+
+docs: $(call ready,docs)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo 'open site/index.html'
+
+clean:
+	rm -rf .venv site build dist *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache \
+	    .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,45 @@
+"""secGear for Python: write a trusted program once, run it in any trusted execution environment.
+
+The public names resolve on first use, so that an enclave that only needs ``App`` does not import
+the host's half of the framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secgear import errors as errors
+    from secgear.base.app import App as App
+    from secgear.base.context import current_call as current_call
+    from secgear.base.context import guest as guest
+    from secgear.base.enclave import Enclave as Enclave
+    from secgear.base.launch import launch as launch
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "App": "secgear.base.app",
+    "Enclave": "secgear.base.enclave",
+    "current_call": "secgear.base.context",
+    "guest": "secgear.base.context",
+    "launch": "secgear.base.launch",
+}
+
+__all__ = ["App", "Enclave", "current_call", "errors", "guest", "launch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("secgear.errors")
+    home = _PUBLIC.get(name)
+    if home is None:
+        raise AttributeError(f"module 'secgear' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

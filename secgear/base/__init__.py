@@ -1,0 +1,1 @@
+"""Base layer: one SDK over every TEE."""

@@ -1,0 +1,153 @@
+"""One call in flight, on either side of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, final
+
+from secgear.base.context import Call
+from secgear.base.flow import Consumer, Producer
+from secgear.base.functions import Compiled, Served
+from secgear.base.workers import Inbox
+from secgear.errors import Cancelled
+
+
+@final
+class Outgoing:
+    """A call that this side made and waits for.
+
+    The outcome is either an exception or what `take` makes a value of, in the caller's thread.
+    """
+
+    def __init__(self, id: int, compiled: Compiled) -> None:
+        self.id = id
+        self.compiled = compiled
+        self.producers: dict[int, Producer] = {}
+        self.consumer: Consumer | None = None
+        self.inbox = Inbox()
+        self.done = False
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._take: Callable[[], Any] | None = None
+        self._callbacks: list[Callable[[], None]] = []
+
+    def complete(
+        self, error: BaseException | None = None, take: Callable[[], Any] | None = None
+    ) -> bool:
+        """Settle the call; the first outcome counts. Returns whether this was it."""
+        with self._lock:
+            if self.done:
+                return False
+            self._error, self._take = error, take
+            self.done = True
+        self.inbox.wake()
+        for callback in self._callbacks:
+            callback()
+        return True
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once the call is settled, from whichever thread settles it."""
+        with self._lock:
+            if not self.done:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def release(self, error: BaseException | None) -> None:
+        """Let go of the call's streams; `error` is why, if it did not end well."""
+        for producer in self.producers.values():
+            producer.stop()
+        if self.consumer is not None:
+            self.consumer.end(error)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the call is settled with an exception."""
+        return self._error is not None
+
+    def result(self) -> Any:
+        """The value, decoded now; raises what the call ended with."""
+        if self._error is not None:
+            raise self._error
+        assert self._take is not None
+        return self._take()
+
+
+@final
+class Incoming:
+    """A call that this side serves.
+
+    While app code runs, `thread` is set and a cancellation may interrupt that thread; the
+    framework's own code runs shielded, so that a frame is never half written.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        served: Served,
+        parent: int,
+        depth: int,
+        interrupt: Callable[[int, bool], None] | None,
+    ) -> None:
+        self.call = call
+        self.served = served
+        self.parent = parent
+        self.depth = depth
+        self.producer: Producer | None = None
+        self.consumers: dict[int, Consumer] = {}
+        self._interrupt = interrupt
+        self._lock = threading.Lock()
+        self._thread = 0
+        self._struck = False
+        self._waiting: list[Inbox] = []
+
+    def cancel(self) -> None:
+        """The caller has given up: mark, wake what waits, interrupt what computes."""
+        self.call.cancel()
+        with self._lock:
+            waiting = list(self._waiting)
+            if self._thread and self._interrupt is not None and not self._struck:
+                self._struck = True
+                self._interrupt(self._thread, True)
+        for inbox in waiting:
+            inbox.wake()
+        if self.producer is not None:
+            self.producer.stop()
+
+    def expose(self) -> None:
+        """From here on the thread runs app code. Raises Cancelled if it should not begin."""
+        with self._lock:
+            if self.call.cancelled:
+                raise Cancelled(f"{self.call.function}: given up by its caller")
+            self._thread = threading.get_ident()
+
+    def shield(self) -> bool:
+        """From here on no interruption strikes; one that was under way is swallowed.
+
+        `Call.cancelled` still tells of it. Returns whether app code was running, so that the
+        caller knows whether to `expose` again. An interruption that strikes before the first line
+        here does no harm: there is only one for each exposure.
+        """
+        exposed = False
+        while True:
+            try:
+                with self._lock:
+                    exposed = exposed or self._thread != 0
+                    self._thread = 0
+                    if self._struck and self._interrupt is not None:
+                        self._interrupt(threading.get_ident(), False)
+                    self._struck = False
+            except Cancelled:
+                continue
+            return exposed
+
+    def watch(self, inbox: Inbox) -> None:
+        """Wake `inbox` too when the call is cancelled."""
+        with self._lock:
+            self._waiting.append(inbox)
+
+    def unwatch(self, inbox: Inbox) -> None:
+        """End `watch`."""
+        with self._lock:
+            self._waiting.remove(inbox)

@@ -1,0 +1,208 @@
+"""Streams of items with flow control: a producer on one side, a consumer on the other.
+
+The producer may run ahead of the consumer by a window of items, no further, so a stream of any
+length needs little memory. A producer does not hold a thread while it waits for room: a lazy
+consumer can't starve the enclave.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+from secgear.base.workers import Inbox
+from secgear.errors import ProtocolError
+
+Wait = Callable[[Inbox, Callable[[], bool]], None]
+
+
+@final
+class Producer:
+    """Steps an iterator when the consumer has room.
+
+    send: sends one item; raises when it can't. finish: told once how it ended, None when complete.
+    schedule: runs a task on some thread.
+    """
+
+    def __init__(
+        self,
+        iterator: Iterator[Any],
+        window: int,
+        *,
+        send: Callable[[Any], None],
+        finish: Callable[[BaseException | None], None],
+        schedule: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._iterator = iterator
+        self._window = window
+        self._send = send
+        self._finish = finish
+        self._schedule = schedule
+        self._lock = threading.Lock()
+        self._credit = window
+        self._running = False
+        self._stopped = False
+        self._ended = False
+
+    def start(self) -> None:
+        """Begin with the window the consumer grants from the outset."""
+        self._wake(0)
+
+    def more(self, items: int) -> None:
+        """The consumer takes `items` more. Raises ProtocolError beyond the window."""
+        if items < 1:
+            raise ProtocolError("a stream was granted no items")
+        self._wake(items)
+
+    def stop(self) -> None:
+        """The consumer wants no more; the iterator is closed on its own thread."""
+        self._stopped = True
+        self._wake(0)
+
+    def _wake(self, items: int) -> None:
+        with self._lock:
+            if self._credit + items > self._window:
+                raise ProtocolError("a stream was granted more items than its window")
+            self._credit += items
+            if self._running or self._ended:
+                return
+            self._running = True
+        self._schedule(self._step)
+
+    def _step(self) -> None:
+        while True:
+            with self._lock:
+                if not self._stopped and not self._credit:
+                    self._running = False
+                    return
+                self._credit -= not self._stopped
+            try:
+                if self._stopped:
+                    self._close()
+                    self._end(None)
+                    return
+                self._send(next(self._iterator))
+            except StopIteration:
+                self._end(None)
+                return
+            except BaseException as error:  # noqa: BLE001  (handed to finish, which decides)
+                self._close()
+                self._end(error)
+                return
+
+    def _close(self) -> None:
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            try:
+                close()
+            except BaseException:  # noqa: BLE001, S110  (nobody is left to be told)
+                pass
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._lock:
+            self._ended = True
+        self._finish(error)
+
+
+@final
+class Consumer:
+    """Items in the order they were sent; an iterator.
+
+    decode: makes an item from what arrived, in the consuming thread. more, stop: tell the
+    producer. wait: how this side waits.
+    """
+
+    def __init__(
+        self,
+        window: int,
+        *,
+        decode: Callable[[Any], Any],
+        more: Callable[[int], None],
+        stop: Callable[[], None],
+        wait: Wait,
+    ) -> None:
+        self._window = window
+        self._decode = decode
+        self._more = more
+        self._stop = stop
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._items: deque[Any] = deque()
+        self._granted = window
+        self._taken = 0
+        self._ended = False
+        self._error: BaseException | None = None
+        self._waiting: list[Inbox] = []
+
+    def __iter__(self) -> Consumer:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._items and not self._ended:
+            inbox = Inbox()
+            with self._lock:
+                self._waiting.append(inbox)
+            try:
+                self._wait(inbox, self._ready)
+            finally:
+                with self._lock:
+                    self._waiting.remove(inbox)
+        grant = 0
+        with self._lock:
+            if not self._items:
+                if self._error is not None:
+                    raise self._error
+                raise StopIteration
+            item = self._items.popleft()
+            self._taken += 1
+            # Half a window at a time: one small frame for many items, and never a dry pipe.
+            if self._taken * 2 >= self._window and not self._ended:
+                grant, self._taken = self._taken, 0
+                self._granted += grant
+        if grant:
+            self._more(grant)
+        return self._decode(item)
+
+    def ready(self) -> bool:
+        """Whether the next item (or the end) is here already."""
+        return self._ready()
+
+    def close(self) -> None:
+        """Take no more items; the producer is told. Idempotent."""
+        with self._lock:
+            ended, self._ended = self._ended, True
+            self._items.clear()
+            waiting = list(self._waiting)
+        for inbox in waiting:
+            inbox.wake()
+        if not ended:
+            self._stop()
+
+    def push(self, item: Any) -> None:
+        """An item has arrived. Raises ProtocolError when the producer overran its window."""
+        with self._lock:
+            if self._ended:
+                return
+            if not self._granted:
+                raise ProtocolError("a stream overran its window")
+            self._granted -= 1
+            self._items.append(item)
+            waiting = list(self._waiting)
+        for inbox in waiting:
+            inbox.wake()
+
+    def end(self, error: BaseException | None) -> None:
+        """No more items will come; `error` tells why if it is not the regular end."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self._error = error
+            waiting = list(self._waiting)
+        for inbox in waiting:
+            inbox.wake()
+
+    def _ready(self) -> bool:
+        return bool(self._items) or self._ended

@@ -1,0 +1,1 @@
+"""Looking at a machine without changing it: what the probes of all TEEs share."""

@@ -1,0 +1,1 @@
+"""One file a TEE. Each is found through the entry point group ``secgear.tees``."""

@@ -1,0 +1,105 @@
+"""What the process TEE's two halves tell each other before the first frame.
+
+Length-prefixed msgpack over the socket that later carries frames. The guest is not trusted by the
+host (an app may be hostile), so what it sends is limited and typed.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TypeVar
+
+import msgspec
+
+from secgear.base.tee import Layer
+from secgear.errors import LaunchFailed
+
+_LENGTH = struct.Struct("<I")
+_MAX = 1 << 20
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Host to guest, first. host_pid: whose death ends the enclave.
+
+    read_paths: what stays readable once sealed. search_path: where required distributions may
+    lie. image_fd, shared_fd: inherited descriptors; shared_fd is -1 without shared memory.
+    """
+
+    host_pid: int
+    read_paths: tuple[str, ...]
+    search_path: tuple[str, ...]
+    image_fd: int
+    shared_fd: int
+
+
+class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sealed"):
+    """Guest to host: isolated; layers as the guest found them to hold."""
+
+    layers: tuple[Layer, ...]
+
+
+class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="failed"):
+    """Guest to host: could not start. code: of the error tree. text: empty if it must stay in."""
+
+    code: str
+    text: str
+
+
+Report = Sealed | Failed
+
+
+class EvidenceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evidence"):
+    """Guest to platform: evidence with these 64 bytes of report data."""
+
+    report_data: bytes
+
+
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="key"):
+    """Guest to platform: the sealing key of a policy and svn."""
+
+    policy: str
+    svn: int
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Platform to guest. error: empty, or why there is no data."""
+
+    data: bytes = b""
+    error: str = ""
+
+
+Request = EvidenceRequest | KeyRequest
+
+
+def send(sock: socket.socket, message: msgspec.Struct) -> None:
+    """Write one boot message."""
+    body = msgspec.msgpack.encode(message)
+    sock.sendall(_LENGTH.pack(len(body)) + body)
+
+
+def receive(sock: socket.socket, kind: type[M]) -> M:
+    """Read one boot message of type `kind` (a Struct or a union of Structs).
+
+    Raises LaunchFailed when the peer is gone, TimeoutError when the socket's timeout passed, and
+    LaunchFailed for anything malformed.
+    """
+    (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
+    if length > _MAX:
+        raise LaunchFailed(f"a boot message of {length} bytes is over the limit of {_MAX}")
+    try:
+        return msgspec.msgpack.decode(_exactly(sock, length), type=kind)
+    except msgspec.DecodeError as error:
+        raise LaunchFailed(f"malformed boot message: {error}") from error
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        if not part:
+            raise LaunchFailed("the other side closed the connection while starting")
+        data += part
+    return bytes(data)

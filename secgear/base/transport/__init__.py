@@ -1,0 +1,1 @@
+"""Byte transports between the host and an enclave."""

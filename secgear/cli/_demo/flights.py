@@ -1,0 +1,257 @@
+"""The demo's trusted program: what does the weather cost a flight? Runs inside the enclave.
+
+An airline contributes its flights, a weather service its hourly observations and its stations'
+names. They are joined in DuckDB; only aggregates over large groups leave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from secgear import App, guest
+
+app = App("flights-and-weather", version="1.0", svn=1, requires=["duckdb", "pyarrow"])
+
+SMALLEST_GROUP = 50
+"""Groups of fewer flights stay inside."""
+
+EVIDENCE_LABEL = b"secgear demo: flights and weather, evidence v1\n"
+
+_TIME = pa.timestamp("s", "UTC")
+TABLES = {
+    "flights": (
+        "airline",
+        pa.schema({"origin": pa.string(), "time_hour": _TIME, "dep_delay": pa.float64()}),
+    ),
+    "weather": (
+        "weather service",
+        pa.schema(
+            {
+                "origin": pa.string(),
+                "time_hour": _TIME,
+                "visib": pa.float64(),
+                "precip": pa.float64(),
+                "wind_speed": pa.float64(),
+            }
+        ),
+    ),
+    "airports": ("weather service", pa.schema({"faa": pa.string(), "name": pa.string()})),
+}
+"""Who contributes which columns. Units: minutes, miles, inches an hour, miles an hour."""
+
+CONFIGURATION = {
+    "enable_external_access": False,  # no files, no network, no extensions
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "memory_limit": "512MiB",
+    "temp_directory": "",  # nothing is spilled
+    "threads": 2,
+    "lock_configuration": True,  # and no query can change any of this
+}
+
+BATCH = 50_000
+
+_STEPS = (
+    (
+        "joining",
+        """
+        CREATE TABLE joined AS
+        SELECT flights.origin, dep_delay,
+            CASE
+                WHEN weather.origin IS NULL THEN 'not reported'
+                WHEN visib < 3 THEN 'low visibility'
+                WHEN precip > 0 THEN 'rain or snow'
+                WHEN wind_speed >= 20 THEN 'strong wind'
+                ELSE 'fair'
+            END AS weather
+        FROM flights LEFT JOIN weather USING (origin, time_hour)
+        """,
+    ),
+    (
+        "aggregating",
+        """
+        CREATE TABLE answer AS
+        SELECT name AS airport, weather, count(*) AS flights,
+            100 * avg((dep_delay IS NULL)::INT) AS cancelled,
+            avg(dep_delay) AS mean_delay,
+            100 * avg((dep_delay > 30)::INT) AS late
+        FROM joined JOIN airports ON faa = origin
+        GROUP BY ALL
+        """,
+    ),
+)
+
+_lock = threading.Lock()
+_taken: set[str] = set()
+_complete: set[str] = set()
+_database: duckdb.DuckDBPyConnection
+
+
+class Refused(ValueError):
+    """What was asked would break the rules that the parties agreed on."""
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """Something that code inside must not be able to do.
+
+    what: in words. barrier: what is expected to stop it. refused: whether it was. how: the words
+    of the refusal, or what came of it.
+    """
+
+    what: str
+    barrier: str
+    refused: bool
+    how: str
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """Evidence as the TEE made it, and the name of its format."""
+
+    format: str
+    data: bytes
+
+
+@app.ocall
+def progress(stage: str, fraction: float) -> None:
+    """Tell the host how far the work is; it learns nothing else."""
+
+
+@app.on_start
+def open_database() -> None:
+    global _database  # noqa: PLW0603  (an enclave is one process with one database)
+    _database = duckdb.connect(":memory:", config=CONFIGURATION)
+
+
+@app.ecall(raises=[Refused])
+def contribute(owner: str, name: str, table: pa.Table) -> int:
+    """Take one of a party's tables, once; returns its number of rows."""
+    if name not in TABLES or TABLES[name][0] != owner:
+        raise Refused(
+            "the tables are " + ", ".join(f"{key} of the {of}" for key, (of, _) in TABLES.items())
+        )
+    schema = TABLES[name][1]
+    if not table.schema.equals(schema):
+        raise Refused(f"{name} has the columns {', '.join(map(str, schema))}, and no others")
+    with _lock:
+        if name in _taken:
+            raise Refused(f"{name} has been contributed already")
+        _taken.add(name)
+    rows = 0
+    with _database.cursor() as cursor:
+        cursor.register("incoming", table.slice(0, 0))
+        # Safe to format: the name is one of ours.
+        cursor.execute(f"CREATE TABLE {name} AS FROM incoming")  # noqa: S608
+        for batch in table.to_batches(BATCH):
+            cursor.register("incoming", pa.table(batch))
+            cursor.execute(f"INSERT INTO {name} FROM incoming")  # noqa: S608
+            rows += batch.num_rows
+            progress(f"taking in {name}", rows / table.num_rows)
+        cursor.unregister("incoming")
+    with _lock:
+        _complete.add(name)
+    return rows
+
+
+@app.ecall(raises=[Refused])
+def answer() -> pa.Table:
+    """Flights, share of cancelled and late ones, and mean delay by airport and weather.
+
+    cancelled, late (by more than 30 minutes): percent. mean_delay: minutes at departure.
+    """
+    with _lock:
+        missing = TABLES.keys() - _complete
+    if missing:
+        raise Refused("still to be contributed: " + ", ".join(sorted(missing)))
+    with _database.cursor() as cursor:
+        cursor.execute("BEGIN")
+        for done, (stage, statement) in enumerate(_STEPS):
+            progress(stage, done / len(_STEPS))
+            cursor.execute(statement)
+        result: pa.Table = cursor.execute(
+            "SELECT * FROM answer WHERE flights >= ? ORDER BY airport, mean_delay",
+            [SMALLEST_GROUP],
+        ).to_arrow_table()
+        cursor.execute("ROLLBACK")  # an answer leaves nothing behind; it can be asked for again
+    progress(_STEPS[-1][0], 1.0)
+    return result
+
+
+@app.ecall
+def try_to_get_out() -> list[Attempt]:
+    """Try from the inside what a malicious query, or malicious code in a library, would try."""
+    queries = {
+        "read a file": "FROM read_text('/etc/passwd')",
+        "write a file": "COPY (SELECT 1) TO '/tmp/secgear-demo.csv'",
+        "attach another database": "ATTACH '/tmp/secgear-demo.db'",
+        "fetch from the network": "FROM read_csv('https://example.org/a.csv')",
+        "install an extension": "INSTALL httpfs",
+        "load an extension": "LOAD httpfs",
+        "allow access again": "SET enable_external_access = true",
+        "raise the memory limit": "SET memory_limit = '64GiB'",
+    }
+    attempts = [_attempt(what, "DuckDB", _query(sql)) for what, sql in queries.items()]
+    deeds: dict[str, Callable[[], object]] = {
+        "read a file": _read,
+        "write a file": _write,
+        "open a socket": _connect,
+        "start a program": _spawn,
+    }
+    attempts += [_attempt(what, "sandbox", deed) for what, deed in deeds.items()]
+    return attempts
+
+
+@app.ecall
+def evidence(nonce: bytes) -> Proof:
+    """Evidence about this enclave, fresh for `nonce`.
+
+    Its report data is SHA-512 over a label, so that no other protocol's evidence can be passed
+    off as this one's, and the nonce.
+    """
+    proof = guest().evidence(hashlib.sha512(EVIDENCE_LABEL + nonce).digest())
+    return Proof(proof.format, proof.data)
+
+
+def _attempt(what: str, barrier: str, deed: Callable[[], object]) -> Attempt:
+    try:
+        deed()
+    except (duckdb.PermissionException, duckdb.InvalidInputException, OSError) as error:
+        return Attempt(what, barrier, True, str(error).splitlines()[0])
+    except Exception as error:  # noqa: BLE001  (a query that fails for another reason)
+        return Attempt(what, barrier, False, f"failed by itself: {error}".splitlines()[0])
+    return Attempt(what, barrier, False, "nothing stopped it")
+
+
+def _query(sql: str) -> Callable[[], object]:
+    def run() -> object:
+        with _database.cursor() as cursor:
+            return cursor.execute(sql).fetchall()
+
+    return run
+
+
+def _read() -> object:
+    with open("/etc/passwd", "rb") as file:
+        return file.read(1)
+
+
+def _write() -> None:
+    path = "/tmp/secgear-demo"  # noqa: S108  (it is refused; that is the point)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.unlink(path)
+
+
+def _connect() -> None:
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()
+
+
+def _spawn() -> None:
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)

@@ -1,0 +1,197 @@
+"""One tree of exceptions.
+
+Every error says what happened, why, and what to do about it, and carries a stable ``code`` that
+programs may compare. Codes never change meaning; messages may.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SecGearError(Exception):
+    """Root of every error this package raises on purpose."""
+
+    code: ClassVar[str] = "error"
+
+
+# --- writing an app ------------------------------------------------------------------------------
+
+
+class InterfaceError(SecGearError):
+    """An app's interface can't be used: unsupported type, reserved name, missing annotation."""
+
+    code = "interface.invalid"
+
+
+class InterfaceMismatch(InterfaceError):
+    """The two sides were built against different interfaces. The message holds a readable diff."""
+
+    code = "interface.mismatch"
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+class ImageError(SecGearError):
+    """A file is not an image, or not one this version can read."""
+
+    code = "image.invalid"
+
+
+class ImageTampered(ImageError):
+    """Bytes of the image differ from what its manifest names, or are not in canonical form."""
+
+    code = "image.tampered"
+
+
+class SignatureInvalid(ImageError):
+    """The image's signature does not verify."""
+
+    code = "image.signature"
+
+
+class ImageRefused(ImageError):
+    """A launch policy refuses this image: unsigned, wrong signer, svn too low, debug."""
+
+    code = "image.refused"
+
+
+class RequirementError(ImageError):
+    """A required distribution is missing here, or its files differ from what was measured."""
+
+    code = "image.requirement"
+
+
+class BuildError(SecGearError):
+    """An image can't be built from the given source."""
+
+    code = "image.build"
+
+
+class KeyFileError(SecGearError):
+    """A key file can't be used: unreadable, wrong type, wrong passphrase."""
+
+    code = "key.invalid"
+
+
+# --- platforms -----------------------------------------------------------------------------------
+
+
+class PlatformUnavailable(SecGearError):
+    """The requested TEE can't run here; the message holds the reason and what would fix it."""
+
+    code = "tee.unavailable"
+
+
+class LayerMissing(PlatformUnavailable):
+    """An isolation layer that the caller insists on does not hold here."""
+
+    code = "tee.layer_missing"
+
+
+class LaunchFailed(SecGearError):
+    """The enclave did not come up."""
+
+    code = "launch.failed"
+
+
+# --- calls ---------------------------------------------------------------------------------------
+
+
+class CallError(SecGearError):
+    """A call did not produce a result."""
+
+    code = "call.failed"
+
+
+class UnknownCall(CallError, AttributeError):
+    """No ECALL or OCALL of that name."""
+
+    code = "call.unknown"
+
+
+class ArgumentError(CallError, TypeError):
+    """An argument or result does not fit the declared type."""
+
+    code = "call.argument"
+
+
+class LimitExceeded(CallError):
+    """A value is larger, deeper or more numerous than the limits allow."""
+
+    code = "call.limit"
+
+
+class DeadlineExceeded(CallError, TimeoutError):
+    """The call did not finish before its deadline; it was cancelled."""
+
+    code = "call.deadline"
+
+
+class CallCancelled(CallError):
+    """The call was cancelled by its caller."""
+
+    code = "call.cancelled"
+
+
+class Cancelled(BaseException):
+    """Inside the enclave: the caller of this call has given up.
+
+    Like `asyncio.CancelledError` it is no `Exception`, so that ``except Exception`` lets it pass.
+    Clean up in ``finally`` and let it go; the caller has its CallCancelled or DeadlineExceeded
+    already.
+    """
+
+
+class EnclaveLost(CallError, ConnectionError):
+    """The enclave died or closed its stream; every pending call ends with this."""
+
+    code = "enclave.lost"
+
+
+class EnclaveClosed(EnclaveLost):
+    """The handle was closed; no more calls can be made."""
+
+    code = "enclave.closed"
+
+
+class EnclaveInternalError(CallError):
+    """An exception inside the enclave whose class was not declared with ``raises=``.
+
+    Its text stays inside: error text leaks secrets. ``incident`` is the id under which the
+    enclave knows it; debug images add the traceback.
+    """
+
+    code = "enclave.internal"
+
+    def __init__(self, message: str, incident: str = "") -> None:
+        super().__init__(message)
+        self.incident = incident
+
+
+class EnclaveError(CallError):
+    """Base of exceptions that an ECALL declared with ``raises=`` and the enclave raised."""
+
+    code = "enclave.declared"
+
+
+class OcallFailed(CallError):
+    """Inside the enclave: the host's handler of an OCALL failed, or there is none."""
+
+    code = "ocall.failed"
+
+
+class ProtocolError(CallError):
+    """The peer sent bytes that the protocol does not allow."""
+
+    code = "wire.protocol"
+
+
+# --- sealing and evidence ------------------------------------------------------------------------
+
+
+class GuestError(SecGearError):
+    """A TEE service inside the enclave (evidence, sealing key, entropy) can't be had."""
+
+    code = "guest.failed"
