@@ -24,7 +24,7 @@ def encode(value: Any) -> memoryview:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, value.schema) as writer:
         writer.write(value)
-    return memoryview(sink.getvalue())
+    return memoryview(sink.getvalue()).cast("B")
 
 
 def decode(private: bytearray | memoryview, *, batch: bool) -> Any:

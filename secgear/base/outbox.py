@@ -63,6 +63,13 @@ class Outbox:
 
         flags, index, id: name the message in the DATA frames.
         """
+        if sum(map(len, attachments)) <= _SMALL:
+            parts: list[Buffer] = [head]
+            for data in attachments:
+                if data:
+                    parts += (_inline(data, flags, index, id), data)
+            self.send(*parts)  # one write, one wake-up of the other side
+            return True
         self.send(head)
         for data in attachments:
             for start in range(0, len(data), CHUNK_SIZE):
@@ -76,10 +83,9 @@ class Outbox:
         if self._arena is None or len(data) <= _SMALL:
             for start in range(0, len(data), INLINE_MAX):
                 part = data[start : start + INLINE_MAX]
-                header = HEADER.pack(len(part), Kind.DATA, flags | Flag.INLINE, index, id)
                 if give_up():
                     return False
-                self.send(header, part)
+                self.send(_inline(part, flags, index, id), part)
             return True
         chunk = self._arena.put(data, give_up)
         if chunk is None:
@@ -163,3 +169,8 @@ class Outbox:
             self._stuck.clear()
             with self._lock:
                 self._flush(block=True)
+
+
+def _inline(data: memoryview, flags: int, index: int, id: int) -> bytes:
+    """Header of a DATA frame that carries `data` itself."""
+    return HEADER.pack(len(data), Kind.DATA, flags | Flag.INLINE, index, id)

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 _PTRACE_ATTACH, _PTRACE_DETACH = 16, 17  # <sys/ptrace.h>, all architectures
 _WALL = 0x40000000  # __WALL, waitpid(2)
@@ -38,7 +39,7 @@ _libc.process_vm_readv.restype = ctypes.c_ssize_t
 class _IoVec(ctypes.Structure):
     """``struct iovec``, readv(2)."""
 
-    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]  # noqa: RUF012
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
 
 def drop_capabilities() -> None:
@@ -71,7 +72,7 @@ def read_mem_file(pid: int, needle: bytes) -> str:
 
 
 def read_by_system_call(pid: int, needle: bytes) -> str:
-    """Copy memory from process to process."""
+    """Copy memory from process to process, process_vm_readv(2)."""
     buffer = ctypes.create_string_buffer(_CHUNK)
 
     def read(start: int, size: int) -> bytes:
@@ -94,7 +95,7 @@ def read_by_system_call(pid: int, needle: bytes) -> str:
 
 def list_descriptors(pid: int, needle: bytes) -> str:
     """What files and sockets the target has open."""
-    return f"{len(os.listdir(f'/proc/{pid}/fd'))} descriptors"  # noqa: PTH208
+    return f"{len(list(Path(f'/proc/{pid}/fd').iterdir()))} descriptors"
 
 
 def steal_descriptor(pid: int, needle: bytes) -> str:
@@ -118,8 +119,7 @@ def steal_descriptor(pid: int, needle: bytes) -> str:
 
 def read_environment(pid: int, needle: bytes) -> str:
     """The environment that the target was started with."""
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        data = file.read()
+    data = Path(f"/proc/{pid}/environ").read_bytes()
     return f"{len(data)} bytes" + _found(needle, data)
 
 
@@ -146,12 +146,11 @@ ATTACKS: dict[str, Callable[[int, bytes], str]] = {
 def _areas(pid: int) -> list[tuple[int, int]]:
     """Start and end of the target's writable private memory, the likely place of its data."""
     areas = []
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            span, mode = line.split()[:2]
-            start, _, end = span.partition("-")
-            if mode == "rw-p":
-                areas.append((int(start, 16), int(end, 16)))
+    for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
+        span, mode = line.split()[:2]
+        start, _, end = span.partition(b"-")
+        if mode == b"rw-p":
+            areas.append((int(start, 16), int(end, 16)))
     return areas
 
 
@@ -165,9 +164,8 @@ def _search(pid: int, needle: bytes, read: Callable[[int, int], bytes]) -> str:
                 raise
             continue  # a guard page, or memory that was given back meanwhile
         seen += len(data)
-        place = data.find(needle)
-        if place >= 0:
-            return f"found {needle.decode()!r} at {start + place:#x}"
+        if needle in data:
+            return f"found {needle.decode()!r}"
         if seen > _MOST:
             break
     return f"{seen} bytes of memory"
@@ -208,11 +206,11 @@ def attack(pid: int, needle: bytes) -> dict[str, object]:
             outcome["detail"] = error.strerror or str(error)
         outcomes.append(outcome)
     os.kill(pid, 0)  # raises if it is gone: what is not there refuses nothing
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        status = dict(line.split(":", 1) for line in file)
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    fields = dict(line.split(":", 1) for line in status.splitlines())
     return {
         "uid": os.getuid(),
-        "capabilities": status["CapEff"].strip(),
+        "capabilities": fields["CapEff"].strip(),
         "outcomes": outcomes,
     }
 

@@ -6,11 +6,13 @@ names. They are joined in DuckDB; only aggregates over large groups leave.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import duckdb
 import msgspec
@@ -47,7 +49,7 @@ TABLES = {
 }
 """Who contributes which columns. Units: minutes, miles, inches an hour, miles an hour."""
 
-CONFIGURATION = {
+CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,  # no files, no network, no extensions
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -64,7 +66,7 @@ _STEPS = (
     (
         "joining",
         """
-        CREATE TABLE joined AS
+        CREATE TEMP TABLE joined AS
         SELECT flights.origin, dep_delay,
             CASE
                 WHEN weather.origin IS NULL THEN 'not reported'
@@ -79,7 +81,7 @@ _STEPS = (
     (
         "aggregating",
         """
-        CREATE TABLE answer AS
+        CREATE TEMP TABLE answer AS
         SELECT name AS airport, weather, count(*) AS flights,
             100 * avg((dep_delay IS NULL)::INT) AS cancelled,
             avg(dep_delay) AS mean_delay,
@@ -149,12 +151,12 @@ def contribute(owner: str, name: str, table: pa.Table) -> int:
     with _database.cursor() as cursor:
         cursor.register("incoming", table.slice(0, 0))
         # Safe to format: the name is one of ours.
-        cursor.execute(f"CREATE TABLE {name} AS FROM incoming")  # noqa: S608
+        cursor.execute(f"CREATE TABLE {name} AS FROM incoming")
         for batch in table.to_batches(BATCH):
-            cursor.register("incoming", pa.table(batch))
-            cursor.execute(f"INSERT INTO {name} FROM incoming")  # noqa: S608
+            cursor.register("incoming", pa.Table.from_batches([batch]))
+            cursor.execute(f"INSERT INTO {name} FROM incoming")
             rows += batch.num_rows
-            progress(f"taking in {name}", rows / table.num_rows)
+            progress(f"taking in {name}", rows / max(1, table.num_rows))
         cursor.unregister("incoming")
     with _lock:
         _complete.add(name)
@@ -172,15 +174,13 @@ def answer() -> pa.Table:
     if missing:
         raise Refused("still to be contributed: " + ", ".join(sorted(missing)))
     with _database.cursor() as cursor:
-        cursor.execute("BEGIN")
         for done, (stage, statement) in enumerate(_STEPS):
             progress(stage, done / len(_STEPS))
             cursor.execute(statement)
-        result: pa.Table = cursor.execute(
-            "SELECT * FROM answer WHERE flights >= ? ORDER BY airport, mean_delay",
-            [SMALLEST_GROUP],
+        result: pa.Table = cursor.sql(
+            "FROM answer WHERE flights >= ? ORDER BY airport, mean_delay",
+            params=[SMALLEST_GROUP],
         ).to_arrow_table()
-        cursor.execute("ROLLBACK")  # an answer leaves nothing behind; it can be asked for again
     progress(_STEPS[-1][0], 1.0)
     return result
 
@@ -210,7 +210,7 @@ def try_to_get_out() -> list[Attempt]:
 
 
 @app.ecall
-def evidence(nonce: bytes) -> Proof:
+def prove(nonce: bytes) -> Proof:
     """Evidence about this enclave, fresh for `nonce`.
 
     Its report data is SHA-512 over a label, so that no other protocol's evidence can be passed
@@ -223,8 +223,11 @@ def evidence(nonce: bytes) -> Proof:
 def _attempt(what: str, barrier: str, deed: Callable[[], object]) -> Attempt:
     try:
         deed()
-    except (duckdb.PermissionException, duckdb.InvalidInputException, OSError) as error:
+    except (duckdb.PermissionException, duckdb.InvalidInputException) as error:
         return Attempt(what, barrier, True, str(error).splitlines()[0])
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "OSError")
+        return Attempt(what, barrier, True, f"{name}: {error.strerror}")
     except Exception as error:  # noqa: BLE001  (a query that fails for another reason)
         return Attempt(what, barrier, False, f"failed by itself: {error}".splitlines()[0])
     return Attempt(what, barrier, False, "nothing stopped it")
@@ -239,14 +242,13 @@ def _query(sql: str) -> Callable[[], object]:
 
 
 def _read() -> object:
-    with open("/etc/passwd", "rb") as file:
-        return file.read(1)
+    return Path("/etc/passwd").read_bytes()
 
 
 def _write() -> None:
-    path = "/tmp/secgear-demo"  # noqa: S108  (it is refused; that is the point)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    os.unlink(path)
+    path = Path("/tmp/secgear-demo")  # noqa: S108  (it is refused; that is the point)
+    path.touch(exist_ok=False)
+    path.unlink()
 
 
 def _connect() -> None:

@@ -1,0 +1,222 @@
+"""What the demo shows to people: results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from secgear.cli._demo.report import (
+    Attack,
+    Contribution,
+    Escape,
+    EvidenceFacts,
+    ImageFacts,
+    Outcome,
+    Report,
+    TeeFacts,
+    User,
+)
+
+Update = Callable[[str, float], None]
+
+_LONG: Final = 96
+_STYLES: Final = {"refused": "green", "broken": "bold red", "inconclusive": "yellow"}
+
+
+class Screen:
+    """The terminal. quiet: nothing on standard output, which is for JSON then."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._out = Console(quiet=quiet, highlight=False, soft_wrap=False)
+        self._err = Console(stderr=True, highlight=False)
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[Update]:
+        """Show that `title` is being worked on; the update takes a stage and a fraction of it."""
+        progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TimeElapsedColumn(),
+            console=self._err,
+            transient=True,
+            disable=not self._err.is_terminal,
+        )
+        if not self._err.is_terminal:
+            print(f"{title} …", file=sys.stderr, flush=True)
+        with progress:
+            task = progress.add_task(title, total=None)
+
+            def update(stage: str, fraction: float) -> None:
+                progress.update(task, description=stage, completed=fraction, total=1.0)
+
+            yield update
+
+    def chapter(self, title: str) -> None:
+        """Begin a part."""
+        self._out.print()
+        self._out.print(Text(f"── {title} ".ljust(self._out.width, "─"), style="bold"))
+
+    def say(self, text: str, style: str = "") -> None:
+        """A paragraph."""
+        self._out.print(Text(text, style=style))
+
+    def image(self, facts: ImageFacts) -> None:
+        """What was measured and who signed it."""
+        self._pairs(
+            {
+                "image": f"{facts.name} {facts.version}, svn {facts.svn}, {facts.bytes:,} bytes",
+                "measurement": _hex(facts.measurement),
+                "signer": _hex(facts.signer),
+                "measured with it": ", ".join(facts.requires),
+            }
+        )
+
+    def tee(self, facts: TeeFacts, host: User) -> None:
+        """Where the enclave runs and what isolates it."""
+        if facts.simulated:
+            self.say(f"SIMULATION in the {facts.name} TEE", "bold yellow")
+            self.say("No hardware protects this memory, only the kernel.", "yellow")
+        else:
+            self.say(f"TEE: {facts.name}", "bold green")
+        self.say(f"Protects {facts.protects}. The host runs as uid {host.uid}.")
+        table = _table("isolation layer", "holds", "")
+        for layer in facts.layers:
+            holds = Text("yes", "green") if layer.holds else Text("NO", "bold red")
+            table.add_row(Text(layer.name), holds, Text(layer.detail, "dim"))
+        self._out.print(table)
+
+    def contribution(self, facts: Contribution) -> None:
+        """A table has arrived inside."""
+        self.say(
+            f"{facts.owner:>15}  →  {facts.name:<8}  {facts.rows:>7,} rows, "
+            f"{facts.bytes / 1e6:.1f} MB"
+        )
+
+    def answer(self, rows: list[dict[str, object]]) -> None:
+        """The one thing that leaves: an aggregate."""
+        self.say(
+            "Flights by weather in the hour of departure; the share that was cancelled, the mean "
+            "delay at departure, the share that left more than 30 minutes late.",
+        )
+        table = _table("airport", "weather", "flights", "cancelled", "delay", "late")
+        for column in table.columns[2:]:
+            column.justify = "right"
+        before = ""
+        for row in rows:
+            airport = str(row["airport"])
+            table.add_row(
+                Text(airport if airport != before else ""),
+                Text(str(row["weather"])),
+                f"{row['flights']:,}",
+                f"{row['cancelled']:.1f} %",
+                f"{row['mean_delay']:.1f} min",
+                f"{row['late']:.1f} %",
+            )
+            before = airport
+        self._out.print(table)
+
+    def escapes(self, attempts: list[Escape]) -> None:
+        """What code inside tried, by what should stop it."""
+        table = _table("by", "tried", "", "in its words")
+        before = ""
+        for attempt in attempts:
+            barrier, before = attempt.barrier if attempt.barrier != before else "", attempt.barrier
+            table.add_row(
+                Text(barrier),
+                Text(attempt.what),
+                Text("refused", "green") if attempt.refused else Text("NOT REFUSED", "bold red"),
+                # DuckDB's messages name the object before the dash and the reason after it.
+                Text(attempt.how.rpartition(" - ")[2].rpartition(" Error: ")[2], "dim"),
+            )
+        self._out.print(table)
+
+    def evidence(self, facts: EvidenceFacts) -> None:
+        """What the evidence claims."""
+        pairs = {"format": f"{facts.format}, {facts.bytes:,} bytes"}
+        pairs |= {name: _claim(name, value) for name, value in facts.claims.items()}
+        pairs["fresh"] = _yes(facts.fresh, "carries the digest of our nonce")
+        pairs["our image"] = _yes(facts.right_image, "names the measurement printed above")
+        self._pairs(pairs)
+        if facts.claims.get("simulated"):
+            self.say("It says so itself: simulated. No verifier accepts it by default.", "yellow")
+
+    def attacks(self, attacks: list[Attack], attacker: User) -> None:
+        """Each attack, on the enclave and on an ordinary process."""
+        self.say(
+            f"The attacker: uid {attacker.uid}, capabilities {attacker.capabilities}, the same "
+            "user as the host. As a control it does the same to an ordinary process."
+        )
+        table = _table("attack", "", "on the enclave", "on an ordinary process")
+        for attack in attacks:
+            table.add_row(
+                Text(attack.what),
+                Text(attack.means, "dim"),
+                Text(_outcome(attack.enclave), _STYLES[attack.verdict]),
+                Text(_outcome(attack.ordinary)),
+            )
+        self._out.print(table)
+
+    def closing(self, report: Report) -> None:
+        """What held, and what this does not protect from."""
+        if report.holds:
+            attacks = ", and none to get in" if report.attacks else ""
+            self.say(f"No attempt to get out succeeded{attacks}.", "bold green")
+        else:
+            self.say("NOT EVERYTHING HELD; the tables above show what.", "bold red")
+        points = Table.grid(padding=(0, 1))
+        for limit in report.limits:
+            points.add_row("•", Text(limit))
+        self._out.print(points)
+        self.say(f"{sum(report.seconds.values()):.1f} seconds", "dim")
+
+    def _pairs(self, pairs: dict[str, str]) -> None:
+        grid = Table.grid(padding=(0, 2))
+        for name, value in pairs.items():
+            grid.add_row(Text(name, style="dim"), Text(value))
+        self._out.print(grid)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.show_header = bool(headings)
+    for heading in headings:
+        table.add_column(heading)
+    return table
+
+
+def _hex(digest: str) -> str:
+    """Two lines that can be compared by eye."""
+    half = len(digest) // 2
+    return f"{digest[:half]}\n{digest[half:]}"
+
+
+def _yes(holds: bool, what: str) -> str:
+    return f"yes, it {what}" if holds else f"NO: nothing in it {what}"
+
+
+def _claim(name: str, value: object) -> str:
+    """A claim in words."""
+    if name == "issued at" and isinstance(value, int):
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if name == "debug status" and isinstance(value, int):
+        return "enabled" if value == 0 else "disabled"  # RFC 9711, section 4.2.9
+    if isinstance(value, dict):
+        return f"{sum(map(bool, value.values()))} of {len(value)} hold"
+    text = str(value)
+    return _hex(text) if len(text) >= _LONG else text
+
+
+def _outcome(outcome: Outcome) -> str:
+    """One attack's end: the detail says what was got, the error's symbol why nothing was."""
+    if outcome.result == "succeeded":
+        return f"SUCCEEDED: {outcome.detail}"
+    return f"{outcome.result}, {outcome.errno}"
