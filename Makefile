@@ -20,9 +20,8 @@ BIN := .venv/bin
 HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 ready = .venv/.ready-$(1)-$(HERE)
 
-# What the tests use if it is there: bubblewrap for the process TEE's namespaces, openssl as the
-# external signer, procps to look for processes left behind.
-DEBIAN := bubblewrap openssl procps
+# What the tests use if it is there: openssl as the external signer.
+DEBIAN := openssl
 
 help:
 	@echo 'make demo        two parties join real data inside an enclave, then we try to break in'
@@ -45,7 +44,7 @@ demo: $(call ready,demo)
 
 test: $(call ready,test)
 	@sh tools/debian.sh $(DEBIAN) || \
-	    echo 'note: without the Debian packages $(DEBIAN) some tests are skipped; they say so'
+	    echo 'note: without $(DEBIAN) some tests are skipped; as root: apt-get install $(DEBIAN)'
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: check-fast

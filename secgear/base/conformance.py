@@ -38,7 +38,7 @@ from secgear.errors import (
     LayerMissing,
 )
 
-_APP = '''
+_APP = """
 import hashlib
 import time
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ def entropy(size: int) -> bytes:
 
 @app.ocall
 def climb(depth: int) -> int: ...
-'''
+"""
 
 
 class Bench:
@@ -246,8 +246,9 @@ def gives_up_at_deadlines(bench: Bench) -> None:
     """A call past its deadline ends for the caller and frees its thread."""
     with bench.launch() as enclave:
         for _ in range(3):
-            late = enclave.options(deadline=0.2)
-            _refused(DeadlineExceeded, lambda late=late: late.linger(60), "the long call")
+            _refused(
+                DeadlineExceeded, lambda: enclave.options(deadline=0.2).linger(60), "the long call"
+            )
         _expect(enclave.options(deadline=20).echo("x") == "x", "a thread was not freed")
 
 

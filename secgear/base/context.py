@@ -78,11 +78,9 @@ def ocall(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _ocall(name, args, kwargs)
 
 
-def install(
-    guest: Guest, ocall: Callable[[str, tuple[Any, ...], dict[str, Any]], Any]
-) -> None:
+def install(guest: Guest, ocall: Callable[[str, tuple[Any, ...], dict[str, Any]], Any]) -> None:
     """Called once by the runtime, before the app is imported."""
-    global _guest, _ocall  # noqa: PLW0603  (one enclave is one process: this is its one runtime)
+    global _guest, _ocall
     _guest, _ocall = guest, ocall
 
 

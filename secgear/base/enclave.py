@@ -22,7 +22,7 @@ from secgear.base.faults import Refused
 from secgear.base.flow import Consumer
 from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.image import Image
-from secgear.base.interface import Interface, bind, signature
+from secgear.base.interface import KEYWORD, Function, Interface, bind, signature
 from secgear.base.peer import Peer
 from secgear.base.schema import HostTypes
 from secgear.base.tee import Layer, Running
@@ -73,8 +73,9 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class _Connection:
-    """What every face of the handle shares; does not know the handle, so that one can be
-    collected while threads still run here.
+    """What every face of the handle shares.
+
+    It does not know the handle, which can be collected while threads still run here.
     """
 
     def __init__(
@@ -94,9 +95,7 @@ class _Connection:
         self._name = image.manifest.name
         self._workers = Workers(_OCALL_THREADS, "ocall", elastic=True)
         self._limits = limits
-        arena = (
-            Arena(running.shared_fd, host=True) if running.shared_fd is not None else None
-        )
+        arena = Arena(running.shared_fd, host=True) if running.shared_fd is not None else None
         self.functions = {
             name: _compiled(description, types)
             for name, description in image.interface.ecalls.items()
@@ -104,7 +103,7 @@ class _Connection:
         served = {
             name: Served(
                 _compiled(description, types),
-                _handler(name, ocalls.get(name)),
+                _handler(description, ocalls.get(name)),
                 tuple(types.raises(description)),
             )
             for name, description in image.interface.ocalls.items()
@@ -265,7 +264,7 @@ class _Connection:
         logger.log(min(max(record.level, 0), logging.CRITICAL), "%s: %s", name, message)
 
 
-def _compiled(description: Any, types: HostTypes) -> Compiled:
+def _compiled(description: Function, types: HostTypes) -> Compiled:
     annotations = {param.name: types.annotation(param.type) for param in description.params}
     annotations["return"] = types.annotation(description.result)
     classes = {entry.name: getattr(types.errors, entry.name) for entry in description.raises}
@@ -273,23 +272,32 @@ def _compiled(description: Any, types: HostTypes) -> Compiled:
 
 
 def _handler(
-    name: str, function: Callable[..., Any] | None
+    description: Function, function: Callable[..., Any] | None
 ) -> Callable[[dict[str, Any]], Any]:
-    def missing(_: dict[str, Any]) -> Any:
-        raise Refused(
-            OcallFailed(f"the host has no handler for it; launch(ocalls={{{name!r}: function}})")
-        )
+    name = description.name
+    if function is None:
+
+        def missing(_: dict[str, Any]) -> Any:
+            how = f"launch(ocalls={{{name!r}: function}})"
+            raise Refused(OcallFailed(f"the host has no handler for it; {how}"))
+
+        return missing
+    handler = function
 
     def invoke(values: dict[str, Any]) -> Any:
-        assert function is not None
+        # By position as far as possible, so that any callable will do: print, list.append.
+        args = []
+        for param in description.params:
+            if param.name not in values or param.kind == KEYWORD:
+                break
+            args.append(values.pop(param.name))
         try:
-            # By position, so that any callable of the right arity will do: print, list.append.
-            return function(*values.values())
+            return handler(*args, **values)
         except Exception:
             _logger.warning("the handler of OCALL %s failed", name, exc_info=True)
             raise
 
-    return missing if function is None else invoke
+    return invoke
 
 
 @final

@@ -70,7 +70,8 @@ class Outgoing:
         """The value, decoded now; raises what the call ended with."""
         if self._error is not None:
             raise self._error
-        assert self._take is not None
+        if self._take is None:
+            raise RuntimeError("the call is not settled yet")
         return self._take()
 
 

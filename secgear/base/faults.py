@@ -27,7 +27,7 @@ _FRAMEWORK: dict[str, type[errors.CallError]] = {
 }
 
 
-class Refused(Exception):  # noqa: N818  (it carries an error, it is none of the public ones)
+class Refused(Exception):
     """Carries an error of the framework itself, whose text may leave the enclave."""
 
     def __init__(self, error: errors.CallError) -> None:
@@ -56,9 +56,7 @@ def describe(
     if not enclave:
         return ErrorBody(errors.OcallFailed.code, f"the handler raised {type(error).__name__}")
     text = "".join(traceback.format_exception(error)) if debug else ""
-    return ErrorBody(
-        errors.EnclaveInternalError.code, text[-16384:], incident=secrets.token_hex(8)
-    )
+    return ErrorBody(errors.EnclaveInternalError.code, text[-16384:], incident=secrets.token_hex(8))
 
 
 def restore(function: str, body: ErrorBody, declared: Mapping[str, Any]) -> Exception:

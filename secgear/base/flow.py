@@ -7,6 +7,7 @@ consumer can't starve the enclave.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -95,10 +96,8 @@ class Producer:
     def _close(self) -> None:
         close = getattr(self._iterator, "close", None)
         if close is not None:
-            try:
+            with contextlib.suppress(BaseException):  # nobody is left to be told
                 close()
-            except BaseException:  # noqa: BLE001, S110  (nobody is left to be told)
-                pass
 
     def _end(self, error: BaseException | None) -> None:
         with self._lock:

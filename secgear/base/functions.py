@@ -73,4 +73,3 @@ def compile_function(
         stream_names={param.name: index for index, param in enumerate(streams, 1)},
         errors=errors,
     )
-

@@ -204,7 +204,9 @@ class Link:
         window = self.peer_limits.window
         return Producer(source, window, send=send, finish=finish, schedule=schedule)
 
-    def consumer(self, codec: ValueCodec, id: int, index: int, stopped: Callable[[], None]) -> Consumer:
+    def consumer(
+        self, codec: ValueCodec, id: int, index: int, stopped: Callable[[], None]
+    ) -> Consumer:
         """Takes the items of a stream: of a result (index 0) or of a parameter.
 
         stopped: told when this side wants no more.

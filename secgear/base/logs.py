@@ -7,6 +7,7 @@ measured, a data owner can see that.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
@@ -75,10 +76,8 @@ class _ChannelHandler(logging.Handler):
                     record.levelno, clip(record.name, 128), clip(self.format(record)), suppressed
                 )
             )
-            try:
+            with contextlib.suppress(EnclaveLost):  # nobody listens any more
                 self._peer.outbox.send(frame(Kind.LOG, 0, payload))
-            except EnclaveLost:
-                pass  # nobody listens any more
 
 
 class _MessageOnly(logging.Formatter):

@@ -271,7 +271,10 @@ def _blob_annotation(annotation: Any) -> Any:
 def _blob_kind(annotation: Any) -> type:
     """bytes, bytearray or memoryview, as declared."""
     candidates = typing.get_args(annotation) or (annotation,)
-    return next(kind for kind in candidates if kind in {bytes, bytearray, memoryview})
+    for kind in (bytes, bytearray, memoryview):
+        if kind in candidates:
+            return kind
+    raise TypeError(f"{annotation} is not bytes-like")
 
 
 def _unwrap(blob: Blob, kind: type) -> Any:

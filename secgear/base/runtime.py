@@ -244,4 +244,3 @@ def _interrupt(thread: int, strike: bool) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread), ctypes.py_object(Cancelled) if strike else None
     )
-

@@ -96,7 +96,7 @@ class Guest(ABC):
 
     @abstractmethod
     def random(self, size: int) -> bytes:
-        """`size` bytes of entropy from a source that the host can't choose where the TEE has one."""
+        """`size` bytes of entropy, from a source that the host can't steer where there is one."""
 
 
 class Stream(Protocol):
@@ -104,10 +104,6 @@ class Stream(Protocol):
 
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; empty when the peer has closed. Blocks."""
-        ...
-
-    def recv_into(self, buffer: memoryview) -> int:
-        """Fill the front of `buffer`; returns how many bytes came, 0 when the peer has closed."""
         ...
 
     def send(self, buffers: list[bytes | bytearray | memoryview], *, block: bool = True) -> int:

@@ -114,7 +114,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{name}: a positive number, not {getattr(self, name)}")
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One frame; the payload is private memory of the receiver."""
 
     kind: Kind
@@ -189,7 +189,9 @@ class More(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     items: int
 
 
-def frame(kind: Kind, id: int = 0, payload: bytes = b"", *, flags: int = 0, index: int = 0) -> bytes:
+def frame(
+    kind: Kind, id: int = 0, payload: bytes = b"", *, flags: int = 0, index: int = 0
+) -> bytes:
     """The bytes of one frame."""
     return HEADER.pack(len(payload), kind, flags, index, id) + payload
 

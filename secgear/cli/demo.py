@@ -325,8 +325,9 @@ def _limits(report: Report, tee: Tee) -> list[str]:
     limits.append("The same user can still end the enclave, and learns when it works and how long.")
     if report.attacker is not None and report.attacker.uid == 0:
         limits.append(
-            "This ran as root, because no other user can read this interpreter. The attacker gave "
-            "up its capabilities but not its uid, which owns much of what it attacked."
+            "This ran as root, because no other user can read this interpreter or these packages. "
+            "The attacker gave up its capabilities but not its uid, which owns what it attacked. "
+            "Run the demo as another user, or from a folder that others may read."
         )
     if any(attack.verdict == "inconclusive" for attack in report.attacks):
         limits.append(

@@ -27,8 +27,8 @@ PROMISES = {
     "private_join": [
         "rows from the clinic:   3000",
         "too early:              both owners must contribute first",
-        "treatment A: 1,",
-        "treatment B: 1,",
+        "treatment A: 999 people",
+        "treatment B: 1,498 people",
         "stays inside",
     ],
 }

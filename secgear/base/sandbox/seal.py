@@ -91,9 +91,7 @@ def begin(config: SealConfig) -> list[Layer]:
         _layer("closed_descriptors", lambda: _close_others(config.keep_fds)),
         _layer("capabilities", _drop_capabilities),
         _layer("rlimits", lambda: _limit(config)),
-        _layer(
-            "landlock", lambda: landlock.restrict([*config.read_paths, *_LIBRARIES, *_SYSTEM])
-        ),
+        _layer("landlock", lambda: landlock.restrict([*config.read_paths, *_LIBRARIES, *_SYSTEM])),
         Layer(
             "secret_memory", secret, "" if secret else "no memfd_secret; keys lie in locked pages"
         ),
@@ -179,9 +177,9 @@ def _limit(config: SealConfig) -> None:
     }
     for kind, value in limits.items():
         _, hard = resource.getrlimit(kind)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         try:
-            resource.setrlimit(kind, (value, value))
+            resource.setrlimit(kind, (bound, bound))
         except ValueError as error:
             raise OSError(errno.EINVAL, str(error)) from error
 

@@ -35,8 +35,7 @@ def machine() -> int:
 def call(name: str, *arguments: int | ctypes.Array[ctypes.c_char] | None) -> int:
     """The system call `name`. Raises OSError with its errno."""
     converted = [
-        ctypes.c_long(argument) if isinstance(argument, int) else argument
-        for argument in arguments
+        ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments
     ]
     result: int = _libc.syscall(ctypes.c_long(_NUMBERS[name][machine()]), *converted)
     if result == -1:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, cast, final
+from typing import ClassVar, final
 
 import msgspec
 
@@ -41,10 +41,8 @@ from secgear.base.tees.process_boot import (
     Boot,
     EvidenceRequest,
     Failed,
-    Report,
     Request,
-    Sealed,
-    receive,
+    receive_report,
     send,
 )
 from secgear.base.tees.simulated import SimulatedPlatform, home
@@ -71,8 +69,9 @@ class ProcessTee(Tee):
 
     name: ClassVar[str] = "process"
     protects: ClassVar[str] = (
-        "from other unprivileged users and processes; contains a compromised enclave; not from "
-        "root, kernel, hypervisor or physical access (simulation)"
+        "simulation: its memory from other users and from processes of the same user; contains a "
+        "compromised enclave; not from root, kernel, hypervisor or physical access, and not the "
+        "simulated platform's keys from the same user"
     )
     strength: ClassVar[int] = 10
     simulated: ClassVar[bool] = True
@@ -228,7 +227,7 @@ def _boot(
             ),
         )
         sock.settimeout(max(0.001, deadline - time.monotonic()))
-        report = cast("Sealed | Failed", receive(sock, Report))  # type: ignore[type-var]
+        report = receive_report(sock)
         sock.settimeout(None)
     except TimeoutError:
         raise LaunchFailed(
@@ -307,7 +306,7 @@ def _sealed_file(data: bytes) -> int:
 def _runtime_paths() -> list[str]:
     """Directories that hold secgear and the libraries its runtime imports."""
     own = str(Path(secgear.__file__).parent.parent)
-    library = str(Path(cast("str", msgspec.__file__)).parent.parent)
+    library = str(Path(msgspec.__file__).parent.parent)
     return list(dict.fromkeys([own, library]))
 
 

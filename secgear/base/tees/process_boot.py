@@ -19,6 +19,7 @@ _LENGTH = struct.Struct("<I")
 _MAX = 1 << 20
 
 M = TypeVar("M", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,17 +81,27 @@ def send(sock: socket.socket, message: msgspec.Struct) -> None:
     sock.sendall(_LENGTH.pack(len(body)) + body)
 
 
+def receive_report(sock: socket.socket) -> Report:
+    """Read what the guest reports; errors as of `receive`."""
+    report: Report = _receive(sock, msgspec.msgpack.Decoder(Report))
+    return report
+
+
 def receive(sock: socket.socket, kind: type[M]) -> M:
-    """Read one boot message of type `kind` (a Struct or a union of Structs).
+    """Read one boot message of type `kind`.
 
     Raises LaunchFailed when the peer is gone, TimeoutError when the socket's timeout passed, and
     LaunchFailed for anything malformed.
     """
+    return _receive(sock, msgspec.msgpack.Decoder(kind))
+
+
+def _receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> T:
     (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
     if length > _MAX:
         raise LaunchFailed(f"a boot message of {length} bytes is over the limit of {_MAX}")
     try:
-        return msgspec.msgpack.decode(_exactly(sock, length), type=kind)
+        return decoder.decode(_exactly(sock, length))
     except msgspec.DecodeError as error:
         raise LaunchFailed(f"malformed boot message: {error}") from error
 

@@ -10,10 +10,12 @@ with EAT claims (RFC 9711) and claims of our own under text keys.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cbor2
@@ -97,9 +99,7 @@ class SimulatedPlatform:
         r, s = decode_dss_signature(self._key.sign(to_sign, ec.ECDSA(hashes.SHA384())))
         signature = r.to_bytes(48, "big") + s.to_bytes(48, "big")
         chain = self._certificate.public_bytes(serialization.Encoding.DER)
-        return cbor2.dumps(
-            cbor2.CBORTag(18, [protected, {_X5CHAIN: chain}, payload, signature])
-        )
+        return cbor2.dumps(cbor2.CBORTag(18, [protected, {_X5CHAIN: chain}, payload, signature]))
 
     def sealing_key(self, image: Image, policy: SealingPolicy, svn: int | None) -> bytes:
         """32 bytes that only the identity which `policy` names gets again.
@@ -149,7 +149,7 @@ def _certify(key: ec.EllipticCurvePrivateKey) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _once(path: Path, make: object) -> bytes:
+def _once(path: Path, make: Callable[[], bytes]) -> bytes:
     """The file's content, made by the first caller; safe among processes that start at once.
 
     A complete file is linked into place, so nobody reads half of one and the first one wins.
@@ -159,8 +159,9 @@ def _once(path: Path, make: object) -> bytes:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise LaunchFailed(f"{path}: {error.strerror}; set SECGEAR_HOME to a place of yours") from error
-    assert callable(make)
+        raise LaunchFailed(
+            f"{path}: {error.strerror}; set SECGEAR_HOME to a place of yours"
+        ) from error
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd, temporary = tempfile.mkstemp(dir=path.parent)
@@ -169,12 +170,10 @@ def _once(path: Path, make: object) -> bytes:
                 file.write(make())
                 file.flush()
                 os.fsync(file.fileno())
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
-            except FileExistsError:
-                pass
         finally:
-            os.unlink(temporary)
+            Path(temporary).unlink()
         return path.read_bytes()
     except OSError as error:
         raise LaunchFailed(

@@ -12,8 +12,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
+
+import secgear
 
 NOBODY: Final = 65534
 """The overflow user and group of Linux, ``nobody`` and ``nogroup`` in Debian."""
@@ -29,6 +32,8 @@ _KEPT: Final = (
     *("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ"),
 )
 
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
 
 def rerun(arguments: Sequence[str]) -> int | None:
     """Run ``secgear ARGUMENTS`` as nobody; returns its exit status, None if nobody can't.
@@ -40,43 +45,74 @@ def rerun(arguments: Sequence[str]) -> int | None:
         environment |= {"HOME": folder, "SECGEAR_HOME": folder, "TMPDIR": folder}
         try:
             os.chown(folder, NOBODY, NOBODY)
-            if not _can_run(environment):
-                return None
-            child = _start("from secgear.cli import main; main()", arguments, environment)
-        except (OSError, subprocess.SubprocessError):  # a user namespace without this user
+        except OSError:  # a user namespace without this user
             return None
-        with child:
-            try:
-                return child.wait()
-            except KeyboardInterrupt:  # the terminal has told the child as well
-                return child.wait()
+        for start in (_as_nobody, _with_own_view):
+            if _can_run(start, environment):
+                code = "from secgear.cli import main; main()"
+                with start(_python(code, arguments), env=environment) as child:
+                    try:
+                        return child.wait()
+                    except KeyboardInterrupt:  # the terminal has told the child as well
+                        return child.wait()
+    return None
 
 
-def _can_run(environment: Mapping[str, str]) -> bool:
+def _can_run(start: Start, environment: Mapping[str, str]) -> bool:
     """Whether nobody can use the interpreter, secgear, the demo's packages and the folder."""
-    with _start(_PROBE, (), environment, quiet=True) as child:
-        try:
-            return child.wait(_PROBE_SECONDS) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            child.kill()  # harmless once it has ended
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    try:
+        with start(_python(_PROBE), env=environment, **silent) as child:
+            try:
+                return child.wait(_PROBE_SECONDS) == 0
+            finally:
+                child.kill()  # harmless once it has ended
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
-def _start(
-    code: str, arguments: Sequence[str], environment: Mapping[str, str], *, quiet: bool = False
+def _as_nobody(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stdout: int | None = None,
+    stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    path = [os.path.abspath(entry) for entry in sys.path if entry]  # noqa: PTH100  (keeps links)
-    output = subprocess.DEVNULL if quiet else None
     return subprocess.Popen(
-        [sys.executable, "-P", "-B", "-c", f"import sys; sys.path[:] = {path!r}; {code}"]
-        + list(arguments),
+        command,
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        env=dict(environment),
+        stdout=stdout,
+        stderr=stderr,
+        env=env,
         cwd="/",
         user=NOBODY,
         group=NOBODY,
         extra_groups=[],
     )
+
+
+def _with_own_view(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Where the interpreter or the packages lie in a private folder of root; see ``view.py``."""
+    paths = [sys.prefix, sys.base_prefix, env["HOME"], str(Path(secgear.__file__).parents[1])]
+    paths += [entry for entry in _search_path() if Path(entry).is_dir()]
+    code = (
+        f"from secgear.cli._demo.view import enter; enter({NOBODY}, {paths!r}, {list(command)!r})"
+    )
+    return subprocess.Popen(
+        _python(code), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, cwd="/"
+    )
+
+
+def _python(code: str, arguments: Sequence[str] = ()) -> list[str]:
+    code = f"import sys; sys.path[:] = {_search_path()!r}; {code}"
+    return [sys.executable, "-P", "-B", "-c", code, *arguments]
+
+
+def _search_path() -> list[str]:
+    return [str(Path(entry).absolute()) for entry in sys.path if entry]
