@@ -55,8 +55,12 @@ check-fast: $(call ready,check)
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 
+# Every property test again and again, with other generated input each time.
 fuzz: $(call ready,test)
-	@SECGEAR_FUZZ_MINUTES='$(MINUTES)' $(BIN)/python -m pytest -m fuzz --timeout 0 $(ARGS)
+	@end=$$(($$(date +%s) + 60 * $(MINUTES))); \
+	while [ $$(date +%s) -lt $$end ]; do \
+	    $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default -n auto -q $(ARGS) || exit 1; \
+	done
 
 bench: $(call ready,bench)
 	@$(BIN)/python -m bench $(ARGS)

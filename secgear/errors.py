@@ -175,6 +175,10 @@ class EnclaveError(CallError):
 
     code = "enclave.declared"
 
+    def __str__(self) -> str:
+        """The text as it came; a KeyError, which a subclass may be as well, would quote it."""
+        return Exception.__str__(self)
+
 
 class OcallFailed(CallError):
     """Inside the enclave: the host's handler of an OCALL failed, or there is none."""

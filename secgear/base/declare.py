@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from secgear.base import typedesc as td
-from secgear.base.describe import STREAMS, Describer, streamed
+from secgear.base.describe import Describer, streamed
 from secgear.base.signature import Described, ErrorDesc, Function, Param
 from secgear.base.wellformed import EITHER, KEYWORD, MAX_TEXT, POSITIONAL, identifier
 from secgear.errors import InterfaceError
@@ -39,7 +39,7 @@ class _Declaration:
         self._name = getattr(function, "__name__", "")
         while hasattr(function, "__wrapped__"):
             function = function.__wrapped__
-        self._code = getattr(function, "__code__", None)
+        self._code: Any = getattr(function, "__code__", None)
         if self._code is None or not isinstance(self._name, str):
             raise InterfaceError(
                 f"{function!r}: only functions written with def can cross the boundary"
@@ -106,9 +106,7 @@ class _Declaration:
 
     def _annotation(self, label: str, annotation: Any) -> tuple[td.TypeDesc, bool]:
         where = f"{self._name} result" if label == "return" else f"{self._name}({label})"
-        item = streamed(where, annotation)
-        stream = item is not STREAMS
-        annotation = item if stream else annotation
+        annotation, stream = streamed(where, annotation)
         describer = Describer(where)
         try:
             desc = describer.describe(annotation)

@@ -76,7 +76,9 @@ def bind(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             value = args[position]
             position += 1
             if name in kwargs and param.kind != POSITIONAL:
-                raise ArgumentError(f"{function.name}: {name} is given twice; {signature(function)}")
+                raise ArgumentError(
+                    f"{function.name}: {name} is given twice; {signature(function)}"
+                )
         elif name in kwargs and param.kind != POSITIONAL:
             value = kwargs[name]
             taken += 1

@@ -7,7 +7,7 @@ are defined once, beside the functions, and referred to by it, so they may be re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -108,7 +108,7 @@ class Dictionary(_Desc, tag="dictionary", frozen=True):
 
 
 class Either(_Desc, tag="either", frozen=True):
-    """A union; sorted, because a union is a set."""
+    """A union; see `either`."""
 
     of: tuple[TypeDesc, ...]
 
@@ -202,6 +202,19 @@ class TupleDef(_Desc, tag="tuple", frozen=True):
 
 
 TypeDef = StructDef | EnumDef | DictDef | TupleDef
+
+
+def either(alternatives: Iterable[TypeDesc]) -> TypeDesc:
+    """A union in canonical form: flat, without repetition, sorted, None last.
+
+    A union is a set, and typing's caches may give back another order of one that is equal.
+    """
+    flat: dict[str, TypeDesc] = {}
+    for part in alternatives:
+        for inner in part.of if isinstance(part, Either) else (part,):
+            flat[render(inner)] = inner
+    order = sorted(flat, key=lambda text: (text == "None", text))
+    return Either(tuple(flat[text] for text in order)) if len(order) > 1 else flat[order[0]]
 
 
 def parts(desc: TypeDesc) -> tuple[TypeDesc, ...]:

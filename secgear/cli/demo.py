@@ -31,13 +31,13 @@ from secgear.cli._demo.report import (
     TeeFacts,
     User,
 )
-from secgear.cli._demo.screen import Screen
 from secgear.errors import SecGearError
 
 if TYPE_CHECKING:
     from secgear.base.enclave import Enclave
     from secgear.base.image import Image
     from secgear.base.tee import Availability, Tee
+    from secgear.cli._demo.screen import Screen
 
 _FILES: Final = Path(__file__).with_name("_demo")
 _QUESTION: Final = "What does the weather cost a flight from New York?"
@@ -79,14 +79,22 @@ def demo(
         status = unprivileged.rerun(["demo", "--json"] if as_json else ["demo"])
         if status is not None:
             raise typer.Exit(status)
+    from secgear.cli._demo.screen import Screen
+
     screen = Screen(quiet=as_json)
-    report = Report(host=User(os.geteuid()), question=_QUESTION)
+    report = Report(host=_myself(), question=_QUESTION)
     with _own_home():
         _run(screen, report)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
     if not report.holds:
         raise typer.Exit(1)
+
+
+def _myself() -> User:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return User(os.geteuid(), fields["CapEff"].strip())
 
 
 @contextlib.contextmanager
@@ -104,6 +112,7 @@ def _own_home() -> Iterator[None]:
 
 
 def _run(screen: Screen, report: Report) -> None:
+    from secgear.base.image import LaunchPolicy
     from secgear.base.launch import launch
     from secgear.base.tee import choose
 
@@ -112,8 +121,6 @@ def _run(screen: Screen, report: Report) -> None:
     tee, availability = choose("auto")
     progress = _Progress()
     with _timed(report, "launch"), screen.step("starting the enclave"):
-        from secgear.base.image import LaunchPolicy
-
         enclave = launch(
             image,
             tee=tee.name,

@@ -6,7 +6,6 @@ import gc
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -144,5 +143,3 @@ class ProcessGuest(Guest):
             raise GuestError(answer.error)
         return answer.data
 
-
-sys.dont_write_bytecode = True

@@ -8,10 +8,10 @@ import msgspec
 
 
 class User(msgspec.Struct, frozen=True):
-    """Who the host and the attacker run as. capabilities: the attacker's, as /proc shows them."""
+    """Who a process runs as. capabilities: the effective ones, as /proc/PID/status shows them."""
 
     uid: int
-    capabilities: str = ""
+    capabilities: str
 
 
 class ImageFacts(msgspec.Struct, frozen=True):

@@ -98,7 +98,7 @@ class Screen:
         """A table has arrived inside."""
         self.say(
             f"{facts.owner:>15}  →  {facts.name:<8}  {facts.rows:>7,} rows, "
-            f"{facts.bytes / 1e6:.1f} MB"
+            f"{facts.bytes / 1e3:>6,.0f} kB"
         )
 
     def answer(self, rows: list[dict[str, object]]) -> None:

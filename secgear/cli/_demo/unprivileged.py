@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import secgear
 
@@ -49,8 +49,8 @@ def rerun(arguments: Sequence[str]) -> int | None:
             return None
         for start in (_as_nobody, _with_own_view):
             if _can_run(start, environment):
-                code = "from secgear.cli import main; main()"
-                with start(_python(code, arguments), env=environment) as child:
+                code = "from secgear.cli import main; sys.exit(main())"
+                with start(_python(code, arguments), environment) as child:
                     try:
                         return child.wait()
                     except KeyboardInterrupt:  # the terminal has told the child as well
@@ -60,9 +60,8 @@ def rerun(arguments: Sequence[str]) -> int | None:
 
 def _can_run(start: Start, environment: Mapping[str, str]) -> bool:
     """Whether nobody can use the interpreter, secgear, the demo's packages and the folder."""
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        with start(_python(_PROBE), env=environment, **silent) as child:
+        with start(_python(_PROBE), environment, quiet=True) as child:
             try:
                 return child.wait(_PROBE_SECONDS) == 0
             finally:
@@ -72,40 +71,34 @@ def _can_run(start: Start, environment: Mapping[str, str]) -> bool:
 
 
 def _as_nobody(
-    command: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    stdout: int | None = None,
-    stderr: int | None = None,
+    command: list[str], environment: Mapping[str, str], *, quiet: bool = False
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        env=env,
-        cwd="/",
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-    )
+    identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    return _start(command, environment, quiet, identity)
 
 
 def _with_own_view(
-    command: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    stdout: int | None = None,
-    stderr: int | None = None,
+    command: list[str], environment: Mapping[str, str], *, quiet: bool = False
 ) -> subprocess.Popen[bytes]:
     """Where the interpreter or the packages lie in a private folder of root; see ``view.py``."""
-    paths = [sys.prefix, sys.base_prefix, env["HOME"], str(Path(secgear.__file__).parents[1])]
-    paths += [entry for entry in _search_path() if Path(entry).is_dir()]
-    code = (
-        f"from secgear.cli._demo.view import enter; enter({NOBODY}, {paths!r}, {list(command)!r})"
-    )
+    paths = [sys.prefix, sys.base_prefix, str(Path(secgear.__file__).parents[1])]
+    paths += [environment["HOME"], *(entry for entry in _search_path() if Path(entry).is_dir())]
+    code = f"from secgear.cli._demo.view import enter; enter({NOBODY}, {paths!r}, {command!r})"
+    return _start(_python(code), environment, quiet, {})
+
+
+def _start(
+    command: list[str], environment: Mapping[str, str], quiet: bool, identity: dict[str, Any]
+) -> subprocess.Popen[bytes]:
+    output = subprocess.DEVNULL if quiet else None
     return subprocess.Popen(
-        _python(code), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, cwd="/"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        cwd="/",
+        **identity,
     )
 
 

@@ -1,4 +1,4 @@
-"""Becoming nobody with a file system of one's own, in which root's private folders let some through.
+"""Becoming nobody, with an own view of the file system that leads into root's private folders.
 
 A checkout below ``/root`` can't be read by other users. In a mount namespace of its own
 (mount_namespaces(7)) a process may cover such a folder with an empty one and bind into it just
@@ -15,13 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _CLONE_NEWNS = 0x00020000  # unshare(2)
-_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = (
-    0x2,
-    0x4,
-    0x1000,
-    0x4000,
-    0x40000,
-)  # mount(2)
+# Flags of mount(2).
+_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,7 +41,7 @@ def enter(user: int, paths: Sequence[str], command: Sequence[str]) -> None:
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
-    os.execv(command[0], list(command))
+    os.execv(command[0], list(command))  # noqa: S606  (no shell: that is meant)
 
 
 def private(paths: Sequence[str]) -> dict[str, list[str]]:
