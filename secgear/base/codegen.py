@@ -21,6 +21,8 @@ _STYLES = {
     "submit": "The same ECALLs, returning futures; cancelling one cancels the call.",
     "aio": "The same ECALLs, to be awaited.",
 }
+_LOCAL = frozenset({"result", "_result", "self", "_self"})
+"""What generated methods may call their own variables."""
 
 
 def client_module(interface: Interface, image_measurement: bytes | None = None) -> str:
@@ -44,19 +46,23 @@ class _Module:
         self._interface = interface
         self._stub = stub
         functions = [*interface.ecalls.values(), *interface.ocalls.values()]
-        members = {field.name for entry in interface.types.values() for field in td.fields_of(entry)}
-        members |= {function.name for function in functions} | RESERVED
+        members = {
+            field.name for entry in interface.types.values() for field in td.fields_of(entry)
+        }
+        members |= {function.name for function in functions} | RESERVED | _LOCAL
+        members |= {param.name for function in functions for param in function.params}
         self._names = Names(
             {
                 *members,
                 *interface.types,
-                *(param.name for function in functions for param in function.params),
                 *(error.name for function in functions for error in function.raises),
             }
         )
         self._types = TypeWriter(interface, self._names, frozenset(members))
         own = self._names.own
-        title = "".join(part[:1].upper() + part[1:] for part in re.findall(r"[0-9A-Za-z]+", interface.name))
+        title = "".join(
+            part[:1].upper() + part[1:] for part in re.findall(r"[0-9A-Za-z]+", interface.name)
+        )
         title = title if title[:1].isalpha() else f"App{title}"
         self._client = own(f"{title}Client")
         self._faces = {"": self._client, "submit": own("Submit"), "aio": own("Aio")}
@@ -95,7 +101,7 @@ class _Module:
         any_, raw = self._names.use("typing", "Any"), self._names.builtin("bytes")
         if measurement is not None:
             lines += [
-                f'{self._measurement} = {raw}.fromhex(',
+                f"{self._measurement} = {raw}.fromhex(",
                 f'{INDENT}"{measurement.hex()}"',
                 ")",
                 '"""Measurement of the image that this was generated from; for your records."""',
@@ -121,7 +127,7 @@ class _Module:
         kind += f"{self._names.use('typing', 'Any')}]"
         if self._stub:
             return ["", f"{self._types_name}: {kind}", ""]
-        entries = [f"{text(name)}: {local}" for name, local in self._types.classes()]
+        entries = [f"{text(name)}: {name}" for name in self._types.classes()]
         return [
             "",
             *wrapped(f"{self._types_name}: {kind} = {{", entries, "}"),
@@ -176,9 +182,7 @@ class _Module:
             "",
             *self._body([f"{INDENT}def __enter__(self) -> {self_type}:"], ["return self"]),
             "",
-            *self._body(
-                [f"{INDENT}def __exit__(self, *_: {object_}) -> None:"], ["self.close()"]
-            ),
+            *self._body([f"{INDENT}def __exit__(self, *_: {object_}) -> None:"], ["self.close()"]),
             "",
             *self._body(
                 [f"{INDENT}def close(self, grace: {number} = 5.0) -> None:"],
@@ -333,10 +337,11 @@ class _Module:
         if self._stub:
             return ["", *head, *docstring(paragraphs, INDENT)]
         start = names.use("secgear", "launch")
-        if start == self._launch:
-            raise AssertionError("its own launch would call itself")
         options = ["policy", "require", "deadline", "timeout", "limits", "shared_size"]
-        handlers = [f"ocalls=dict({names.use('typing', 'Any')}, ocalls or {{}}),"] if ocalls else []
+        handlers = []
+        if ocalls:
+            functions = f"{names.builtin('dict')}[{string}, {names.use('typing', 'Any')}]"
+            handlers = [f'ocalls={names.use("typing", "cast")}("{functions}", ocalls or {{}}),']
         return [
             "",
             *head,

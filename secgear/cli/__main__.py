@@ -1,0 +1,5 @@
+"""``python -m secgear.cli``."""
+
+from secgear.cli import main
+
+main()
