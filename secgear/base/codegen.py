@@ -12,14 +12,14 @@ import re
 from secgear.base import typedesc as td
 from secgear.base.codetext import INDENT, Names, bytes_lines, docstring, text, wrapped
 from secgear.base.codetypes import TypeWriter
-from secgear.base.interface import RESERVED, Function, Interface, signature
+from secgear.base.interface import RESERVED, Function, Interface
 from secgear.base.signature import Param
 from secgear.base.wellformed import EITHER, KEYWORD, POSITIONAL
 
 _STYLES = {
-    "": "ECALLs that wait.",
-    "submit": "The same ECALLs, returning futures; cancelling one cancels the call.",
-    "aio": "The same ECALLs, to be awaited.",
+    "": "Running enclave; its ECALLs wait for their results.",
+    "submit": "ECALLs that return futures; cancelling one cancels the call.",
+    "aio": "ECALLs to be awaited.",
 }
 _LOCAL = frozenset({"result", "_result", "self", "_self"})
 """What generated methods may call their own variables."""
@@ -58,7 +58,7 @@ class _Module:
                 *(error.name for function in functions for error in function.raises),
             }
         )
-        self._types = TypeWriter(interface, self._names, frozenset(members))
+        self._types = TypeWriter(interface, self._names, frozenset(members), stub=stub)
         own = self._names.own
         title = "".join(
             part[:1].upper() + part[1:] for part in re.findall(r"[0-9A-Za-z]+", interface.name)
@@ -92,7 +92,8 @@ class _Module:
         )
         imports = self._names.imports()
         future = [] if self._stub else ["", "from __future__ import annotations"]
-        return "\n".join([*head, *future, *imports, "", *body]).rstrip("\n") + "\n"
+        source = "\n".join([*head, *future, *imports, "", *body]).rstrip("\n") + "\n"
+        return source.replace("\n\n\n", "\n\n") if self._stub else source
 
     # --- constants -------------------------------------------------------------------------------
 
@@ -100,9 +101,12 @@ class _Module:
         lines = []
         any_, raw = self._names.use("typing", "Any"), self._names.builtin("bytes")
         if measurement is not None:
+            digits = measurement.hex()
+            half = len(digits) // 2
             lines += [
                 f"{self._measurement} = {raw}.fromhex(",
-                f'{INDENT}"{measurement.hex()}"',
+                f'{INDENT}"{digits[:half]}"',
+                f'{INDENT}"{digits[half:]}"',
                 ")",
                 '"""Measurement of the image that this was generated from; for your records."""',
             ]
@@ -141,8 +145,7 @@ class _Module:
         """A class with every ECALL. style: a key of `_STYLES`."""
         any_, none = self._names.use("typing", "Any"), "None"
         interface = self._interface
-        about = f"{interface.name}: {_STYLES[style]}"
-        lines = ["", f"class {self._faces[style]}:", *docstring([about], INDENT), ""]
+        lines = ["", f"class {self._faces[style]}:", *docstring([_STYLES[style]], INDENT), ""]
         if style:
             lines += self._body(
                 [f"{INDENT}def __init__(self, ecalls: {any_}) -> {none}:"],
@@ -217,28 +220,23 @@ class _Module:
             [receiver, *self._parameters(function, style)],
             f") -> {given}:",
         )
+        kept = "" if given == "None" else f"{result}: {given} = "
         call = wrapped(
-            f"{'await ' if asynchronous else ''}{receiver}._ecalls.{function.name}(",
+            f"{INDENT * 2}{kept}{'await ' if asynchronous else ''}"
+            f"{receiver}._ecalls.{function.name}(",
             [
                 f"{param.name}={param.name}" if param.kind == KEYWORD else param.name
                 for param in function.params
             ],
             ")",
+            compact=True,
         )
-        if given == "None":
-            body = call
-        else:
-            body = [f"{result}: {given} = {call[0]}", *call[1:], f"return {result}"]
-        paragraphs = [function.doc.strip() or f"ECALL {signature(function)}"]
+        returning = [f"{INDENT * 2}return {result}"] if kept else []
+        paragraphs = [function.doc.strip() or f"ECALL `{function.name}`."]
         if function.raises:
             paragraphs.append(f"Raises {', '.join(entry.name for entry in function.raises)}.")
-        if self._stub:
-            return [*head, *docstring(paragraphs, INDENT * 2)]
-        return [
-            *head,
-            *docstring(paragraphs, INDENT * 2),
-            *(f"{INDENT * 2}{line}" for line in body),
-        ]
+        about = docstring(paragraphs, INDENT * 2)
+        return [*head, *about] if self._stub else [*head, *about, *call, *returning]
 
     def _parameters(self, function: Function, style: str) -> list[str]:
         pieces = []
@@ -278,7 +276,7 @@ class _Module:
     def _ocall_types(self) -> list[str]:
         if not self._interface.ocalls:
             return []
-        about = f"{self._interface.name}: the host's functions for its OCALLs."
+        about = "The host's functions for the OCALLs of the app."
         lines = [
             "",
             f"class {self._ocalls}({self._names.use('typing', 'TypedDict')}, total=False):",

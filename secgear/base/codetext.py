@@ -86,17 +86,26 @@ def _import_order(name: str) -> tuple[int, str]:
 
 
 def wrapped(
-    head: str, items: list[str], tail: str, brackets: tuple[str, str] = ("", "")
+    head: str,
+    items: list[str],
+    tail: str,
+    brackets: tuple[str, str] = ("", ""),
+    *,
+    compact: bool = False,
 ) -> list[str]:
     """``head`` + items with commas + ``tail``, in one line if it fits, else one item a line.
 
     brackets: what goes around the items only when there are several lines.
+    compact: whether all items may share one line of their own.
     """
     line = head + ", ".join(items) + tail
     if not items or len(line) <= WIDTH:
         return [line]
     margin = head[: len(head) - len(head.lstrip())]
     opening, closing = brackets
+    together = f"{margin}{INDENT}{', '.join(items)}"
+    if compact and len(together) <= WIDTH:
+        return [head + opening, together, margin + closing + tail]
     return [
         head + opening,
         *(f"{margin}{INDENT}{item}," for item in items),
@@ -105,11 +114,12 @@ def wrapped(
 
 
 def text(value: str) -> str:
-    """A literal in double quotes, whatever is in it."""
-    inside = repr("'" + value)[2:-1]  # the apostrophe makes repr choose double quotes …
-    if repr("'" + value)[0] == '"':
-        return f'"{inside}"'
-    return repr(value)  # … unless the text has both kinds
+    """A literal, in double quotes unless that takes more escapes; what formatters prefer."""
+    quote = "'" if value.count('"') > value.count("'") else '"'
+    other = "'" if quote == '"' else '"'
+    # A piece that starts with the other quote and has none of this one: repr must choose this one.
+    pieces = [repr(other + piece)[2:-1] for piece in value.split(quote)]
+    return quote + f"\\{quote}".join(pieces) + quote
 
 
 def literal(value: object) -> str:

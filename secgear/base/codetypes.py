@@ -30,9 +30,13 @@ class TypeWriter:
 
     members: names of fields, methods and parameters. A class that has one of them gets a second,
     private name, because where that member is in scope the first means something else.
+    stub: whether defaults are written as ``...``.
     """
 
-    def __init__(self, interface: Interface, names: Names, members: frozenset[str]) -> None:
+    def __init__(
+        self, interface: Interface, names: Names, members: frozenset[str], *, stub: bool
+    ) -> None:
+        self._stub = stub
         self._types = interface.types
         functions = [*interface.ecalls.values(), *interface.ocalls.values()]
         self._errors = {
@@ -155,8 +159,9 @@ class TypeWriter:
         if field.required:
             return kind
         if field.open:
-            unset = self._names.use("msgspec")
-            return f"{kind} | {unset}.UnsetType = {unset}.UNSET"
+            kind += f" | {self._names.use('msgspec')}.UnsetType"
+        if self._stub:
+            return f"{kind} = ..."
         if field.factory in {"", "tuple", "frozenset", "bytes"}:
             return f"{kind} = {self._default(field)}"
         factory = self._names.builtin(field.factory)
@@ -170,7 +175,9 @@ class TypeWriter:
             return {"tuple": "()", "bytes": 'b""'}.get(
                 field.factory, f"{self._names.builtin(field.factory)}()"
             )
-        return "None" if field.default is msgspec.UNSET else literal(field.default)
+        if field.default is msgspec.UNSET:
+            return f"{self._names.use('msgspec')}.UNSET"
+        return literal(field.default)
 
     def _keys(self, name: str, fields: tuple[td.FieldDesc, ...]) -> list[str]:
         optional = (
@@ -194,6 +201,7 @@ class TypeWriter:
         lines = []
         for field in fields:
             default = "" if field.required else f" = {self._default(field)}"
+            default = " = ..." if default and self._stub else default
             # A field may hide a method of tuple; that is the app's choice, not an error here.
             hides = "  # type: ignore[assignment]" if field.name in _TUPLE_METHODS else ""
             lines.append(f"{INDENT}{field.name}: {self.write(field.type)}{default}{hides}")

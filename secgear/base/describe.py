@@ -130,8 +130,10 @@ class Describer:
         for value in arguments:
             if value is not None and type(value) not in (str, int, bool):
                 raise self._no(annotation, "values of a Literal are str, int, bool or None")
-        order = sorted(arguments, key=lambda value: (type(value).__name__, value))
-        return td.Exactly(tuple(order))
+        values = [value for value in arguments if value is not None]
+        values.sort(key=lambda value: (type(value).__name__, value))
+        described = [td.Exactly(tuple(values))] if values else []
+        return td.either([*described, *[td.Basic("None")] * (None in arguments)])
 
     def _tuple(self, annotation: Any, arguments: tuple[Any, ...]) -> td.TypeDesc:
         if len(arguments) == 2 and arguments[1] is Ellipsis:

@@ -114,9 +114,9 @@ class Either(_Desc, tag="either", frozen=True):
 
 
 class Exactly(_Desc, tag="exactly", frozen=True):
-    """One of these values (`typing.Literal`); sorted."""
+    """One of these values (`typing.Literal`); sorted. With None it is a union."""
 
-    values: tuple[str | int | bool | None, ...]
+    values: tuple[str | int | bool, ...]
 
 
 class NDArray(_Desc, tag="ndarray", frozen=True):

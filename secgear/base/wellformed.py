@@ -36,8 +36,10 @@ _NUMERIC_LIMITS = frozenset({"gt", "ge", "lt", "le", "multiple_of"})
 
 def check(interface: Interface) -> None:
     """Raise ValueError, naming what is wrong, unless the whole interface makes sense."""
-    _text(interface.name)
-    _text(interface.version)
+    for label in (interface.name, interface.version):
+        _text(label)
+        if not label.isprintable():
+            raise ValueError(f"{label!r} holds characters that can't be printed")
     if not interface.name:
         raise ValueError("the app has no name")
     for entries in (interface.ecalls, interface.ocalls, interface.types):
@@ -51,15 +53,18 @@ def check(interface: Interface) -> None:
     for functions in (interface.ecalls, interface.ocalls):
         for key, function in functions.items():
             if key != function.name:
-                raise ValueError(f"{key!r} is called {function.name!r}")
+                raise ValueError(f"{key[:MAX_NAME]!r} is called {function.name[:MAX_NAME]!r}")
             _function(function, interface.types)
             for error in function.raises:
                 if bases.setdefault(error.name, error.base) != error.base:
                     raise ValueError(f"two different exceptions are called {error.name}")
-    for twice in sorted(interface.ecalls.keys() & interface.ocalls.keys()):
-        raise ValueError(f"{twice} is both an ECALL and an OCALL")
-    for twice in sorted(bases.keys() & interface.types.keys()):
-        raise ValueError(f"{twice} is both a type and an exception")
+    _apart(interface.ecalls, interface.ocalls, "both an ECALL and an OCALL")
+    _apart(bases, interface.types, "both a type and an exception")
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> None:
+    if both := sorted(one.keys() & other.keys()):
+        raise ValueError(f"{both[0]} is {what}")
 
 
 def identifier(name: str) -> None:
@@ -76,7 +81,7 @@ def _function(function: Function, types: Mapping[str, td.TypeDef]) -> None:
     identifier(function.name)
     _text(function.doc)
     if not function.doc.isprintable():
-        raise ValueError(f"{function.name}: its documentation holds control characters")
+        raise ValueError(f"{function.name}: its documentation can't be printed")
     _count(function.params)
     _count(function.raises)
     _distinct(function.name, [param.name for param in function.params])
@@ -212,7 +217,7 @@ def _limits(limits: Mapping[str, Any]) -> None:
 
 
 def _literal(value: object) -> None:
-    """What msgspec can tell apart in messages: None, bool, int of 64 bits, str."""
+    """Only what msgspec takes as a literal, a tag or a value of an enum."""
     if isinstance(value, str):
         _text(value)
     elif isinstance(value, int) and not _INT64[0] <= value <= _INT64[1]:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import typer
@@ -31,6 +31,7 @@ from secgear.cli._demo.report import (
     TeeFacts,
     User,
 )
+from secgear.cli.output import AsJson, emit
 from secgear.errors import SecGearError
 
 if TYPE_CHECKING:
@@ -64,11 +65,7 @@ class BreakInFailed(SecGearError):
     code = "demo.break_in"
 
 
-def demo(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.")
-    ] = False,
-) -> None:
+def demo(as_json: AsJson = False) -> None:
     """Join two parties' real data inside an enclave, then try to break in.
 
     Started by root, it continues as nobody: root may look into every process, so a break-in by
@@ -86,7 +83,7 @@ def demo(
     with _own_home():
         _run(screen, report)
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
+        emit(report)
     if not report.holds:
         raise typer.Exit(1)
 
@@ -317,11 +314,12 @@ def _attack(pid: int) -> tuple[list[Outcome], User]:
 
 
 def _limits(report: Report, tee: Tee) -> list[str]:
-    limits = [f"The {tee.name} TEE protects {tee.protects}."]
+    limits = [f"What the {tee.name} TEE protects: {tee.protects}."]
     if tee.simulated:
         limits.append(
             "SIMULATION: root, the kernel, a hypervisor and whoever holds the machine can read "
-            "everything. The evidence is signed by a key in a file, so it proves nothing to others."
+            "everything. The evidence is signed by a key in a file that the same user can read, so "
+            "it proves nothing to anybody."
         )
     limits.append(
         "Both parties' tables went through the memory of this host program, which other "

@@ -75,9 +75,9 @@ class ProcessTee(Tee):
 
     name: ClassVar[str] = "process"
     protects: ClassVar[str] = (
-        "simulation: its memory from other users and from processes of the same user; contains a "
+        "its memory from other users and from processes of the same user, and contains a "
         "compromised enclave; not from root, kernel, hypervisor or physical access, and not the "
-        "simulated platform's keys from the same user"
+        "simulated platform's keys from the same user: a simulation"
     )
     strength: ClassVar[int] = 10
     simulated: ClassVar[bool] = True

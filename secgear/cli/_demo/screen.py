@@ -87,7 +87,7 @@ class Screen:
             self.say("No hardware protects this memory, only the kernel.", "yellow")
         else:
             self.say(f"TEE: {facts.name}", "bold green")
-        self.say(f"Protects {facts.protects}. The host runs as uid {host.uid}.")
+        self.say(f"What it protects: {facts.protects}. The host runs as uid {host.uid}.")
         table = _table("isolation layer", "holds", "")
         for layer in facts.layers:
             holds = Text("yes", "green") if layer.holds else Text("NO", "bold red")

@@ -54,7 +54,8 @@ def rerun(arguments: Sequence[str]) -> int | None:
                     try:
                         return child.wait()
                     except KeyboardInterrupt:  # the terminal has told the child as well
-                        return child.wait()
+                        child.wait()
+                        raise
     return None
 
 
