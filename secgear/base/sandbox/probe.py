@@ -16,7 +16,7 @@ _TRIAL = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 number = ctypes.c_long({unshare})
-print(ctypes.get_errno() if libc.syscall(number, ctypes.c_long(0x4E000000)) else 0)
+print(ctypes.get_errno() if libc.syscall(number, ctypes.c_long(0x5E000000)) else 0)
 """
 
 
