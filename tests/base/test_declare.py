@@ -48,7 +48,7 @@ def test_a_declaration_reads_as_it_was_written() -> None:
 
 
 def test_defaults_themselves_are_not_told() -> None:
-    def f(secret: str = "hunter2") -> None: ...  # noqa: S107
+    def f(secret: str = "hunter2") -> None: ...
 
     assert b"hunter2" not in msgspec.json.encode(described(f))
 
@@ -101,6 +101,9 @@ def test_declared_exceptions_know_their_built_in_ancestor() -> None:
     assert raises == {"Missing": "LookupError", "OSError": "OSError"}
 
 
+_nothing: Iterator[int] = iter(())
+
+
 def no_type(a) -> None: ...  # type: ignore[no-untyped-def]
 def no_result(a: int): ...  # type: ignore[no-untyped-def]
 def many(*args: int) -> None: ...
@@ -110,7 +113,7 @@ def strange(a: 1 / 0) -> None: ...  # type: ignore[valid-type]
 def thread(a: list[object]) -> None: ...
 def nested(a: list[Iterator[int]]) -> None: ...
 def bare(a: Iterator) -> None: ...  # type: ignore[type-arg]
-def optional_stream(a: Iterator[int] = iter(())) -> None: ...
+def optional_stream(a: Iterator[int] = _nothing) -> None: ...
 def sent(a: int) -> Generator[int, str, None]: ...
 def yields(a: int) -> list[int]:  # type: ignore[misc]
     yield a
@@ -165,5 +168,5 @@ def test_errors_name_the_function_and_what_to_do(function: Any, message: str) ->
 def test_only_exceptions_that_can_travel_are_declared(raises: Any) -> None:
     def f() -> None: ...
 
-    with pytest.raises(InterfaceError, match="f: .*raises="):
+    with pytest.raises(InterfaceError, match=r"f: .*raises="):
         describe_function(f, raises)

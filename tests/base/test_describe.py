@@ -150,7 +150,7 @@ def fields(annotation: Any) -> dict[str, td.FieldDesc]:
     ],
 )
 def test_what_can_not_cross_is_refused_by_name(annotation: Any, message: str) -> None:
-    with pytest.raises(InterfaceError, match="^f\\(x\\): ") as caught:
+    with pytest.raises(InterfaceError, match=r"^f\(x\): ") as caught:
         describe(annotation)
     assert message in str(caught.value)
 

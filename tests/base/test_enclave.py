@@ -25,7 +25,7 @@ from secgear.base.enclave import Enclave
 from secgear.base.image import LaunchPolicy
 from secgear.base.interface import RESERVED, Interface
 
-APP = '''
+APP = """
 import threading
 import time
 from collections.abc import Iterator
@@ -185,7 +185,7 @@ def note(text: str) -> None: ...
 
 @app.ocall(raises=[ValueError])
 def ask(depth: int) -> int: ...
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -372,9 +372,7 @@ def test_an_unknown_handler_is_refused_at_launch(source: Path) -> None:
         secgear.launch(source, ocalls={"nope": print})
 
 
-def test_a_failing_handler_fails_the_call(
-    source: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_handler_fails_the_call(source: Path, caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: str) -> None:
         raise RuntimeError("the host's own trouble")
 

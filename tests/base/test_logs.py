@@ -14,7 +14,7 @@ from secgear.base.enclave import Enclave
 from secgear.base.image import LaunchPolicy
 from secgear.base.logs import BURST
 
-APP = '''
+APP = """
 import logging
 from secgear import App
 
@@ -36,7 +36,7 @@ def stumble() -> None:
 @app.ecall
 def shout(text: str) -> None:
     print(text)
-'''
+"""
 
 
 def start(tmp_path: Path, level: str) -> Enclave:

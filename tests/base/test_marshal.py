@@ -172,9 +172,7 @@ def test_an_attachment_is_used_exactly_once() -> None:
 
 
 def test_arguments_go_by_name_and_unknown_ones_are_refused() -> None:
-    codec = ArgumentsCodec(
-        "f", {"a": int, "b": bytes}, frozenset({"a"}), frozenset({"b"})
-    )
+    codec = ArgumentsCodec("f", {"a": int, "b": bytes}, frozenset({"a"}), frozenset({"b"}))
     packed = codec.encode({"a": 1, "b": b"x"})
     assert codec.decode(packed.body, []) == {"a": 1, "b": b"x"}
     assert codec.decode(codec.encode({"a": 1}).body, []) == {"a": 1}

@@ -69,8 +69,23 @@ def run(command: list[str | Path], folder: Path) -> str:
         timeout=180,
         check=False,
     )
-    assert done.returncode == 0, f"{command[-1]}:\n{done.stdout}"
+    assert done.returncode == 0, f"{command}:\n{done.stdout}"
     return done.stdout
+
+
+class Shell:
+    """Commands one after another, each where the one before has left off."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._note = folder / ".where"
+
+    def run(self, command: str) -> str:
+        script = f'{command}\nstatus=$?; pwd > "$1"; exit $status'
+        try:
+            return run(["bash", "-c", script, command, self._note], self._folder)
+        finally:
+            self._folder = Path(self._note.read_text().rstrip("\n"))
 
 
 def session(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -90,6 +105,7 @@ def test_readme_and_quick_start_are_among_the_pages_that_are_performed() -> None
 
 @pytest.mark.parametrize("page", PERFORMED, ids=title)
 def test_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
     for block in blocks(page):
         if block.name:
             (tmp_path / block.name).write_text(block.text)
@@ -99,7 +115,7 @@ def test_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
             for command, shown in session(block.text):
                 if "openssl" in command and shutil.which("openssl") is None:
                     pytest.skip("the rest of the page needs openssl: apt-get install openssl")
-                output = " ".join(run(["bash", "-c", command], tmp_path).split())
+                output = " ".join(shell.run(command).split())
                 at = 0
                 for piece in shown:
                     found = output.find(piece, at)

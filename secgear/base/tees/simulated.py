@@ -53,13 +53,20 @@ class SimulatedPlatform:
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "simulated-platform"
         secret = _once(self._directory / "root.key", _new_root)
-        key = serialization.load_pem_private_key(secret, None)
+        try:
+            key = serialization.load_pem_private_key(secret, None)
+        except (ValueError, TypeError):
+            key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise LaunchFailed(f"{self._directory}: root.key is not an EC key; remove it")
+            raise LaunchFailed(f"{self._directory}: root.key is no EC key; remove the folder")
         self._key = key
-        self._certificate = x509.load_pem_x509_certificate(
-            _once(self._directory / "root.crt", lambda: _certify(key))
-        )
+        certificate = _once(self._directory / "root.crt", lambda: _certify(key))
+        try:
+            self._certificate = x509.load_pem_x509_certificate(certificate)
+        except ValueError:
+            raise LaunchFailed(
+                f"{self._directory}: root.crt is no certificate; remove the folder"
+            ) from None
         self._seal = _once(self._directory / "seal.key", lambda: os.urandom(32))
         if len(self._seal) != 32 or self._certificate.public_key() != key.public_key():
             raise LaunchFailed(f"{self._directory}: its files do not belong together; remove it")

@@ -7,6 +7,7 @@ twice: it copies, then looks at its private copy.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -76,7 +77,12 @@ class Arena:
             chunk = self._free.pop()
             self._given.add(chunk)
         start = chunk * CHUNK_SIZE
-        self._out[start : start + len(data)] = data
+        try:
+            self._out[start : start + len(data)] = data
+        except ValueError:
+            if self._closed:  # meanwhile
+                return None
+            raise
         return chunk
 
     def credit(self, chunk: int) -> None:
@@ -95,7 +101,12 @@ class Arena:
         """
         self.check(chunk, size)
         start = chunk * CHUNK_SIZE
-        private[:size] = self._shared_in[start : start + size]
+        try:
+            private[:size] = self._shared_in[start : start + size]
+        except ValueError:
+            if self._closed:
+                raise ProtocolError("the shared memory is closed") from None
+            raise
 
     def check(self, chunk: int, size: int) -> None:
         """Raise ProtocolError unless chunk and size lie inside the arena."""
@@ -108,7 +119,12 @@ class Arena:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """No more chunks. The mapping goes with its last view."""
+        """No more chunks; the mapping and its descriptor are freed. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._out.release()
+        self._shared_in.release()
+        # A thread in the middle of a copy holds a view of its own; then the collector frees it.
+        with contextlib.suppress(BufferError):
+            self._map.close()
