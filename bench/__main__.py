@@ -30,7 +30,7 @@ def main() -> None:
             try:
                 sizes = memory.main(quick=options.quick)
             except PermissionError:
-                print("memory: needs root, an enclave shows its maps to nobody else", file=sys.stderr)
+                print("memory: needs root; an enclave hides its maps", file=sys.stderr)
                 continue
             document[name] = sizes
             if not options.json:

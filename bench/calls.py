@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ def main(*, quick: bool) -> list[Row]:
         for size, label, batch in ((8, "8 B", 50), (4096, "4 KiB", 50), (1 << 20, "1 MiB", 4)):
             data = bytes(size)
             contenders: dict[str, Callable[[], object]] = {
-                "unix socket": lambda data=data: raw(data),
-                "mp.Pipe": lambda data=data: pipe(data),
-                "grpc": lambda data=data: grpc(data),
-                "ecall": lambda data=data: enclave.echo(data),
+                "unix socket": partial(raw, data),
+                "mp.Pipe": partial(pipe, data),
+                "grpc": partial(grpc, data),
+                "ecall": partial(enclave.echo, data),
             }
             if size == 8:
                 contenders["ecall add(int, int)"] = lambda: enclave.add(1, 2)

@@ -105,7 +105,7 @@ def serve_grpc(address: str) -> None:
 
 @contextlib.contextmanager
 def grpc_unix() -> Iterator[tuple[Echo, Callable[[bytes], futures.Future[bytes]]]]:
-    """grpcio over a Unix socket: a waiting call, and one that returns a future."""
+    """A Unix socket under gRPC: a waiting call, and one that returns a future."""
     import grpc
 
     with tempfile.TemporaryDirectory() as folder:

@@ -23,14 +23,14 @@ _RUNTIME = (
     "import sys; sys.path += {path!r}; import secgear.base.tees.process_start; "
     "import secgear.base.loader; "
 )
-_REQUIRING = '''
+_REQUIRING = """
 from secgear import App
 import {module}
 app = App("start", requires=["{module}"])
 @app.ecall
 def echo(data: bytes) -> bytes:
     return data
-'''
+"""
 
 
 def main(*, quick: bool) -> list[Row]:

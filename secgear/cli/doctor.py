@@ -42,8 +42,7 @@ def _show(report: Report, *, verbose: bool) -> None:
     machine = report.machine
     place = f", in {machine.container}" if machine.container else ""
     console.print(
-        f"{escape(machine.cpu)}, {machine.arch}, {machine.kernel}, "
-        f"{machine.python}{escape(place)}"
+        f"{escape(machine.cpu)}, {machine.arch}, {machine.kernel}, {machine.python}{escape(place)}"
     )
     table = Table(show_lines=True)
     table.add_column("TEE", no_wrap=True)

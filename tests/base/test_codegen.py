@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -121,7 +121,6 @@ class Plain(Exception):
 def find(
     name: str,
     limit: int = 5,
-    /,
     least: Annotated[int, msgspec.Meta(ge=0, lt=10)] = 3,
     *,
     deep: bool,
@@ -176,6 +175,7 @@ def everything(
     anything: Any,
     data: bytes | None,
     nothing: tuple[()],
+    /,
 ) -> None:
     """Take one of each."""
 
@@ -393,8 +393,8 @@ def test_no_name_or_text_breaks_out_of_its_place(name: str, tmp_path: Path) -> N
 
     f.__doc__ = f"{name} {name}\n\nmore"
     printable = "".join(char for char in name if char.isprintable())
-    values = msgspec.defstruct("Odd", [("x", str, printable)], rename={"x": printable or "y"})
-    f.__annotations__["word"] = values
+    odd = msgspec.defstruct("Odd", [("x", str, printable)], tag=printable, rename={"x": "%{é}"})
+    f.__annotations__["word"] = odd | Literal[printable]
     interface = Interface.gather(printable, printable, [describe_function(f)], [])
     module = load(tmp_path, client_module(interface), "generated_odd")
     try:
@@ -505,4 +505,4 @@ def test_another_interface_is_refused_with_the_difference(
 
 def test_the_measurement_is_noted(client: tuple[ModuleType, Any, Any], image: Image) -> None:
     module, _, _ = client
-    assert module.MEASUREMENT == image.measurement
+    assert image.measurement == module.MEASUREMENT

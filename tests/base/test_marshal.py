@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
+import threading
 from typing import Any
 
 import msgspec
@@ -182,10 +184,9 @@ def test_arguments_go_by_name_and_unknown_ones_are_refused() -> None:
 
 
 def test_a_value_that_can_not_cross_is_named() -> None:
-    with pytest.raises(ArgumentError, match="f: a value of type .*socket can't cross"):
-        import socket
-
-        ValueCodec("f", Any).encode({"a": socket.socket()})
+    codec = ValueCodec("f", Any)
+    with pytest.raises(ArgumentError, match="f: a value of type lock can't cross"):
+        codec.encode({"a": threading.Lock()})
 
 
 def test_deep_nesting_is_a_limit_not_a_crash() -> None:
@@ -221,10 +222,8 @@ def test_noise_is_a_typed_error_or_a_value_of_the_type(
     annotation: Any, body: bytes, attachments: list[bytes]
 ) -> None:
     codec = ValueCodec("f", annotation)
-    try:
+    with contextlib.suppress(ArgumentError, LimitExceeded):
         codec.decode(body, [bytearray(data) for data in attachments])
-    except (ArgumentError, LimitExceeded):
-        pass
 
 
 def test_packed_names_its_parts() -> None:

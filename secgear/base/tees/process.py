@@ -133,7 +133,14 @@ class ProcessTee(Tee):
                 os.close(image_fd)
             running = _ProcessRunning(process, ours, shared_fd, image, authority)
             try:
-                running.layers = _boot(process, ours, image_fd, shared_fd, config, stderr)
+                boot = Boot(
+                    host_pid=os.getpid(),
+                    read_paths=_read_paths(image),
+                    search_path=_search_path(),
+                    image_fd=image_fd,
+                    shared_fd=shared_fd,
+                )
+                running.layers = _start(process, ours, boot, config.timeout, stderr)
                 _insist(config.require, running.layers)
             except BaseException:
                 running.stop(0)
@@ -210,34 +217,24 @@ def _ending(code: int) -> str:
     return f"the enclave's process was killed by signal {-code}"
 
 
-def _boot(
+def _start(
     process: subprocess.Popen[bytes],
     sock: socket.socket,
-    image_fd: int,
-    shared_fd: int,
-    config: LaunchConfig,
+    boot: Boot,
+    timeout: float,
     stderr: int,
 ) -> tuple[Layer, ...]:
     """Tell the guest what it is and hear that it is sealed."""
-    deadline = time.monotonic() + config.timeout
+    deadline = time.monotonic() + timeout
     try:
-        sock.settimeout(config.timeout)
-        send(
-            sock,
-            Boot(
-                host_pid=os.getpid(),
-                read_paths=_read_paths(),
-                search_path=_search_path(),
-                image_fd=image_fd,
-                shared_fd=shared_fd,
-            ),
-        )
+        sock.settimeout(timeout)
+        send(sock, boot)
         sock.settimeout(max(0.001, deadline - time.monotonic()))
         report = receive_report(sock)
         sock.settimeout(None)
     except TimeoutError:
         raise LaunchFailed(
-            f"the enclave was not ready within {config.timeout:g} seconds; give "
+            f"the enclave was not ready within {timeout:g} seconds; give "
             "launch(timeout=...) more if the app imports much"
         ) from None
     except (LaunchFailed, OSError) as error:
@@ -320,12 +317,18 @@ def _search_path() -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry for entry in sys.path if entry and Path(entry).is_dir()))
 
 
-def _read_paths() -> tuple[str, ...]:
+def _read_paths(image: Image) -> tuple[str, ...]:
     """What the enclave may read once sealed: the interpreter's library, installed packages."""
+    required = bool(image.manifest.requires)
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     paths = [sysconfig.get_paths()[name] for name in names]
     paths += [str(Path(sys.base_prefix) / "lib"), str(Path(secgear.__file__).parent)]
-    paths += [entry for entry in _search_path() if Path(entry).name.endswith("-packages")]
+    paths += [
+        entry
+        for entry in _search_path()
+        if Path(entry).name.endswith("-packages")
+        or (required and next(Path(entry).glob("*.dist-info"), None) is not None)
+    ]
     return tuple(dict.fromkeys(path for path in paths if Path(path).exists()))
 
 

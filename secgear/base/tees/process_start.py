@@ -142,4 +142,3 @@ class ProcessGuest(Guest):
         if answer.error:
             raise GuestError(answer.error)
         return answer.data
-

@@ -412,13 +412,13 @@ def test_a_debug_image_is_marked_in_its_evidence(source: Path) -> None:
 
 
 def test_processes_that_start_at_once_share_one_root(tmp_path: Path) -> None:
-    program = (
-        "import sys; sys.path[:] = %r\n"
-        "from pathlib import Path\n"
-        "from secgear.base.tees.simulated import SimulatedPlatform\n"
-        "print(SimulatedPlatform(Path(%r)).root.fingerprint(__import__('cryptography').hazmat."
-        "primitives.hashes.SHA256()).hex())"
-    ) % (sys.path, str(tmp_path / "fresh"))
+    program = textwrap.dedent(f"""
+        import sys
+        sys.path[:] = {sys.path!r}
+        from pathlib import Path
+        from secgear.base.tees.simulated import SimulatedPlatform
+        print(SimulatedPlatform(Path({str(tmp_path / "fresh")!r})).root.serial_number)
+    """)
     racers = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         for _ in range(6)
