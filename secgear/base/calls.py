@@ -10,6 +10,7 @@ from typing import Any, final
 import msgspec
 
 from secgear.base import context, faults
+from secgear.base.assembly import Parcel
 from secgear.base.exchange import Outgoing
 from secgear.base.functions import Compiled
 from secgear.base.link import Link, encode
@@ -88,9 +89,11 @@ class Calls:
                 give_up=lambda: (
                     pending.done or (deadline is not None and time.monotonic() >= deadline)
                 ),
+                deadline=deadline,
             )
         except BaseException:
             self._settle(id)
+            link.outbox.post(frame(Kind.CANCEL, id, flags=Flag.OURS))  # a part may have gone
             raise
         for producer in pending.producers.values():
             producer.start()
@@ -132,11 +135,19 @@ class Calls:
 
     def on_result(self, entry: Frame) -> None:
         """RESULT: a value, or the beginning of a stream."""
-        head = _value_head.decode(entry.payload)
         pending = self.expected(entry.id)
         if pending is None:
             return
         compiled = pending.compiled
+
+        def refuse(error: LimitExceeded) -> None:
+            self.give_up(pending, LimitExceeded(f"{compiled.name}: result: {error}"))
+
+        try:
+            head = _value_head.decode(entry.payload)
+        except RecursionError:
+            refuse(LimitExceeded("the value is nested too deeply"))
+            return
         if bool(entry.flags & Flag.STREAM) is not compiled.description.result_stream:
             raise ProtocolError(f"{compiled.name}: a stream where a value is declared, or reverse")
         if compiled.description.result_stream:
@@ -149,15 +160,18 @@ class Calls:
             pending.complete(take=lambda: consumer)
             return
 
-        def deliver(attachments: list[bytearray]) -> None:
+        def deliver(parcel: Parcel) -> None:
             self._settle(entry.id)
-            pending.complete(take=lambda: compiled.result.decode(head.value, attachments))
+            pending.complete(take=lambda: compiled.result.decode(head.value, parcel.take()))
             pending.release(None)
 
+        key = (True, entry.id, VALUE)
         try:
-            self._link.assembly.begin((True, entry.id, VALUE), head.sizes, deliver)
+            self._link.assembly.begin(key, head.sizes, len(entry.payload), deliver, refuse)
         except LimitExceeded as error:
-            self.give_up(pending, LimitExceeded(f"{compiled.name}: result: {error}"))
+            refuse(error)
+        if pending.done:  # given up meanwhile: the rest may never come
+            self._link.assembly.drop(key)
 
     def on_error(self, entry: Frame, body: ErrorBody) -> None:
         """ERROR of a call of ours, before its result or in the middle of its stream."""

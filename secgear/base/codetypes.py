@@ -10,7 +10,7 @@ import msgspec
 from secgear.base import typedesc as td
 from secgear.base.codetext import INDENT, Names, docstring, literal, text, wrapped
 from secgear.base.interface import Interface
-from secgear.base.schema import is_error
+from secgear.base.schema import framework_class, is_error
 
 _HOMES = {
     "Any": "typing",
@@ -106,6 +106,10 @@ class TypeWriter:
         """Class statements; enums first, because defaults of others are their members."""
         lines = []
         for name in sorted(self._types, key=lambda name: (not self._is_enum(name), name)):
+            own = framework_class(name, self._types[name])
+            if own is not None:
+                lines += ["", f"{name} = {self._names.use(own.__module__, name)}", ""]
+                continue
             match self._types[name]:
                 case td.EnumDef() as definition:
                     statement = self._enum(name, definition)

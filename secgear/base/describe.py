@@ -53,6 +53,11 @@ _SEQUENCES: dict[Any, str] = {
 }
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _STREAMS = (collections.abc.Iterator, collections.abc.Iterable, collections.abc.Generator)
+_ASYNCHRONOUS = (
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncIterable,
+    collections.abc.AsyncGenerator,
+)
 _EMPTY: tuple[Any, ...] = (list, dict, set, tuple, frozenset, bytes, bytearray)
 _REQUIREMENTS = ("Required", "NotRequired", "ReadOnly")
 _MISSING = object()
@@ -92,10 +97,9 @@ class Describer:
 
     def describe(self, annotation: Any) -> td.TypeDesc:
         """Raises InterfaceError for a type that can't cross the boundary."""
-        while isinstance(annotation, typing.NewType):
-            annotation = annotation.__supertype__
-        if type(annotation).__name__ == "TypeAliasType":  # Python 3.12: ``type Name = ...``
-            return self.describe(annotation.__value__)
+        meant = _stands_for(annotation)
+        if meant is not annotation:
+            return self.describe(meant)
         if _is_in(annotation, _BASIC):
             return td.Basic(_BASIC[annotation])
         origin = typing.get_origin(annotation)
@@ -107,10 +111,10 @@ class Describer:
         if origin is typing.Literal:
             return self._literal(annotation, arguments)
         plain = origin or annotation
+        if _is_in(plain, _ASYNCHRONOUS):
+            raise self._no(annotation, "write Iterator[...]; the host iterates it asynchronously")
         if _is_in(plain, _STREAMS):
             raise self._no(annotation, "a stream may only be a whole parameter or a whole result")
-        if plain in (collections.abc.AsyncIterator, collections.abc.AsyncIterable):
-            raise self._no(annotation, "write Iterator[...]; the host iterates it asynchronously")
         if _is_in(plain, _SEQUENCES):
             kind = _SEQUENCES[plain]
             item = self.describe(arguments[0] if arguments else Any)
@@ -380,6 +384,21 @@ def _is_in(value: Any, known: Any) -> bool:
         return value in known
     except TypeError:  # not hashable: a Literal of strange values, for example
         return False
+
+
+def _stands_for(annotation: Any) -> Any:
+    """What a NewType or an alias stands for; anything else stands for itself.
+
+    Aliases are those of Python 3.12's ``type Name = ...``, as numpy's NDArray is one there.
+    """
+    if isinstance(annotation, typing.NewType):
+        return annotation.__supertype__
+    origin = typing.get_origin(annotation)
+    for alias in (annotation, origin):
+        if type(alias).__name__ == "TypeAliasType":
+            value = alias.__value__
+            return value[typing.get_args(annotation)] if alias is origin else value
+    return annotation
 
 
 def _wrapper(hint: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, final
 from secgear.base.context import Call
 from secgear.base.flow import Consumer, Producer
 from secgear.base.functions import Compiled, Served
+from secgear.base.interrupting import interruptible, patience
 from secgear.base.workers import Inbox
 from secgear.errors import Cancelled
 
@@ -79,7 +80,7 @@ class Outgoing:
 class Incoming:
     """A call that this side serves.
 
-    While app code runs, `thread` is set and a cancellation may interrupt that thread; the
+    While app code runs, `thread` is set and a cancellation may interrupt that thread, once; the
     framework's own code runs shielded, so that a frame is never half written.
     """
 
@@ -101,6 +102,7 @@ class Incoming:
         self._lock = threading.Lock()
         self._thread = 0
         self._struck = False
+        self._told = False
         self._waiting: list[Inbox] = []
 
     def cancel(self) -> None:
@@ -108,18 +110,37 @@ class Incoming:
         self.call.cancel()
         with self._lock:
             waiting = list(self._waiting)
-            if self._thread and self._interrupt is not None and not self._struck:
-                self._struck = True
-                self._interrupt(self._thread, True)
+        if self._interrupt is not None and not self._strike():
+            patience.add(self._strike)
         for inbox in waiting:
             inbox.wake()
         if self.producer is not None:
             self.producer.stop()
 
-    def expose(self) -> None:
-        """From here on the thread runs app code. Raises Cancelled if it should not begin."""
+    def _strike(self) -> bool:
+        """Interrupt app code where that does no harm; False to try again later."""
         with self._lock:
-            if self.call.cancelled:
+            thread, interrupt = self._thread, self._interrupt
+            if not thread or self._told or interrupt is None:
+                return True  # it has ended, or finds out by itself
+            if not interruptible(thread):
+                return False
+            interrupt(thread, True)
+            if not interruptible(thread):  # it ran on in between; take it back if there is time
+                interrupt(thread, False)
+                return False
+            self._struck = self._told = True
+            return True
+
+    def expose(self, *, again: bool = False) -> None:
+        """From here on the thread runs app code. Raises Cancelled if it should not begin.
+
+        again: app code goes on after work of the framework. Then Cancelled is raised only if it
+        was not before: what an app does to clean up is left in peace.
+        """
+        with self._lock:
+            if self.call.cancelled and not (again and self._told):
+                self._told = True
                 raise Cancelled(f"{self.call.function}: given up by its caller")
             self._thread = threading.get_ident()
 
@@ -128,7 +149,7 @@ class Incoming:
 
         `Call.cancelled` still tells of it. Returns whether app code was running, so that the
         caller knows whether to `expose` again. An interruption that strikes before the first line
-        here does no harm: there is only one for each exposure.
+        here does no harm: there is only one for each call.
         """
         exposed = False
         while True:

@@ -55,33 +55,49 @@ def describe(
                 break
     if not enclave:
         return ErrorBody(errors.OcallFailed.code, f"the handler raised {type(error).__name__}")
-    text = "".join(traceback.format_exception(error)) if debug else ""
-    return ErrorBody(errors.EnclaveInternalError.code, text[-16384:], incident=secrets.token_hex(8))
+    text = _traceback(error) if debug else ""
+    return ErrorBody(errors.EnclaveInternalError.code, text, incident=secrets.token_hex(8))
+
+
+def _traceback(error: BaseException) -> str:
+    """The end of it, which tells most; in a frame there is no room for more."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as second:  # noqa: BLE001  (whatever the app's own __str__ and the like do)
+        text = f"{type(error).__name__}, whose traceback can't be shown: {type(second).__name__}"
+    return clip(text[-12288:], 12288)
 
 
 def restore(function: str, body: ErrorBody, declared: Mapping[str, Any]) -> Exception:
     """The exception that `body` stands for, for the caller of `function`.
 
     declared: class name to class. An error that the interface does not allow is a ProtocolError.
+    What the peer wrote may end on a terminal, so control characters are replaced.
     """
+    text = _clean(body.text)
     if body.code == DECLARED:
         kind = declared.get(body.name)
         if kind is None:
             return errors.ProtocolError(f"{function}: raised {clip(body.name, 64)!r}, undeclared")
         try:
-            error: Exception = kind(body.text)
+            error: Exception = kind(text)
         except Exception:  # noqa: BLE001  (an app's class may want other arguments)
-            return errors.OcallFailed(f"{function}: {body.name}: {body.text}")
+            return errors.OcallFailed(f"{function}: {body.name}: {text}")
         return error
     if body.code == errors.EnclaveInternalError.code:
+        incident = _clean(clip(body.incident, 32))
         message = (
-            f"{function}: failed inside the enclave, incident {clip(body.incident, 32)}; the "
+            f"{function}: failed inside the enclave, incident {incident}; the "
             "exception's class is not declared with raises=, so its text stays inside"
         )
-        if body.text:
-            message = f"{message}. Debug image, traceback:\n{body.text}"
-        return errors.EnclaveInternalError(message, clip(body.incident, 32))
+        if text:
+            message = f"{message}. Debug image, traceback:\n{text}"
+        return errors.EnclaveInternalError(message, incident)
     framework = _FRAMEWORK.get(body.code)
     if framework is None:
         return errors.ProtocolError(f"{function}: unknown error code {clip(body.code, 64)!r}")
-    return framework(body.text if body.text.startswith(function) else f"{function}: {body.text}")
+    return framework(text if text.startswith(function) else f"{function}: {text}")
+
+
+def _clean(text: str) -> str:
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

@@ -1,8 +1,8 @@
 """Streams of items with flow control: a producer on one side, a consumer on the other.
 
 The producer may run ahead of the consumer by a window of items, no further, so a stream of any
-length needs little memory. A producer does not hold a thread while it waits for room: a lazy
-consumer can't starve the enclave.
+length needs little memory; large items it sends one by one. A producer does not hold a thread
+while it waits for room: a lazy consumer can't starve the enclave.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
+from secgear.base.marshal import Packed
 from secgear.base.workers import Inbox
 from secgear.errors import ProtocolError
 
 Wait = Callable[[Inbox, Callable[[], bool]], None]
+
+AHEAD = 32 << 20
+"""Bytes of items sent and not granted anew with which a producer waits. A consumer grants anew at
+the latest when it has taken half of that, so that neither waits for the other."""
 
 
 @final
 class Producer:
     """Steps an iterator when the consumer has room.
 
-    send: sends one item; raises when it can't. finish: told once how it ended, None when complete.
-    schedule: runs a task on some thread.
+    pack: makes an item what can be sent. send: sends that; both raise when they can't. finish: told
+    once how it ended, None when complete. schedule: runs a task on some thread.
     """
 
     def __init__(
@@ -32,17 +37,21 @@ class Producer:
         iterator: Iterator[Any],
         window: int,
         *,
-        send: Callable[[Any], None],
+        pack: Callable[[Any], Packed],
+        send: Callable[[Packed], None],
         finish: Callable[[BaseException | None], None],
-        schedule: Callable[[Callable[[], None]], None],
+        schedule: Callable[[Callable[[], None]], object],
     ) -> None:
         self._iterator = iterator
         self._window = window
+        self._pack = pack
         self._send = send
         self._finish = finish
         self._schedule = schedule
         self._lock = threading.Lock()
         self._credit = window
+        self._sent: deque[int] = deque()  # bytes of each item that was not granted anew
+        self._ahead = 0
         self._running = False
         self._stopped = False
         self._ended = False
@@ -67,6 +76,8 @@ class Producer:
             if self._credit + items > self._window:
                 raise ProtocolError("a stream was granted more items than its window")
             self._credit += items
+            for _ in range(min(items, len(self._sent))):
+                self._ahead -= self._sent.popleft()
             if self._running or self._ended:
                 return
             self._running = True
@@ -75,16 +86,21 @@ class Producer:
     def _step(self) -> None:
         while True:
             with self._lock:
-                if not self._stopped and not self._credit:
+                stopped = self._stopped
+                if not stopped and (not self._credit or self._ahead >= AHEAD):
                     self._running = False
                     return
-                self._credit -= not self._stopped
+                self._credit -= not stopped
             try:
-                if self._stopped:
+                if stopped:
                     self._close()
                     self._end(None)
                     return
-                self._send(next(self._iterator))
+                packed = self._pack(next(self._iterator))
+                with self._lock:
+                    self._sent.append(packed.size)
+                    self._ahead += packed.size
+                self._send(packed)
             except StopIteration:
                 self._end(None)
                 return
@@ -128,9 +144,10 @@ class Consumer:
         self._stop = stop
         self._wait = wait
         self._lock = threading.Lock()
-        self._items: deque[Any] = deque()
+        self._items: deque[tuple[Any, int]] = deque()
         self._granted = window
         self._taken = 0
+        self._taken_bytes = 0
         self._ended = False
         self._error: BaseException | None = None
         self._waiting: list[Inbox] = []
@@ -139,27 +156,30 @@ class Consumer:
         return self
 
     def __next__(self) -> Any:
-        if not self._items and not self._ended:
-            inbox = Inbox()
+        grant = 0
+        while True:
             with self._lock:
+                if self._items:
+                    item, size = self._items.popleft()
+                    self._taken += 1
+                    self._taken_bytes += size
+                    # Half a window at a time: one small frame for many items, never a dry pipe.
+                    full = self._taken * 2 >= self._window or self._taken_bytes * 2 >= AHEAD
+                    if full and not self._ended:
+                        grant, self._taken, self._taken_bytes = self._taken, 0, 0
+                        self._granted += grant
+                    break
+                if self._ended:
+                    if self._error is not None:
+                        raise self._error
+                    raise StopIteration
+                inbox = Inbox()
                 self._waiting.append(inbox)
             try:
                 self._wait(inbox, self._ready)
             finally:
                 with self._lock:
                     self._waiting.remove(inbox)
-        grant = 0
-        with self._lock:
-            if not self._items:
-                if self._error is not None:
-                    raise self._error
-                raise StopIteration
-            item = self._items.popleft()
-            self._taken += 1
-            # Half a window at a time: one small frame for many items, and never a dry pipe.
-            if self._taken * 2 >= self._window and not self._ended:
-                grant, self._taken = self._taken, 0
-                self._granted += grant
         if grant:
             self._more(grant)
         return self._decode(item)
@@ -179,15 +199,15 @@ class Consumer:
         if not ended:
             self._stop()
 
-    def push(self, item: Any) -> None:
-        """An item has arrived. Raises ProtocolError when the producer overran its window."""
+    def push(self, item: Any, size: int) -> None:
+        """An item of `size` bytes is here. Raises ProtocolError when it overran the window."""
         with self._lock:
             if self._ended:
                 return
             if not self._granted:
                 raise ProtocolError("a stream overran its window")
             self._granted -= 1
-            self._items.append(item)
+            self._items.append((item, size))
             waiting = list(self._waiting)
         for inbox in waiting:
             inbox.wake()

@@ -83,7 +83,7 @@ class Link:
             yield
         finally:
             if exposed and incoming is not None:
-                incoming.expose()
+                incoming.expose(again=True)
 
     def block(self, inbox: Inbox, done: Callable[[], bool], deadline: float | None = None) -> bool:
         """Wait as this thread must: one that serves a call serves what is nested in it.
@@ -137,13 +137,14 @@ class Link:
     def check_size(self, label: str, packed: Packed) -> None:
         """Raise LimitExceeded for what the other side would refuse."""
         limits = self.peer_limits
-        if len(packed.body) + 1024 > limits.message:
+        # Around the body there are a name, the indices of streams and each attachment's size.
+        if len(packed.body) + 9 * len(packed.attachments) + 1024 > limits.message:
             raise LimitExceeded(
                 f"{label}: {len(packed.body)} bytes are over the message limit of "
                 f"{limits.message}; pass large data as bytes, an array or a table, which travel "
                 "out of band, or as a stream of smaller pieces"
             )
-        total = sum(len(view) for view in packed.attachments)
+        total = packed.size - len(packed.body)
         if len(packed.attachments) > limits.attachments or total > limits.attached:
             raise LimitExceeded(
                 f"{label}: {len(packed.attachments)} attachments of {total} bytes are over the "
@@ -171,9 +172,12 @@ class Link:
         # On the host, what the iterator itself calls is nested in the call that it feeds.
         call = Call(id if self.host else parent, label, self)
 
-        def send(item: Any) -> None:
+        def pack(item: Any) -> Packed:
             packed = codec.encode(item)
             self.check_size(label, packed)
+            return packed
+
+        def send(packed: Packed) -> None:
             self.send_value(
                 Kind.ITEM,
                 id,
@@ -202,7 +206,7 @@ class Link:
             self.workers.submit(serve, parent)
 
         window = self.peer_limits.window
-        return Producer(source, window, send=send, finish=finish, schedule=schedule)
+        return Producer(source, window, pack=pack, send=send, finish=finish, schedule=schedule)
 
     def consumer(
         self, codec: ValueCodec, id: int, index: int, stopped: Callable[[], None]
@@ -215,11 +219,13 @@ class Link:
 
         def more(items: int) -> None:
             with self.shielded():
-                self.safely(frame(Kind.MORE, id, encode(More(items)), flags=flags, index=index))
+                self.outbox.post(
+                    frame(Kind.MORE, id, encode(More(items)), flags=flags, index=index)
+                )
 
         def stop() -> None:
             with self.shielded():
-                self.safely(frame(Kind.STOP, id, flags=flags, index=index))
+                self.outbox.post(frame(Kind.STOP, id, flags=flags, index=index))
             stopped()
 
         def wait(inbox: Inbox, done: Callable[[], bool]) -> None:
@@ -227,7 +233,7 @@ class Link:
 
         return Consumer(
             self.limits.window,
-            decode=lambda item: codec.decode(*item),
+            decode=lambda item: codec.decode(item[0], item[1].take()),
             more=more,
             stop=stop,
             wait=wait,

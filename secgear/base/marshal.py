@@ -7,6 +7,7 @@ attachments and are referred to by number, each exactly once. Nothing is ever un
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import typing
@@ -16,13 +17,17 @@ from typing import Any, NamedTuple, final
 import msgspec
 
 from secgear.base import arrow
-from secgear.errors import ArgumentError, LimitExceeded
+from secgear.errors import ArgumentError, CallError, LimitExceeded
 
 _INLINE = 64 << 10
 """Bytes-like arguments up to this size stay inside the message."""
 _MAX_DIMENSIONS = 32
 _DTYPE_KINDS = frozenset("biufcmMSU")
 """numpy dtype kinds that are plain memory: no objects, no structures with hidden pointers."""
+_DTYPE = re.compile(r"[<>|][a-zA-Z]\d{0,9}(\[\w{1,8}\])?", re.ASCII)
+"""How numpy writes such a dtype. What else it would read is a language of its own."""
+_QUOTED = re.compile(r"(?s)(Invalid enum value|Invalid value|.*unknown field) .*?( - at `[^`]*`)?")
+"""msgspec's messages that quote what they refuse; what follows the quotation tells where it is."""
 
 
 class Packed(NamedTuple):
@@ -30,6 +35,11 @@ class Packed(NamedTuple):
 
     body: bytes
     attachments: list[memoryview]
+
+    @property
+    def size(self) -> int:
+        """Bytes of both together."""
+        return len(self.body) + sum(map(len, self.attachments))
 
 
 @final
@@ -121,7 +131,7 @@ def _array(incoming: _Incoming, expected: Any, value: Any) -> Any:
     if not (isinstance(value, list) and len(value) == 3 and isinstance(value[1], str)):
         raise ValueError("malformed array")
     number, code, shape = value
-    if len(code) > 16 or not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
+    if not _DTYPE.fullmatch(code) or not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError("malformed array")
     try:
         dtype = np.dtype(code)
@@ -237,11 +247,13 @@ def _encode(label: str, value: Any) -> Packed:
     outgoing = _Outgoing()
     try:
         body = msgspec.msgpack.Encoder(enc_hook=outgoing.hook).encode(value)
-    except RecursionError as error:
-        raise LimitExceeded(f"{label}: the value is nested too deeply") from error
-    except (TypeError, ValueError, OverflowError, UnicodeError) as error:
-        raise ArgumentError(f"{label}: {error}") from error
-    return Packed(body, outgoing.attachments)
+        return Packed(body, outgoing.attachments)
+    except RecursionError:
+        failure: CallError = LimitExceeded(f"{label}: the value is nested too deeply")
+    except (TypeError, ValueError, OverflowError) as error:
+        failure = ArgumentError(f"{label}: {error}")
+    # Raised out here: the original may hold the value itself, and a chain would carry it along.
+    raise failure
 
 
 def _decode(label: str, decoder: Any, body: Any, attachments: list[bytearray]) -> Any:
@@ -251,13 +263,20 @@ def _decode(label: str, decoder: Any, body: Any, attachments: list[bytearray]) -
     try:
         value = decoder.decode(body)
         incoming.finish()
-    except RecursionError as error:
-        raise LimitExceeded(f"{label}: the value is nested too deeply") from error
-    except (msgspec.DecodeError, TypeError, ValueError) as error:
-        raise ArgumentError(f"{label}: {error}") from error
+        return value
+    except RecursionError:
+        failure: CallError = LimitExceeded(f"{label}: the value is nested too deeply")
+    except (TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
+        failure = ArgumentError(f"{label}: {_without_value(error)}")
     finally:
         _local.incoming = before
-    return value
+    raise failure
+
+
+def _without_value(error: Exception) -> str:
+    text = str(error)
+    quoted = _QUOTED.fullmatch(text)
+    return f"{quoted[1]}{quoted[2] or ''}" if quoted else text
 
 
 def _is_buffer(value: Any) -> bool:

@@ -8,6 +8,7 @@ and what does not fit at once is written by whoever writes next, or by a thread 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import final
@@ -21,31 +22,55 @@ Buffer = bytes | bytearray | memoryview
 
 _SMALL = 64 << 10
 """Attachments up to this size go inline: a chunk of shared memory costs a credit frame back."""
+_BACKLOG = 16384
+"""Frames that wait for a peer who does not read, at the most."""
+_VECTOR = 512
+"""Buffers in one write; the kernel takes 1024 (sendmsg(2), IOV_MAX)."""
 
 
 @final
 class Outbox:
-    """The one writer's door to a stream."""
+    """The one writer's door to a stream.
+
+    overrun: set once the peer read so little that a frame for it had to be dropped.
+    """
 
     def __init__(self, stream: Stream, arena: Arena | None) -> None:
+        self.overrun = False
         self._stream = stream
         self._arena = arena
         self._lock = threading.Lock()
-        self._backlog: deque[memoryview] = deque()
+        # Frames in order; an event is set when everything before it has been written.
+        self._backlog: deque[memoryview | threading.Event] = deque()
         self._flusher: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._stuck = threading.Event()
         self._broken = False
 
-    def send(self, *buffers: Buffer) -> None:
-        """Write all of `buffers` in one piece; waits for room. Raises EnclaveLost."""
-        with self._lock:
-            self._flush(block=True)
-            self._write(list(buffers))
-        if self._backlog:
-            self._kick()
+    def send(self, *buffers: Buffer, deadline: float | None = None) -> bool:
+        """Write all of `buffers` in one piece; waits for room, but not beyond `deadline`.
+
+        deadline: on the clock of `time.monotonic`. Returns False when it passed; if a part has
+        gone by then, the rest follows by itself, so that the frame is whole. Raises EnclaveLost.
+        """
+        if deadline is not None:
+            return self._send_until(deadline, buffers)
+        try:
+            with self._lock:
+                self._flush(block=True)
+                rest = list(buffers)
+                while rest:
+                    _advance(rest, self._put(rest[:_VECTOR], block=True))
+        finally:
+            if self._backlog:
+                self._kick()
+        return True
 
     def post(self, data: bytes) -> None:
         """Write a small frame without ever waiting; for the thread that reads."""
+        if len(self._backlog) >= _BACKLOG:
+            self.overrun = True
+            return
         self._backlog.append(memoryview(data))
         self._kick()
 
@@ -58,41 +83,41 @@ class Outbox:
         index: int,
         id: int,
         give_up: Callable[[], bool],
+        deadline: float | None = None,
     ) -> bool:
-        """Write a message's frame and then its attachments; False when `give_up()` became true.
+        """Write a message's frame and then its attachments; False when it was given up.
 
-        flags, index, id: name the message in the DATA frames.
+        flags, index, id: name the message in the DATA frames. give_up: asked before each piece.
+        deadline: as for `send`.
         """
         if sum(map(len, attachments)) <= _SMALL:
             parts: list[Buffer] = [head]
             for data in attachments:
                 if data:
                     parts += (_inline(data, flags, index, id), data)
-            self.send(*parts)  # one write, one wake-up of the other side
-            return True
-        self.send(head)
+            return self.send(*parts, deadline=deadline)  # one write, one wake-up of the peer
+        if not self.send(head, deadline=deadline):
+            return False
         for data in attachments:
-            for start in range(0, len(data), CHUNK_SIZE):
-                if not self._piece(data[start : start + CHUNK_SIZE], flags, index, id, give_up):
-                    return False
-        return True
-
-    def _piece(
-        self, data: memoryview, flags: int, index: int, id: int, give_up: Callable[[], bool]
-    ) -> bool:
-        if self._arena is None or len(data) <= _SMALL:
-            for start in range(0, len(data), INLINE_MAX):
-                part = data[start : start + INLINE_MAX]
+            arena = self._arena if len(data) > _SMALL else None
+            size = CHUNK_SIZE if arena is not None else INLINE_MAX
+            for start in range(0, len(data), size):
+                piece = data[start : start + size]
                 if give_up():
                     return False
-                self.send(_inline(part, flags, index, id), part)
-            return True
-        chunk = self._arena.put(data, give_up)
-        if chunk is None:
-            if self._broken:
-                raise EnclaveLost("the connection is closed")
-            return False
-        self.send(frame(Kind.DATA, id, CHUNK.pack(chunk, len(data)), flags=flags, index=index))
+                if arena is None:
+                    header = _inline(piece, flags, index, id)
+                    if not self.send(header, piece, deadline=deadline):
+                        return False
+                    continue
+                chunk = arena.put(piece, give_up)
+                if chunk is None:
+                    if self._broken:
+                        raise EnclaveLost("the connection is closed")
+                    return False
+                # There are never more of these than chunks: they need not wait for room as well.
+                name = CHUNK.pack(chunk, len(piece))
+                self.post(frame(Kind.DATA, id, name, flags=flags, index=index))
         return True
 
     def close(self) -> None:
@@ -102,38 +127,54 @@ class Outbox:
             self._arena.close()
         self._stuck.set()
 
-    def _write(self, buffers: list[Buffer]) -> None:
-        begun = False
+    def _send_until(self, deadline: float, buffers: Sequence[Buffer]) -> bool:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return False
+        done = threading.Event()
         try:
-            while buffers:
-                sent = 0 if self._broken else self._stream.send(buffers)
-                if not sent:
-                    raise EnclaveLost("the connection is closed")
-                begun = True
-                while buffers and sent >= len(buffers[0]):
-                    sent -= len(buffers.pop(0))
-                if sent:
-                    buffers[0] = memoryview(buffers[0])[sent:]
+            if self._broken:
+                raise EnclaveLost("the connection is closed")
+            self._backlog.extend(memoryview(data) for data in buffers if data)
+            self._backlog.append(done)
+            flushed = self._flush(block=False)
+        finally:
+            self._lock.release()
+        if not flushed:
+            self._wake_flusher()
+        self._kick()
+        written = done.wait(max(0.0, deadline - time.monotonic()))
+        if self._broken:
+            raise EnclaveLost("the connection is closed")
+        return written
+
+    def _put(self, buffers: list[Buffer], *, block: bool) -> int:
+        """One write; the lock is held. Raises EnclaveLost."""
+        if self._broken:
+            raise EnclaveLost("the connection is closed")
+        try:
+            return self._stream.send(buffers, block=block)
         except OSError as error:
             self._broken = True
             raise EnclaveLost("the connection is closed") from error
         except BaseException:
-            # Half a frame is out (an interrupt from the keyboard, say): nothing that follows
-            # could be understood.
-            self._broken = self._broken or (begun and bool(buffers))
+            # An interrupt from the keyboard, say. Nobody can tell how much of a frame is out, so
+            # nothing that follows could be understood.
+            self._broken = True
+            self._stream.close()
             raise
 
     def _flush(self, *, block: bool) -> bool:
         """Write the backlog; the lock is held. False when it would have to wait."""
         while self._backlog:
             head = self._backlog[0]
+            if isinstance(head, threading.Event):
+                self._backlog.popleft()
+                head.set()
+                continue
             try:
-                sent = 0 if self._broken else self._stream.send([head], block=block)
-            except OSError:
-                sent = 0
-                self._broken = True
-            if self._broken:
-                self._backlog.clear()
+                sent = self._put([head], block=block)
+            except EnclaveLost:
+                self._drop()
                 return True
             if not sent:
                 return False
@@ -142,6 +183,13 @@ class Outbox:
             else:
                 self._backlog.popleft()
         return True
+
+    def _drop(self) -> None:
+        """The connection is gone: forget what was to be written, let go who waits for it."""
+        while self._backlog:
+            entry = self._backlog.popleft()
+            if isinstance(entry, threading.Event):
+                entry.set()
 
     def _kick(self) -> None:
         # Whoever holds the lock looks at the backlog again after releasing it, so nothing that
@@ -156,11 +204,12 @@ class Outbox:
                 return
 
     def _wake_flusher(self) -> None:
-        if self._flusher is None:
-            self._flusher = threading.Thread(
-                target=self._flush_for_ever, name="secgear-flush", daemon=True
-            )
-            self._flusher.start()
+        with self._starting:
+            if self._flusher is None:
+                self._flusher = threading.Thread(
+                    target=self._flush_for_ever, name="secgear-flush", daemon=True
+                )
+                self._flusher.start()
         self._stuck.set()
 
     def _flush_for_ever(self) -> None:
@@ -169,6 +218,20 @@ class Outbox:
             self._stuck.clear()
             with self._lock:
                 self._flush(block=True)
+            self._kick()
+        with self._lock:
+            self._drop()
+
+
+def _advance(buffers: list[Buffer], sent: int) -> None:
+    """Cut `sent` bytes off the front of `buffers`."""
+    done = 0
+    while done < len(buffers) and sent >= len(buffers[done]):
+        sent -= len(buffers[done])
+        done += 1
+    del buffers[:done]
+    if sent:
+        buffers[0] = memoryview(buffers[0])[sent:]
 
 
 def _inline(data: memoryview, flags: int, index: int, id: int) -> bytes:

@@ -98,11 +98,16 @@ class Peer:
                 decoder.feed(data)
                 for entry in decoder.frames():
                     if isinstance(entry, Violation):
+                        self._serving.skipped(entry)
                         self._violate(ProtocolError(entry.reason))
                     else:
                         self._take(entry)
+                if self._link.outbox.overrun and self._link.host:
+                    raise ProtocolError("it asks for more and more, but reads no answers")
         except ProtocolError as error:
             self.fail(EnclaveLost(f"the connection broke the protocol: {error}"))
+        except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
+            self.fail(EnclaveLost(f"reading from the connection failed: {type(error).__name__}"))
         else:
             self.fail(EnclaveLost(explain() or "the connection was closed"))
 
@@ -122,7 +127,7 @@ class Peer:
             pending.release(own)
         for call in incoming:
             for consumer in call.consumers.values():
-                consumer.end(error)
+                consumer.end(type(error)(*error.args))
             call.cancel()
 
     @property
@@ -146,8 +151,9 @@ class Peer:
         return self._link.outbox
 
     def meet(self, limits: Limits) -> None:
-        """The other side has said what it accepts."""
+        """The other side is ready and has said what it accepts."""
         self._link.peer_limits = limits
+        self.refused = None
 
     def shielded(self) -> AbstractContextManager[None]:
         """See `Link.shielded`."""
@@ -195,8 +201,8 @@ class Peer:
             if handler is None:
                 raise ProtocolError(f"{entry.kind.name} is not expected here")
             handler(entry)
-        except (ProtocolError, msgspec.DecodeError, RecursionError) as error:
-            self._violate(error)
+        except (ProtocolError, ValueError, RecursionError) as error:
+            self._violate(error)  # msgspec's errors are ValueErrors, those of broken UTF-8 as well
 
     def _violate(self, error: Exception) -> None:
         self.violations += 1
@@ -224,19 +230,30 @@ class Peer:
         self._link.arena.credit(entry.id)
 
     def _on_item(self, entry: Frame) -> None:
-        head = _value_head.decode(entry.payload)
         consumer = self._stream_in(entry)
         if consumer is None:
             return
-        ours = not entry.flags & Flag.OURS
+
+        def refuse(error: LimitExceeded) -> None:
+            consumer.end(LimitExceeded(f"an item of a stream: {error}"))
+
+        try:
+            head = _value_head.decode(entry.payload)
+        except RecursionError:
+            refuse(LimitExceeded("it is nested too deeply"))
+            return
+        size = len(entry.payload) + sum(head.sizes)
+        key = (not entry.flags & Flag.OURS, entry.id, entry.index)
         try:
             self._link.assembly.begin(
-                (ours, entry.id, entry.index),
+                key,
                 head.sizes,
-                lambda attachments: consumer.push((head.value, attachments)),
+                len(entry.payload),
+                lambda parcel: consumer.push((head.value, parcel), size),
+                refuse,
             )
         except LimitExceeded as error:
-            consumer.end(LimitExceeded(f"an item of a stream: {error}"))
+            refuse(error)
 
     def _on_end(self, entry: Frame) -> None:
         if not entry.flags & Flag.OURS:

@@ -5,7 +5,8 @@ checked identifiers, and classes are made by msgspec, enum and typing from data 
 expressions (`Meta(pattern=...)`) are checked by the enclave only: one that a stranger wrote could
 keep the host busy for ever.
 
-A dataclass becomes a msgspec Struct, everything else what it was. A default that can't be
+A dataclass becomes a msgspec Struct, everything else what it was; `secgear.base.tee.Evidence` is
+itself. A default that can't be
 described (anything but plain values, members of enums and empty containers) becomes
 `msgspec.UNSET`: such a field may be left out, and the enclave fills it in.
 """
@@ -28,6 +29,7 @@ import msgspec
 from secgear.base import typedesc as td
 from secgear.base.describe import Describer
 from secgear.base.interface import ErrorDesc, Function, Interface
+from secgear.base.tee import Evidence
 from secgear.errors import EnclaveError, InterfaceError
 
 _BASIC: dict[str, Any] = {
@@ -72,11 +74,12 @@ class HostTypes:
         self._classes: dict[str, Any] = self._adopt(
             {name: kind for name, kind in provided.items() if name in interface.types}
         )
-        missing = {
-            name: definition
-            for name, definition in interface.types.items()
-            if name not in self._classes
-        }
+        missing = dict(interface.types)
+        for name, definition in interface.types.items():
+            if name not in self._classes and (own := framework_class(name, definition)):
+                self._classes[name] = own
+            if name in self._classes:
+                del missing[name]
         try:
             # Classes come first, and of these the enums, whose members are defaults of others.
             # Only when every class exists are the fields given their types: they may be recursive.
@@ -216,6 +219,15 @@ class HostTypes:
             annotations[field.name] = annotation
         if annotations:
             made.__annotations__ = annotations
+
+
+def framework_class(name: str, definition: td.TypeDef) -> type | None:
+    """The framework's own class, where an app's interface has one: `Evidence` is what it is."""
+    if name != Evidence.__name__:
+        return None
+    describer = Describer(name)
+    describer.describe(Evidence)
+    return Evidence if describer.types == {name: definition} else None
 
 
 def _on_host(definition: td.TypeDef) -> td.TypeDef:

@@ -8,6 +8,7 @@ from typing import Any, final
 import msgspec
 
 from secgear.base import context, faults
+from secgear.base.assembly import Parcel
 from secgear.base.calls import as_iterator
 from secgear.base.context import Call
 from secgear.base.exchange import Incoming
@@ -15,6 +16,7 @@ from secgear.base.faults import Refused
 from secgear.base.flow import Producer
 from secgear.base.functions import Served
 from secgear.base.link import Link, encode
+from secgear.base.marshal import Packed
 from secgear.base.wire import (
     ARGUMENTS,
     VALUE,
@@ -24,6 +26,7 @@ from secgear.base.wire import (
     Frame,
     Kind,
     ValueHead,
+    Violation,
     frame,
 )
 from secgear.errors import (
@@ -69,29 +72,41 @@ class Serving:
         try:
             head = _call_head.decode(entry.payload)
             incoming = self._admit(entry.id, head)
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # msgspec's errors are ValueErrors, broken UTF-8 as well
             self._refuse(entry.id, ProtocolError("malformed call"))
             raise ProtocolError(f"malformed call: {error}") from error
+        except RecursionError:
+            self._refuse(entry.id, LimitExceeded("the arguments are nested too deeply"))
+            return
         except CallError as error:
             self._refuse(entry.id, error)
             return
         with link.lock:
             link.incoming[entry.id] = incoming
-        try:
-            link.assembly.begin(
-                (False, entry.id, ARGUMENTS),
-                head.sizes,
-                lambda attachments: self._submit(
-                    head.parent,
-                    lambda: self._serve(entry.id, incoming, head.arguments, attachments),
-                ),
-            )
-        except CallError as error:
+
+        def refuse(error: CallError) -> None:
             self._finish(entry.id)
             self._refuse(entry.id, error)
 
-    def _submit(self, parent: int, task: Callable[[], None]) -> None:
-        self._link.workers.submit(task, parent)
+        def deliver(parcel: Parcel) -> None:
+            if not link.workers.submit(
+                lambda: self._serve(entry.id, incoming, head.arguments, parcel), head.parent
+            ):
+                refuse(LimitExceeded("no thread can be started to serve it"))
+
+        key = (False, entry.id, ARGUMENTS)
+        try:
+            link.assembly.begin(key, head.sizes, len(entry.payload), deliver, refuse)
+        except CallError as error:
+            refuse(error)
+
+    def skipped(self, violation: Violation) -> None:
+        """A frame was skipped; if it was a call, its caller must not wait for ever."""
+        if violation.frame_kind == Kind.CALL and violation.id:
+            with self._link.lock:
+                known = violation.id in self._link.incoming
+            if not known:
+                self._refuse(violation.id, ProtocolError(violation.reason))
 
     def _admit(self, id: int, head: CallHead) -> Incoming:
         link = self._link
@@ -124,19 +139,18 @@ class Serving:
             incoming = self._link.incoming.get(entry.id)
         if incoming is not None:
             incoming.cancel()
+            if self._link.assembly.drop((False, entry.id, ARGUMENTS)):
+                self._finish(entry.id)  # it has not begun, and the rest won't come
 
-    def _serve(
-        self, id: int, incoming: Incoming, arguments: msgspec.Raw, attachments: list[bytearray]
-    ) -> None:
+    def _serve(self, id: int, incoming: Incoming, arguments: msgspec.Raw, parcel: Parcel) -> None:
         served = incoming.served
         compiled = served.compiled
         before = context.enter(incoming.call)
         try:
             try:
-                values: dict[str, Any] = compiled.arguments.decode(arguments, attachments)
+                values: dict[str, Any] = compiled.arguments.decode(arguments, parcel.take())
             except CallError as error:
                 raise Refused(error) from error
-            attachments.clear()
             for name, index in compiled.stream_names.items():
                 values[name] = incoming.consumers[index]
             result = self._exposed(incoming, lambda: served.invoke(values))
@@ -177,12 +191,15 @@ class Serving:
         codec = incoming.served.compiled.result
         steps = _AppIterator(as_iterator(function, "result", result), incoming, self._exposed)
 
-        def send(item: Any) -> None:
+        def pack(item: Any) -> Packed:
             packed = codec.encode(item)
             try:
                 link.check_size(f"{function}: item", packed)
             except LimitExceeded as error:
                 raise Refused(error) from error
+            return packed
+
+        def send(packed: Packed) -> None:
             link.send_value(
                 Kind.ITEM,
                 id,
@@ -202,9 +219,10 @@ class Serving:
         producer = Producer(
             steps,
             link.peer_limits.window,
+            pack=pack,
             send=send,
             finish=finish,
-            schedule=lambda task: self._submit(incoming.parent, task),
+            schedule=lambda task: link.workers.submit(task, incoming.parent),
         )
         incoming.producer = producer
         link.outbox.send(frame(Kind.RESULT, id, _NOTHING, flags=Flag.STREAM))

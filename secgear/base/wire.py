@@ -93,7 +93,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     message: bytes of one marshalled message, without its attachments.
     attachments: attachments of one message. attached: their bytes together.
-    assembling: bytes of all attachments that are still arriving.
+    assembling: bytes of all messages that are still arriving, or wait for their turn.
     calls: calls in flight. depth: OCALLs and ECALLs nested in each other.
     window: items of a stream sent ahead of their consumer.
     """
@@ -269,5 +269,9 @@ INLINE_MAX = 256 << 10
 
 
 def clip(text: str, size: int = 4096) -> str:
-    """`text` cut to `size` characters, for error texts and log records."""
-    return text if len(text) <= size else text[: size - 1] + "…"
+    """`text` cut to `size` characters, for error texts and log records.
+
+    Half surrogates, which have no encoding, become question marks.
+    """
+    text = text if len(text) <= size else text[: size - 1] + "…"
+    return text if text.isascii() else text.encode(errors="replace").decode()

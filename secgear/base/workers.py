@@ -7,6 +7,7 @@ call serves the calls that are nested in it: they name it as their parent.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -86,7 +87,8 @@ class Workers:
     def submit(self, task: Task, parent: int = 0) -> bool:
         """Run `task` on a free thread, or on the one that waits on behalf of call `parent`.
 
-        `task` must not raise. Returns False, and runs nothing, after `close`.
+        What `task` raises is lost. Returns False, and runs nothing, after `close` or when there
+        is no thread and none can be started.
         """
         with self._condition:
             if self._closed:
@@ -100,9 +102,15 @@ class Workers:
                 self._condition.notify()
             elif self._threads < self._maximum:
                 self._threads += 1
-                threading.Thread(
-                    target=self._work, name=f"{self._name}-{self._threads}", daemon=True
-                ).start()
+                try:
+                    threading.Thread(
+                        target=self._work, name=f"{self._name}-{self._threads}", daemon=True
+                    ).start()
+                except RuntimeError:  # the system gives us no more threads
+                    self._threads -= 1
+                    if not self._threads:
+                        self._tasks.pop()
+                        return False
             return True
 
     def wait(self, call: int, inbox: Inbox, done: Callable[[], bool]) -> None:
@@ -146,4 +154,5 @@ class Workers:
                     self._threads -= 1
                     return
                 _, task = self._tasks.popleft()
-            task()
+            with contextlib.suppress(BaseException):  # this thread serves others after it
+                task()

@@ -76,11 +76,15 @@ class Tree(msgspec.Struct, tag=True, forbid_unknown_fields=True):
     children: list[Tree | Leaf] = []
 
 
+Shade = Color
+
+
 class Leaf(msgspec.Struct, tag="leaf", tag_field="type"):
     list: builtins.list[int]
     date: datetime.date
     Color: Color
     str: float = 1.5
+    other: Shade = Shade.BLUE
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -147,8 +151,8 @@ def _shadows() -> None:
         return list * self
 
     @app.ecall
-    def Leaf_(Leaf: Leaf, dict: builtins.dict[str, Level]) -> set[Color]:
-        return {Leaf.Color}
+    def Leaf_(Leaf: Leaf, dict: builtins.dict[str, Level]) -> tuple[Leaf, set[Color]]:
+        return Leaf, {Leaf.Color, Leaf.other}
 
 
 _shadows()
@@ -245,7 +249,8 @@ def use(client: RichApp9Client) -> None:
     found = future.result()
     person = Person("Ada", born=datetime.date(1815, 12, 10))
     people: list[Person] = client.list(1, [person], Pair(1))
-    colors: set[Color] = client.Leaf_(Leaf([1], datetime.date.today(), Color.RED), {})
+    leaf = Leaf([1], datetime.date.today(), Color.RED)
+    colors: set[Color] = client.Leaf_(leaf, {})[1]
     print(found, numbers, people, colors, client.options(deadline=1.0).greet(person).name)
 
 
@@ -451,7 +456,9 @@ def test_names_that_shadow_built_ins_work(client: tuple[ModuleType, Any, Any]) -
     people = [module.Person("Ada")]
     assert [person.name for person in running.list(2, people, module.Pair(1))] == ["Ada", "Ada"]
     leaf = module.Leaf([1], module.datetime.date(2024, 1, 1), module.Color.RED)
-    assert running.Leaf_(leaf, {"a": module.Level.LOW}) == {module.Color.RED}
+    same, colors = running.Leaf_(leaf, {"a": module.Level.LOW})
+    assert same == leaf
+    assert colors == {module.Color.RED, module.Color.BLUE}
 
 
 def test_declared_errors_are_the_modules_own(client: tuple[ModuleType, Any, Any]) -> None:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pytest
 
 from secgear.base import typedesc as td
+from secgear.base.declare import describe_function
 from secgear.base.describe import Describer
 from secgear.errors import InterfaceError
 
@@ -219,8 +220,24 @@ def test_two_types_of_one_name_are_refused() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="syntax of Python 3.12")
 def test_type_statements_are_what_they_stand_for() -> None:
     scope: dict[str, Any] = {}
-    exec("type Ids = list[int]", scope)
+    for statement in (
+        "type Ids = list[int]",
+        "type Both[T] = tuple[T, T]",
+        "type Endless = list[Endless]",
+        "type Itself = Itself",
+    ):
+        exec(statement, scope)
     assert describe(scope["Ids"]) == describe(list[int])
+    assert describe(scope["Both"][int]) == describe(tuple[int, int])
+
+    with pytest.raises(InterfaceError, match="Itself"):
+        describe(scope["Itself"])
+
+    def endless() -> None: ...
+
+    endless.__annotations__["return"] = scope["Endless"]
+    with pytest.raises(InterfaceError, match="nested too deeply"):
+        describe_function(endless)
 
 
 def test_describing_imports_neither_numpy_nor_pyarrow() -> None:

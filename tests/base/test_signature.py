@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secgear.base.declare import describe_function
@@ -22,17 +22,18 @@ def nothing() -> None: ...
 
 
 FUNCTIONS = [shapes, required, optional, nothing]
+_ARGS = st.lists(st.integers(), max_size=4)
+_KWARGS = st.sets(st.sampled_from("abcde")).map(lambda names: dict.fromkeys(names, 0)) | (
+    st.dictionaries(st.sampled_from("abcdefg"), st.integers(), max_size=6)
+)
 
 
 def described(function: Any) -> Function:
     return describe_function(function).function
 
 
-@given(
-    st.sampled_from(FUNCTIONS),
-    st.lists(st.integers(), max_size=6),
-    st.dictionaries(st.sampled_from("abcdefg"), st.integers(), max_size=6),
-)
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(FUNCTIONS), _ARGS, _KWARGS)
 def test_arguments_are_bound_as_python_binds_them(
     function: Any, args: list[int], kwargs: dict[str, int]
 ) -> None:
@@ -45,11 +46,8 @@ def test_arguments_are_bound_as_python_binds_them(
         assert bind(described(function), tuple(args), kwargs) == expected
 
 
-@given(
-    st.sampled_from(FUNCTIONS),
-    st.lists(st.integers(), max_size=6),
-    st.dictionaries(st.sampled_from("abcdefg"), st.integers(), max_size=6),
-)
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(FUNCTIONS), _ARGS, _KWARGS)
 def test_spreading_is_the_inverse_of_binding(
     function: Any, args: list[int], kwargs: dict[str, int]
 ) -> None:

@@ -102,7 +102,7 @@ def _receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> T:
         raise LaunchFailed(f"a boot message of {length} bytes is over the limit of {_MAX}")
     try:
         return decoder.decode(_exactly(sock, length))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise LaunchFailed(f"malformed boot message: {error}") from error
 
 

@@ -137,7 +137,7 @@ class ProcessGuest(Guest):
         reply = self._ask(msgspec.msgpack.encode(request))
         try:
             answer = msgspec.msgpack.decode(reply, type=Answer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError) as error:
             raise GuestError("the platform's answer is malformed") from error
         if answer.error:
             raise GuestError(answer.error)

@@ -1,0 +1,1 @@
+"""Attackers that the tests use: a lying host, a lying enclave."""

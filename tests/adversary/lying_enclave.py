@@ -1,0 +1,99 @@
+"""An enclave that lies: a script on the other end of the host's handle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from secgear.base.image import Image
+from secgear.base.tee import Availability as Available
+from secgear.base.tee import LaunchConfig, Layer, Running, Tee
+from secgear.base.transport import arena
+from secgear.base.transport.stream import SocketStream
+from secgear.base.wire import VERSION, Decoder, Frame, Kind, Limits, Ready, Violation, frame
+
+Script = Callable[["LyingEnclave", Frame], None]
+
+
+class LyingEnclave(Running):
+    """Answers HELLO properly, then hands every frame to `script`."""
+
+    def __init__(self, digest: bytes, script: Script, *, shared: bool = True) -> None:
+        ours, self.socket = socket.socketpair()
+        self.stream = SocketStream(ours)
+        self.shared_fd = arena.create(8 << 20) if shared else None
+        self.layers: tuple[Layer, ...] = ()
+        self.pid = None
+        self.requests: list[bytes] = []
+        self._digest = digest
+        self._script = script
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def say(self, data: bytes) -> None:
+        """Write raw bytes to the host; it may have hung up."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(data)
+
+    def hang_up(self) -> None:
+        """Close the stream."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _run(self) -> None:
+        decoder = Decoder(Limits())
+        with contextlib.suppress(OSError):
+            while data := self.socket.recv(1 << 16):
+                decoder.feed(data)
+                for entry in decoder.frames():
+                    assert not isinstance(entry, Violation), entry
+                    if entry.kind is Kind.HELLO:
+                        ready = Ready(VERSION, self._digest, Limits())
+                        self.say(frame(Kind.READY, 0, msgspec.msgpack.encode(ready)))
+                    self._script(self, entry)
+
+    def platform(self, request: bytes) -> bytes:
+        """Remember what was asked."""
+        self.requests.append(request)
+        return b"answer"
+
+    def diagnose(self) -> str:
+        """Nothing is known of it."""
+        return ""
+
+    def stop(self, grace: float) -> None:
+        """Close both ends."""
+        self.stream.close()
+        self.hang_up()
+        fd, self.shared_fd = self.shared_fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+class LyingTee(Tee):
+    """A TEE that launches lying enclaves."""
+
+    name, protects, strength, simulated = "lying", "nobody", 1, True
+
+    def __init__(self, script: Script, *, shared: bool = True) -> None:
+        self._script = script
+        self._shared = shared
+
+    def probe(self) -> Available:
+        """Always there."""
+        return Available(True, "for tests")
+
+    def launch(self, image: Image, config: LaunchConfig) -> LyingEnclave:
+        """Start one."""
+        del config
+        return LyingEnclave(image.interface.digest(), self._script, shared=self._shared)
+
+
+def quiet(_: LyingEnclave, __: Frame) -> None:
+    """A script that says nothing."""
