@@ -424,8 +424,18 @@ _leaves: list[_Pairing] = [
     (Decimal, st.decimals(allow_nan=False, allow_infinity=False)),
     (uuid.UUID, st.uuids()),
     (datetime.timedelta, st.timedeltas(-datetime.timedelta(9**5), datetime.timedelta(9**5))),
-    (Person, st.builds(Person, st.text(), st.sampled_from(Color), st.none() | st.dates())),
-    (Pair, st.builds(Pair, st.integers(0, 9), st.sampled_from(Color))),
+    (
+        Person,
+        st.builds(
+            Person,
+            st.text(),
+            st.sampled_from(Color),
+            st.none() | st.dates(),
+            st.lists(st.text(), max_size=2),
+            st.just((3,)),
+        ),
+    ),
+    (Pair, st.builds(Pair, st.integers(0, 9), st.sampled_from(Color), st.just([Pair(1)]))),
     (Keys, st.fixed_dictionaries({"there": st.integers(0, 9)})),
     (npt.NDArray[np.int64], st.lists(st.integers(0, 9)).map(lambda x: np.array(x, "i8"))),
 ]
