@@ -7,7 +7,6 @@ compare its digest before the first call.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -123,11 +122,6 @@ class App:
         name = function.__name__
         check_name(name)
         self._refuse_repeat(name)
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise InterfaceError(
-                f"{name}: an ECALL is a plain function (or returns an iterator), not async; "
-                "the host awaits it through enclave.aio"
-            )
         self.ecalls[name] = Ecall(function, describe_function(function, raises), raises)
         return function
 
@@ -157,8 +151,6 @@ class App:
     ) -> Callable[P, R]:
         name = function.__name__
         self._refuse_repeat(name)
-        if inspect.iscoroutinefunction(function):
-            raise InterfaceError(f"{name}: declare an OCALL as a plain function, not async")
         self.ocalls[name] = Ocall(describe_function(function, raises), raises)
 
         @functools.wraps(function)

@@ -22,9 +22,10 @@ from secgear.base.faults import Refused
 from secgear.base.flow import Consumer
 from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.image import Image
-from secgear.base.interface import KEYWORD, Function, Interface, bind, signature
+from secgear.base.interface import Function, Interface, bind, signature
 from secgear.base.peer import Peer
 from secgear.base.schema import HostTypes
+from secgear.base.signature import spread
 from secgear.base.tee import Layer, Running
 from secgear.base.transport.arena import Arena
 from secgear.base.wire import (
@@ -285,14 +286,9 @@ def _handler(
     handler = function
 
     def invoke(values: dict[str, Any]) -> Any:
-        # By position as far as possible, so that any callable will do: print, list.append.
-        args = []
-        for param in description.params:
-            if param.name not in values or param.kind == KEYWORD:
-                break
-            args.append(values.pop(param.name))
+        args, kwargs = spread(description, values)
         try:
-            return handler(*args, **values)
+            return handler(*args, **kwargs)
         except Exception:
             _logger.warning("the handler of OCALL %s failed", name, exc_info=True)
             raise

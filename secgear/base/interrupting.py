@@ -4,10 +4,14 @@ An exception raised in another thread strikes at whatever that thread is doing. 
 code that is what cancellation means. In the standard library and in this package it could strike
 between the taking of a lock and the ``try`` that gives it back (`logging.Handler.handle`,
 `threading.Condition`, the import system), and every other call would wait for that lock for ever.
+The one place in there that is prepared for it, and where threads spend their time, is the wait of
+a `threading.Condition`, on which events, queues, barriers and futures stand.
 """
 
 from __future__ import annotations
 
+import functools
+import linecache
 import os
 import sys
 import threading
@@ -17,18 +21,34 @@ from typing import final
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120  (pathlib is not loaded here)
 _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120
-_FIRST, _LAST = 0.002, 0.05
+_FIRST, _LAST = 0.002, 0.02
 """Seconds between attempts, at first and at last."""
 
 
 def interruptible(thread: int) -> bool:
-    """Whether the innermost Python function of `thread` is neither ours nor the library's."""
+    """Whether the innermost Python function of `thread` is neither ours nor the library's.
+
+    Or it waits for a condition; the caller's ``with`` then gives the condition's lock back.
+    """
     frame = sys._current_frames().get(thread)
     if frame is None:
         return False
+    if frame.f_code is threading.Condition.wait.__code__:
+        return frame.f_lineno in _waiting_lines()
     name = frame.f_code.co_filename
     library = name.startswith(_STANDARD) and "-packages" not in name
     return not (library or name.startswith((_OWN, "<frozen ")))
+
+
+@functools.cache
+def _waiting_lines() -> frozenset[int]:
+    """Lines of `threading.Condition.wait` at which it is asleep, inside its ``try``."""
+    code = threading.Condition.wait.__code__
+    last = max(line for *_, line in code.co_lines() if line)
+    lines = linecache.getlines(code.co_filename)[:last]
+    numbers = range(code.co_firstlineno, len(lines) + 1)
+    begin = next((n for n in numbers if lines[n - 1].lstrip().startswith("try:")), last)
+    return frozenset(n for n in numbers if n > begin and "waiter.acquire(" in lines[n - 1])
 
 
 @final

@@ -191,9 +191,10 @@ class Link:
             if error is None:
                 self.safely(frame(Kind.END, id, flags=Flag.OURS, index=index))
                 return
+            # First, or what the other side makes of it could come back before it is known here.
+            failed(error)
             body = faults.describe(error, (), enclave=not self.host, debug=self.debug)
             self.safely(frame(Kind.ERROR, id, encode(body), flags=Flag.OURS, index=index))
-            failed(error)
 
         def schedule(task: Callable[[], None]) -> None:
             def serve() -> None:

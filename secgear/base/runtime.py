@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 
 from secgear.base import context, faults
-from secgear.base.app import App
+from secgear.base.app import App, Ecall
 from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.image import Image
 from secgear.base.interface import bind
+from secgear.base.signature import spread
 from secgear.base.logs import open_channel
 from secgear.base.peer import Peer
 from secgear.base.tee import Guest, Stream
@@ -96,7 +97,7 @@ class _Runtime:
         self._served = {
             name: Served(
                 compile_function(ecall.described.function, ecall.described.types, {}),
-                _invoker(ecall.function),
+                _invoker(ecall),
                 ecall.raises,
             )
             for name, ecall in app.ecalls.items()
@@ -235,8 +236,12 @@ def _limits(memory: int) -> Limits:
     )
 
 
-def _invoker(function: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
-    return lambda values: function(**values)
+def _invoker(ecall: Ecall) -> Callable[[dict[str, Any]], Any]:
+    def invoke(values: dict[str, Any]) -> Any:
+        args, kwargs = spread(ecall.described.function, values)
+        return ecall.function(*args, **kwargs)
+
+    return invoke
 
 
 def _interrupt(thread: int, strike: bool) -> None:

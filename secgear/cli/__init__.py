@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from secgear.cli.app import main
+
+def main() -> None:
+    """Entry point of the ``secgear`` command. Ends the process with its exit code."""
+    from secgear.cli.app import main as command_line
+
+    command_line()
+
 
 __all__ = ["main"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 import secgear
 from secgear.cli import codegen, doctor, images, new, run
-from secgear.cli.demo import demo
-from secgear.cli.output import UsageError, fail
+from secgear.cli.output import AsJson, CommandError, Interrupted, UsageError, fail
 from secgear.errors import SecGearError
 
 app = typer.Typer(
@@ -31,7 +31,19 @@ app.command()(images.measure)
 app.command()(images.inspect)
 app.command()(run.run)
 app.command()(codegen.codegen)
-app.command()(demo)
+
+# Typer has no public name for it: what the parser raises for a wrong command line.
+_WrongUsage: Final[type[Exception]] = typer.BadParameter.__mro__[1]
+_INTERRUPTED: Final = 128 + signal.SIGINT
+_TERMINATED: Final = 128 + signal.SIGTERM
+
+
+@app.command()
+def demo(as_json: AsJson = False) -> None:
+    """Join two parties' real data inside an enclave, then try to break in."""
+    from secgear.cli.demo import demo as show
+
+    show(as_json)
 
 
 def _version(wanted: bool) -> None:
@@ -50,20 +62,72 @@ def options(
 
 
 def main() -> None:
-    """Entry point. An error is one line; ``SECGEAR_DEBUG=1`` shows its traceback as well."""
-    try:
-        app()
-    except SecGearError as error:
-        if os.environ.get("SECGEAR_DEBUG"):
-            import traceback
+    """Run the command line and end the process with its exit code.
 
-            traceback.print_exc()
+    An error is one line; ``SECGEAR_DEBUG=1`` shows its traceback as well.
+    """
+    # As for an interrupt, so that enclaves are closed and half-written files go away.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except _WrongUsage as error:
+        _refuse(error)
+    except typer.Abort:
+        fail(Interrupted("nothing was entered"))
+    except SecGearError as error:
+        _trace()
         fail(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        fail(Interrupted("interrupted"))
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _let_go()
         sys.exit(1)
     except RecursionError as error:
+        _trace()
         fail(UsageError(f"too deeply nested: {error}"))
+    except OSError as error:
+        _trace()
+        _let_go()
+        fail(CommandError(f"{error.filename or 'the system says'}: {error.strerror or error}"))
+    except Exception as error:  # noqa: BLE001  # a traceback tells a user nothing
+        _trace()
+        fail(
+            CommandError(
+                f"secgear has a defect: {type(error).__name__}: {error}; please report it with "
+                "what SECGEAR_DEBUG=1 shows"
+            )
+        )
+    if status == _INTERRUPTED:  # what Typer makes of KeyboardInterrupt
+        fail(Interrupted("interrupted"))
+    sys.exit(status)
+
+
+def _refuse(error: Any) -> NoReturn:
+    message = error.format_message().strip().rstrip(".")
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
+        sys.exit(2)
+    command = error.ctx.command_path if error.ctx is not None else "secgear"
+    option = getattr(error, "option_name", "")
+    if option[1:2].isdigit():
+        message += "; put -- before values that begin with a dash"
+    fail(UsageError(f"{message}; see {command} --help"))
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise SystemExit(_TERMINATED)
+
+
+def _trace() -> None:
+    if os.environ.get("SECGEAR_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+
+
+def _let_go() -> None:
+    """Give up output that nobody takes; Python would complain once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

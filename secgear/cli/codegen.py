@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secgear.cli.images import ImageOrSource, open_image
-from secgear.cli.output import AsJson, emit, write_new
+from secgear.cli.output import AsJson, check_target, emit, write_file
 
 
 def codegen(
@@ -33,7 +33,8 @@ def codegen(
         else generator.client_module(loaded.interface, measurement)
     )
     if output is not None:
-        write_new(output, text.encode(), force=force)
+        check_target(output, b"" if force else None)
+        write_file(output, text.encode())
     if as_json:
         where = str(output) if output else None
         emit({"output": where, "source": None if output else text})

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from secgear.cli.output import AsJson, UsageError, emit, note, progress, read, write_new
+from secgear.cli.output import (
+    AsJson,
+    UsageError,
+    check_target,
+    emit,
+    note,
+    progress,
+    read,
+    write_file,
+)
 from secgear.errors import ImageRefused
 
 if TYPE_CHECKING:
     from secgear.base.image import Image, LaunchPolicy
+
+# Whatever else a target holds is not replaced: docs/adr/0002-image-format.md fixes both.
+IMAGE_BEGINNING: Final = b"PK\x03\x04\x14" + bytes(7) + b"\x21\x00"
+_TO_BE_SIGNED_BEGINNING: Final = b"secgear image v1\n"
+_MAX_SMALL_FILE: Final = 64 << 10
 
 Source = Annotated[Path, typer.Argument(help="A .py file or a folder: the app's source.")]
 ImageFile = Annotated[Path, typer.Argument(help="An image file (.sgear).")]
@@ -103,7 +117,8 @@ def sign(
     loaded = Image.load(image)
     if digest:
         path = output or image.with_suffix(".tbs")
-        write_new(path, signing.to_be_signed(loaded), force=True)
+        check_target(path, _TO_BE_SIGNED_BEGINNING)
+        write_file(path, signing.to_be_signed(loaded))
         if as_json:
             emit({"to_be_signed": str(path), "measurement": loaded.measurement.hex()})
         else:
@@ -112,7 +127,9 @@ def sign(
     if key is not None:
         signed = signing.sign(loaded, _load_key(key, passphrase_file))
     elif attach is not None and public_key is not None:
-        signed = signing.attach(loaded, read(attach), signing.load_public_key(public_key))
+        signed = signing.attach(
+            loaded, read(attach, _MAX_SMALL_FILE), signing.load_public_key(public_key)
+        )
     path = output or image
     _save(signed, path)
     _report(signed, path, as_json=as_json)
@@ -198,12 +215,17 @@ def inspect(
         raise typer.Exit(3)
 
 
+def is_source(path: Path) -> bool:
+    """Whether `path` is taken for an app's source, not for an image."""
+    return path.suffix == ".py" or path.is_dir()
+
+
 def open_image(path: Path, *, debug: bool = True) -> Image:
     """The image in a file, or built in memory from source."""
     from secgear.base.build import build as build_image
     from secgear.base.image import Image
 
-    if path.suffix == ".py" or path.is_dir():
+    if is_source(path):
         with progress(f"building {path}"):
             return build_image(path, debug=debug)
     return Image.load(path)
@@ -250,8 +272,7 @@ def _passphrase(path: Path | None) -> bytes | None:
 
 
 def _save(image: Image, path: Path) -> None:
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name the image file with -o")
+    check_target(path, IMAGE_BEGINNING)
     image.save(path)
 
 

@@ -1,7 +1,7 @@
 """How commands speak: results on stdout, everything else on stderr, one clear line for errors.
 
 Exit codes: 0 fine; 1 other errors; 2 wrong usage; 3 image, signature, requirement or build;
-4 platform or launch; 5 a call; 130 interrupted.
+4 platform or launch; 5 a call; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,10 +40,24 @@ class UsageError(SecGearError):
     code = "usage"
 
 
+class CommandError(SecGearError):
+    """The command could not do its work, for a reason that is none of secGear's own."""
+
+    code = "command.failed"
+
+
+class Interrupted(SecGearError):
+    """The user has stopped the command."""
+
+    code = "command.interrupted"
+
+
 def exit_code(error: SecGearError) -> int:
     """The exit code of an error."""
     if isinstance(error, UsageError):
         return 2
+    if isinstance(error, Interrupted):
+        return 130
     return next((code for kind, code in _CODES if isinstance(error, kind)), 1)
 
 
@@ -59,7 +74,8 @@ def wants_json() -> bool:
 def fail(error: SecGearError) -> NoReturn:
     """Print an error and exit with its code."""
     if wants_json():
-        emit({"error": {"code": error.code, "message": str(error)}})
+        with contextlib.suppress(OSError):
+            emit({"error": {"code": error.code, "message": str(error)}})
     note(f"error: {error}")
     raise SystemExit(exit_code(error))
 
@@ -78,7 +94,11 @@ def emit(value: Any) -> None:
 
 
 def to_json(value: Any, *, indent: int = 0) -> str:
-    """JSON of anything that crosses the boundary: arrays as lists, tables as rows."""
+    """JSON of anything that crosses the boundary.
+
+    Arrays become lists, tables rows, bytes base64, complex numbers pairs, numbers that JSON has
+    not (NaN, infinity) null. A key of a dict that is no scalar becomes the text of its JSON.
+    """
     text = msgspec.json.encode(value, enc_hook=_plain)
     return (msgspec.json.format(text, indent=indent) if indent else text).decode()
 
@@ -90,7 +110,12 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, memoryview):
         return base64.b64encode(value).decode()
-    raise NotImplementedError(type(value).__name__)
+    if isinstance(value, complex):
+        return [value.real, value.imag]
+    # As values msgspec knows these itself; here they are keys.
+    if isinstance(value, tuple | frozenset | msgspec.Struct):
+        return to_json(value)
+    raise CommandError(f"a value of type {type(value).__name__} can't be shown as JSON")
 
 
 @contextlib.contextmanager
@@ -105,15 +130,38 @@ def progress(what: str) -> Iterator[None]:
         yield
 
 
-def write_new(path: Path, data: bytes, *, force: bool = False) -> None:
+def check_target(path: Path, beginning: bytes | None = None) -> None:
+    """Raise UsageError unless `path` is free to be written.
+
+    beginning: how files begin that the command itself writes, which may be replaced; None to
+    replace nothing. A slip of the keyboard must not cost a source file or a key.
+    """
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name the file with -o")
+    if not path.is_file():
+        raise UsageError(f"{path}: not a regular file; name another with -o")
+    if beginning is None:
+        raise UsageError(f"{path}: exists already; remove it, or name another with -o")
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(beginning))
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+    if found and found != beginning:
+        raise UsageError(
+            f"{path}: exists already and is something else; remove it, or name another with -o"
+        )
+
+
+def write_file(path: Path, data: bytes) -> None:
     """Write a file in one step; nothing is left behind on failure.
 
-    Raises UsageError when it exists and `force` is not given, or can't be written.
+    Raises UsageError when it can't be written.
     """
     import tempfile
 
-    if path.exists() and not force:
-        raise UsageError(f"{path}: exists already; remove it, or name another with -o")
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -130,9 +178,20 @@ def write_new(path: Path, data: bytes, *, force: bool = False) -> None:
         raise UsageError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
-def read(path: Path) -> bytes:
-    """A file's bytes. Raises UsageError when it can't be read."""
+def read(path: Path, limit: int = 4 << 30) -> bytes:
+    """The bytes of a file or pipe. limit: how many it may have.
+
+    Raises UsageError when it can't be read, is too large or neither of them: a device may never end.
+    """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+                raise UsageError(f"{path}: neither a file nor a pipe")
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: can't be read: {reason}") from error
+    if len(data) > limit:
+        raise UsageError(f"{path}: larger than {limit} bytes")
+    return data

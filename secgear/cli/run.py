@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
-from secgear.cli.images import ImageOrSource, MinSvn, Signer, open_image, policy
-from secgear.cli.output import AsJson, UsageError, emit, note, read, to_json
+from secgear.cli.images import ImageOrSource, MinSvn, Signer, is_source, open_image, policy
+from secgear.cli.output import AsJson, emit, note, to_json
 from secgear.errors import UnknownCall
 
 if TYPE_CHECKING:
-    from secgear.base.interface import Function, Interface, Param
+    from secgear.base.interface import Interface
 
 
 def run(
@@ -38,6 +36,9 @@ def run(
     unsigned: Annotated[
         bool, typer.Option("--unsigned", help="Accept a production image that nobody signed.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Accept a debug image, which tells its secrets.")
+    ] = False,
     signer: Signer = None,
     min_svn: MinSvn = 0,
     as_json: AsJson = False,
@@ -47,10 +48,11 @@ def run(
     OCALLs and log records are shown on stderr. Source is built as a debug image.
     """
     import secgear
-    from secgear.base.interface import signature
+    from secgear.base.interface import bind, signature
+    from secgear.base.schema import HostTypes
+    from secgear.cli.arguments import parse
 
     image = open_image(app)
-    source = app.suffix == ".py" or app.is_dir()
     interface = image.interface
     if ecall is None:
         lines = [signature(function) for function in interface.ecalls.values()]
@@ -63,13 +65,14 @@ def run(
     if function is None:
         known = ", ".join(interface.ecalls) or "none"
         raise UnknownCall(f"{image.manifest.name} has no ECALL {ecall!r}; it has {known}")
-    positional, named = _parse(function, arguments or [])
+    positional, named = parse(function, HostTypes(interface), arguments or [])
+    bind(function, tuple(positional), named)  # before anything is started
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     with secgear.launch(
         image,
         tee=tee,
         ocalls=_handlers(interface),
-        policy=policy(signer, min_svn, unsigned=unsigned, debug=source),
+        policy=policy(signer, min_svn, unsigned=unsigned, debug=debug or is_source(app)),
         require=require or (),
         deadline=deadline,
     ) as enclave:
@@ -92,64 +95,3 @@ def _handlers(interface: Interface) -> dict[str, Callable[..., None]]:
         return handler
 
     return {name: shown(name) for name in interface.ocalls}
-
-
-def _parse(function: Function, texts: list[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments by position and by name."""
-    params = {param.name: param for param in function.params}
-    positional: list[Any] = []
-    named: dict[str, Any] = {}
-    for text in texts:
-        name, equals, rest = text.partition("=")
-        if equals and name in params:
-            named[name] = _value(params[name], rest)
-        else:
-            at = len(positional)
-            param = function.params[at] if at < len(function.params) else None
-            positional.append(_value(param, text))
-    return positional, named
-
-
-def _value(param: Param | None, text: str) -> Any:
-    from secgear.base.interface import top_level_bytes
-    from secgear.base.typedesc import Arrow, Basic
-
-    kind = param.type if param is not None else None
-    binary = kind is not None and top_level_bytes(kind)
-    if text.startswith("@"):
-        path = Path(text[1:])
-        if binary:
-            return read(path)
-        if isinstance(kind, Arrow):
-            return _table(path)
-        text = read(path).decode(errors="replace")
-    elif binary:
-        return text.encode()
-    if kind == Basic("str"):
-        return text
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-
-
-def _table(path: Path) -> Any:
-    """A table from a Parquet, CSV or Arrow file, by its ending."""
-    import pyarrow as pa
-
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            return pa.parquet.read_table(path)
-        if path.suffix == ".csv":
-            import pyarrow.csv
-
-            return pa.csv.read_csv(path)
-        if path.suffix in {".arrow", ".feather"}:
-            import pyarrow.feather
-
-            return pa.feather.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{path}: can't be read as a table: {error}") from error
-    raise UsageError(f"{path}: tables are read from .parquet, .csv and .arrow files")

@@ -32,6 +32,7 @@ class LyingEnclave(Running):
         self.requests: list[bytes] = []
         self._digest = digest
         self._script = script
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -71,7 +72,8 @@ class LyingEnclave(Running):
         """Close both ends."""
         self.stream.close()
         self.hang_up()
-        fd, self.shared_fd = self.shared_fd, None
+        with self._lock:  # several threads stop it, and a descriptor closed twice is another's
+            fd, self.shared_fd = self.shared_fd, None
         if fd is not None:
             os.close(fd)
 

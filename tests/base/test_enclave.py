@@ -62,6 +62,10 @@ def add(a: int, b: int = 1) -> int:
     return a + b
 
 @app.ecall
+def subtract(a: int, b: int = 1, /, *, twice: bool = False) -> int:
+    return a - b - (b if twice else 0)
+
+@app.ecall
 def starts() -> int:
     return state["started"]
 
@@ -227,6 +231,13 @@ def test_a_call_returns_its_value(enclave: Enclave) -> None:
     assert enclave.add(a=40, b=2) == 42
     assert enclave.call("add", 1, 2) == 3
     assert enclave.starts() == 1
+
+
+def test_parameters_keep_their_kinds(enclave: Enclave) -> None:
+    assert enclave.subtract(5) == 4
+    assert enclave.subtract(5, 2, twice=True) == 1
+    with pytest.raises(errors.ArgumentError, match="no parameter"):
+        enclave.subtract(5, b=2)
 
 
 def test_ecalls_are_documented_and_listed(enclave: Enclave) -> None:
