@@ -9,6 +9,8 @@ the entry point group ``secgear.tees`` and proves it with `secgear.base.conforma
 from __future__ import annotations
 
 import enum
+import functools
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -238,7 +240,8 @@ def choose(name: str) -> tuple[Tee, Availability]:
 
     Raises PlatformUnavailable with the reason and what would fix it.
     """
-    discovery = discover()
+    # Reading the metadata of all that is installed costs more than all probes: once is enough.
+    discovery = _discovered(tuple(sys.path))
     tees = discovery.tees
     if name != "auto":
         tee = tees.get(name)
@@ -259,7 +262,15 @@ def choose(name: str) -> tuple[Tee, Availability]:
         if availability.available:
             return tee, availability
         reasons.append(f"{tee.name}: {availability.reason}")
+    reasons += [f"{plugin.name}: {plugin.reason}" for plugin in discovery.broken]
     raise PlatformUnavailable("no TEE is available here; " + "; ".join(reasons))
+
+
+@functools.lru_cache(maxsize=1)
+def _discovered(path: tuple[str, ...]) -> Discovery:
+    """`discover`, for one search path."""
+    del path
+    return discover()
 
 
 def ask(tee: Tee) -> Availability:

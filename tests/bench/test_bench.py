@@ -1,0 +1,51 @@
+"""The benchmarks run and report; how fast they are is never asserted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_benchmarks_report_ratios_against_their_peers() -> None:
+    pytest.importorskip("grpc", reason="make bench installs grpcio, the peer")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "calls", "--quick", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    rows = document["calls"]
+    assert {"unix socket", "mp.Pipe", "grpc", "ecall"} <= {row["name"] for row in rows}
+    for row in rows:
+        assert 0 < row["p10"] <= row["median"] <= row["p90"]
+        assert row["ratio"] > 0
+    assert {"cores", "kernel", "python"} <= set(document["machine"])
+
+
+def test_samples_are_percentiles_and_ratios_are_of_medians() -> None:
+    from bench.measure import human, interleaved, rows, sample
+
+    assert sample([float(value) for value in range(1, 101)]).median == 50.5
+    samples = interleaved({"a": lambda: None, "b": lambda: sum(range(2000))}, rounds=9, batch=20)
+    by_name = {row.name: row for row in rows("work", samples, "a")}
+    assert by_name["a"].ratio == 1.0
+    assert by_name["b"].ratio > 1.0
+    assert [human(value) for value in (2.0, 0.0035, 4e-6, 5e-8)] == [
+        "2 s",
+        "3.5 ms",
+        "4 us",
+        "50 ns",
+    ]
