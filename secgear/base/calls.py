@@ -29,6 +29,7 @@ from secgear.errors import (
     ArgumentError,
     CallCancelled,
     DeadlineExceeded,
+    EnclaveLost,
     LimitExceeded,
     ProtocolError,
 )
@@ -68,18 +69,18 @@ class Calls:
                 raise type(link.lost)(*link.lost.args)
             id = self._last_id = next(self._ids)
             pending = link.outgoing[id] = Outgoing(id, compiled)
-        for index, source in sources.items():
-            pending.producers[index] = link.producer(
-                source,
-                compiled.streams[index],
-                id,
-                index,
-                parent=parent,
-                failed=lambda error: self.give_up(pending, error),
-            )
-        sizes = tuple(len(view) for view in packed.attachments)
-        head = CallHead(compiled.name, parent, sizes, tuple(sources), msgspec.Raw(packed.body))
         try:
+            for index, source in sources.items():
+                pending.producers[index] = link.producer(
+                    source,
+                    compiled.streams[index],
+                    id,
+                    index,
+                    parent=parent,
+                    failed=lambda error: self.give_up(pending, error),
+                )
+            sizes = tuple(len(view) for view in packed.attachments)
+            head = CallHead(compiled.name, parent, sizes, tuple(sources), msgspec.Raw(packed.body))
             link.outbox.message(
                 frame(Kind.CALL, id, encode(head), flags=Flag.OURS),
                 packed.attachments,
@@ -91,9 +92,11 @@ class Calls:
                 ),
                 deadline=deadline,
             )
-        except BaseException:
+        except BaseException as error:
             self._settle(id)
             link.outbox.post(frame(Kind.CANCEL, id, flags=Flag.OURS))  # a part may have gone
+            if isinstance(error, EnclaveLost) and link.lost is not None:
+                raise type(link.lost)(*link.lost.args) from None  # which knows why
             raise
         for producer in pending.producers.values():
             producer.start()

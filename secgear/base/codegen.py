@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from secgear.base import typedesc as td
-from secgear.base.codetext import INDENT, Names, bytes_lines, docstring, text, wrapped
+from secgear.base.codetext import INDENT, WIDTH, Names, bytes_lines, docstring, text, wrapped
 from secgear.base.codetypes import TypeWriter
 from secgear.base.interface import RESERVED, Function, Interface
 from secgear.base.signature import Param
@@ -92,7 +92,9 @@ class _Module:
         )
         imports = self._names.imports()
         future = [] if self._stub else ["", "from __future__ import annotations"]
-        source = "\n".join([*head, *future, *imports, "", *body]).rstrip("\n") + "\n"
+        # A type that is longer than a line is left in one piece, and formatters leave it so.
+        off = ["", "# fmt: off"] if any(len(line) > WIDTH for line in body) else []
+        source = "\n".join([*head, *off, *future, *imports, "", *body]).rstrip("\n") + "\n"
         return source.replace("\n\n\n", "\n\n") if self._stub else source
 
     # --- constants -------------------------------------------------------------------------------
@@ -146,6 +148,7 @@ class _Module:
         any_, none = self._names.use("typing", "Any"), "None"
         interface = self._interface
         lines = ["", f"class {self._faces[style]}:", *docstring([_STYLES[style]], INDENT), ""]
+        # Each method brings the empty line that follows it.
         if style:
             lines += self._body(
                 [f"{INDENT}def __init__(self, ecalls: {any_}) -> {none}:"],
@@ -154,8 +157,8 @@ class _Module:
         else:
             lines += self._handle()
         for _, function in sorted(interface.ecalls.items()):
-            lines += ["", *self._method(function, style)]
-        return [*lines, ""]
+            lines += [*self._method(function, style), ""]
+        return lines if not lines[-1] else [*lines, ""]
 
     def _handle(self) -> list[str]:
         """What the client can do besides calling."""
@@ -163,6 +166,7 @@ class _Module:
         any_, enclave = names.use("typing", "Any"), names.use("secgear", "Enclave")
         self_type, number = names.use("typing", "Self"), names.builtin("float")
         object_ = names.builtin("object")
+        type_ = "type" if self._stub else names.builtin("type")
         return [
             *self._body(
                 wrapped(
@@ -182,20 +186,16 @@ class _Module:
                     f"aio: {self._faces['aio']}",
                 ],
             ),
-            "",
             *self._body([f"{INDENT}def __enter__(self) -> {self_type}:"], ["return self"]),
-            "",
             *self._body([f"{INDENT}def __exit__(self, *_: {object_}) -> None:"], ["self.close()"]),
-            "",
             *self._body(
                 [f"{INDENT}def close(self, grace: {number} = 5.0) -> None:"],
                 ["self.enclave.close(grace)"],
                 about="Stop the enclave, by force after `grace` seconds.",
             ),
-            "",
             *self._body(
                 [f"{INDENT}def options(self, *, deadline: {number} | None) -> {self_type}:"],
-                ["return type(self)(self.enclave, self.enclave.options(deadline=deadline))"],
+                [f"return {type_}(self)(self.enclave, self.enclave.options(deadline=deadline))"],
                 about="The same enclave, whose calls have a deadline in seconds.",
             ),
         ]
@@ -203,12 +203,14 @@ class _Module:
     def _body(
         self, head: list[str], body: list[str], about: str = "", attributes: list[str] | None = None
     ) -> list[str]:
-        """A method; in a stub its attributes and no code."""
+        """A method and the empty line after it; in a stub its attributes and no code."""
         lines = docstring([about], INDENT * 2) if about else []
-        if self._stub:
-            before = [f"{INDENT}{line}" for line in attributes or []]
-            return [*before, *head, *lines] if lines else [*before, *head[:-1], f"{head[-1]} ..."]
-        return [*head, *lines, *(f"{INDENT * 2}{line}" for line in body)]
+        if not self._stub:
+            return [*head, *lines, *(f"{INDENT * 2}{line}" for line in body), ""]
+        before = [f"{INDENT}{line}" for line in attributes or []]
+        if lines:
+            return [*before, *head, *lines, ""]
+        return [*before, *head[:-1], f"{head[-1]} ..."]
 
     def _method(self, function: Function, style: str) -> list[str]:
         labels = {param.name for param in function.params}
@@ -220,18 +222,22 @@ class _Module:
             [receiver, *self._parameters(function, style)],
             f") -> {given}:",
         )
-        kept = "" if given == "None" else f"{result}: {given} = "
-        call = wrapped(
-            f"{INDENT * 2}{kept}{'await ' if asynchronous else ''}"
-            f"{receiver}._ecalls.{function.name}(",
-            [
-                f"{param.name}={param.name}" if param.kind == KEYWORD else param.name
-                for param in function.params
-            ],
-            ")",
-            compact=True,
-        )
-        returning = [f"{INDENT * 2}return {result}"] if kept else []
+        code = f"{'await ' if asynchronous else ''}{receiver}._ecalls.{function.name}("
+        passed = [
+            f"{param.name}={param.name}" if param.kind == KEYWORD else param.name
+            for param in function.params
+        ]
+        # In two statements when it is long: how one would be broken is a formatter's secret.
+        margin = INDENT * 2
+        call = [f"{margin}{code}{', '.join(passed)})"]
+        if given != "None":
+            call = [f"{margin}{result}: {given} = {code}{', '.join(passed)})"]
+            if len(call[0]) > WIDTH:
+                call = [f"{margin}{result}: {given}"]
+                call += wrapped(f"{margin}{result} = {code}", passed, ")", compact=True)
+        elif len(call[0]) > WIDTH:
+            call = wrapped(f"{margin}{code}", passed, ")", compact=True)
+        returning = [f"{margin}return {result}"] if given != "None" else []
         paragraphs = [function.doc.strip() or f"ECALL `{function.name}`."]
         if function.raises:
             paragraphs.append(f"Raises {', '.join(entry.name for entry in function.raises)}.")
@@ -292,8 +298,9 @@ class _Module:
             simple = all(
                 param.required and param.kind in {POSITIONAL, EITHER} for param in function.params
             )
-            params = [self._handed_over(param) for param in function.params]
-            taken = f"[{', '.join(params)}]" if simple else "..."
+            taken = "..."
+            if simple:
+                taken = f"[{', '.join(self._handed_over(param) for param in function.params)}]"
             lines.append(f"{INDENT}{name}: {callable_}[{taken}, {result}]")
         return [*lines, ""]
 

@@ -75,9 +75,15 @@ class Names:
     def _from(self, module: str) -> list[str]:
         found = {name: local for (of, name), local in self._local.items() if of == module and name}
         plain = sorted((name for name in found if found[name] == name), key=_import_order)
-        lines = wrapped(f"from {module} import ", plain, "", ("(", ")")) if plain else []
-        renamed = sorted((name for name in found if found[name] != name), key=_import_order)
-        return lines + [f"from {module} import {name} as {found[name]}" for name in renamed]
+        lines = [
+            (name, [f"from {module} import {name} as {found[name]}"])
+            for name in found
+            if found[name] != name
+        ]
+        if plain:
+            lines.append((plain[0], wrapped(f"from {module} import ", plain, "", ("(", ")"))))
+        lines.sort(key=lambda entry: _import_order(entry[0]))
+        return [line for _, statement in lines for line in statement]
 
 
 def _import_order(name: str) -> tuple[int, str]:
@@ -152,8 +158,14 @@ def bytes_lines(data: bytes, indent: str) -> list[str]:
     start = 0
     while start < len(data):
         size = WIDTH - len(indent) - 3
-        while len(piece := repr(data[start : start + size])) > WIDTH - len(indent):
+        while len(piece := _raw(data[start : start + size])) > WIDTH - len(indent):
             size -= max(1, (len(piece) - WIDTH + len(indent)) // 4)
         lines.append(indent + piece)
         start += size
     return lines
+
+
+def _raw(data: bytes) -> str:
+    """A bytes literal in the quotes that `text` would choose."""
+    plain = repr(data)
+    return f'b"{plain[2:-1]}"' if plain[1] == "'" and b'"' not in data else plain

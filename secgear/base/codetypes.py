@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import enum
 from collections.abc import Mapping
 
 import msgspec
@@ -23,13 +24,15 @@ _HOMES = {
 }
 _QUALIFIED = frozenset({"datetime", "decimal", "uuid"})
 _TUPLE_METHODS = frozenset({"count", "index"})
+_EMPTY = {"tuple": "()", "bytes": 'b""', "list": "[]", "dict": "{}"}
 
 
 class TypeWriter:
     """Writes the types of one module.
 
-    members: names of fields, methods and parameters. A class that has one of them gets a second,
-    private name, because where that member is in scope the first means something else.
+    members: names of fields, methods and parameters. A class that has one of them, or the name of
+    a built-in, gets a second, private name, because where that member is in scope, or before the
+    class is defined, the first means something else.
     stub: whether defaults are written as ``...``.
     """
 
@@ -44,7 +47,9 @@ class TypeWriter:
         }
         self._names = names
         self._second = {
-            name: names.private(name) for name in sorted(interface.types) if name in members
+            name: names.private(name)
+            for name in sorted(interface.types)
+            if name in members or hasattr(builtins, name)
         }
 
     def write(self, desc: td.TypeDesc) -> str:
@@ -131,11 +136,15 @@ class TypeWriter:
         return isinstance(self._types[name], td.EnumDef)
 
     def _enum(self, name: str, definition: td.EnumDef) -> list[str]:
+        kind = definition.kind
         return [
-            f"class {name}({self._names.use('enum', definition.kind)}):",
+            f"class {name}({self._names.use('enum', kind)}):",
             *docstring([f"The app's enumeration {name}."], INDENT),
             "",
-            *(f"{INDENT}{member} = {literal(value)}" for member, value in definition.members),
+            *(
+                f"{INDENT}{member} = {literal(value)}{_hiding(kind, member)}"
+                for member, value in definition.members
+            ),
         ]
 
     def _struct(self, name: str, definition: td.StructDef) -> list[str]:
@@ -176,9 +185,7 @@ class TypeWriter:
             name = td.enum_of(field, self._types)
             return f"{self._second.get(name, name)}.{field.member}"
         if field.factory:
-            return {"tuple": "()", "bytes": 'b""'}.get(
-                field.factory, f"{self._names.builtin(field.factory)}()"
-            )
+            return _EMPTY.get(field.factory, f"{self._names.builtin(field.factory)}()")
         if field.default is msgspec.UNSET:
             return f"{self._names.use('msgspec')}.UNSET"
         return literal(field.default)
@@ -205,10 +212,13 @@ class TypeWriter:
         lines = []
         for field in fields:
             default = "" if field.required else f" = {self._default(field)}"
-            default = " = ..." if default and self._stub else default
+            # Nobody changes the one list or dict that all tuples share: calls only read it.
+            shared = "  # noqa: RUF012" if default.endswith(("]", "}", "set()")) else ""
+            if default and self._stub:
+                default, shared = " = ...", ""
             # A field may hide a method of tuple; that is the app's choice, not an error here.
             hides = "  # type: ignore[assignment]" if field.name in _TUPLE_METHODS else ""
-            lines.append(f"{INDENT}{field.name}: {self.write(field.type)}{default}{hides}")
+            lines.append(f"{INDENT}{field.name}: {self.write(field.type)}{default}{hides}{shared}")
         return [
             f"class {name}({self._names.use('typing', 'NamedTuple')}):",
             *docstring([f"The app's type {name}."], INDENT),
@@ -223,3 +233,9 @@ class TypeWriter:
             f"class {name}({', '.join(bases)}):",
             *docstring([f"The app's exception {name}."], INDENT),
         ]
+
+
+def _hiding(kind: str, member: str) -> str:
+    """What type checkers must be told of a member that hides an attribute of its enum's base."""
+    hides = any(member in vars(base) for base in getattr(enum, kind).__mro__)
+    return "  # type: ignore[assignment, misc, override, unused-ignore]" if hides else ""

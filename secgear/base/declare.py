@@ -19,6 +19,7 @@ from secgear.errors import InterfaceError
 _VARIABLE = 0x04 | 0x08
 _GENERATOR = 0x20
 _ASYNCHRONOUS = 0x80 | 0x200
+_BYTES: dict[str, Any] = {"bytes": bytes, "bytearray": bytearray, "memoryview": memoryview}
 
 
 def describe_function(
@@ -121,7 +122,7 @@ class _Declaration:
             # Whatever msgspec can't tell apart in a message (two structs without tags, a pattern
             # that is none, …) it says when a decoder is made, in exceptions of several classes.
             raise InterfaceError(f"{where}: {error}") from error
-        self._types[label] = annotation
+        self._types[label] = _buffer(desc) if td.top_level_bytes(desc) else annotation
         return desc, stream
 
     def _hints(self) -> dict[str, Any]:
@@ -154,6 +155,13 @@ def _first_paragraph(doc: str | None) -> str:
     lines = (doc or "").strip().split("\n\n", 1)[0].split()
     text = "".join(char if char.isprintable() else " " for char in " ".join(lines))
     return text[:MAX_TEXT].encode("utf-8", "replace").decode()
+
+
+def _buffer(desc: td.TypeDesc) -> Any:
+    """The plain type of what travels out of band, however it was spelled (NewType, Annotated)."""
+    if isinstance(desc, td.Either):
+        return next(_buffer(part) for part in desc.of if part != td.Basic("None")) | None
+    return _BYTES[td.render(desc)]
 
 
 def _around(function: Any) -> dict[str, Any] | None:

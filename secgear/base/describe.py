@@ -208,22 +208,26 @@ class Describer:
                 "tuples, and classes that are frozen",
             )
 
-    def _hashes(self, desc: td.TypeDesc) -> bool:
+    def _hashes(self, desc: td.TypeDesc, seen: frozenset[str] = frozenset()) -> bool:
+        """seen: named types around it, which are hashable if everything else in them is."""
         match desc:
             case td.Basic(name):
                 return name not in td.UNHASHABLE
             case td.Sequence("list" | "set", _) | td.Dictionary() | td.NDArray() | td.Arrow():
                 return False
             case td.Named(name):
+                if name in seen:
+                    return True
+                inside = seen | {name}
                 definition = self.types.get(name)  # None: it is being described, so it is recursive
                 match definition:
                     case td.StructDef(frozen=False) | td.DictDef():
                         return False
                     case td.StructDef(fields=fields) | td.TupleDef(fields):
-                        return all(self._hashes(field.type) for field in fields)
+                        return all(self._hashes(field.type, inside) for field in fields)
                     case _:
                         return definition is not None
-        return all(self._hashes(part) for part in td.parts(desc))
+        return all(self._hashes(part, seen) for part in td.parts(desc))
 
     def _define(self, plain: Any) -> td.TypeDef | None:
         if issubclass(plain, msgspec.Struct):
@@ -320,7 +324,8 @@ class Describer:
         if issubclass(plain, enum.Flag) and not issubclass(plain, enum.IntFlag):
             # What Flag makes of unknown bits changed between versions of Python 3.11.
             raise self._no(plain, "take an IntFlag, or a set of members of an Enum")
-        values = {type(member.value) for member in plain}
+        # Not ``for member in plain``: that leaves out aliases, and flags of no or of several bits.
+        values = {type(member.value) for member in plain.__members__.values()}
         if values not in ({str}, {int}):
             raise self._no(plain, "values of an enum are all str or all int")
         if issubclass(plain, enum.IntFlag):

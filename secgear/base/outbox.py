@@ -136,14 +136,14 @@ class Outbox:
                 raise EnclaveLost("the connection is closed")
             self._backlog.extend(memoryview(data) for data in buffers if data)
             self._backlog.append(done)
-            flushed = self._flush(block=False)
+            flushed = self._flush(block=False) and not self._broken
         finally:
             self._lock.release()
         if not flushed:
             self._wake_flusher()
         self._kick()
-        written = done.wait(max(0.0, deadline - time.monotonic()))
-        if self._broken:
+        written = flushed or done.wait(max(0.0, deadline - time.monotonic()))
+        if self._broken and not flushed:
             raise EnclaveLost("the connection is closed")
         return written
 
@@ -156,6 +156,8 @@ class Outbox:
         except OSError as error:
             self._broken = True
             raise EnclaveLost("the connection is closed") from error
+        except RecursionError:
+            raise  # the app calls out from too deep down; this did not reach the stream
         except BaseException:
             # An interrupt from the keyboard, say. Nobody can tell how much of a frame is out, so
             # nothing that follows could be understood.

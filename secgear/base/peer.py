@@ -120,7 +120,6 @@ class Peer:
             link.lost = error
             outgoing, link.outgoing = list(link.outgoing.values()), {}
             incoming, link.incoming = list(link.incoming.values()), {}
-        link.outbox.close()
         for pending in outgoing:
             own = type(error)(*error.args)  # one each: raising an exception writes into it
             pending.complete(own)
@@ -129,6 +128,7 @@ class Peer:
             for consumer in call.consumers.values():
                 consumer.end(type(error)(*error.args))
             call.cancel()
+        link.outbox.close()  # last: who is thrown out of a write knows less of the reason
 
     @property
     def lost(self) -> EnclaveLost | None:

@@ -31,6 +31,7 @@ MAX_DEPTH = 32
 POSITIONAL, EITHER, KEYWORD = "positional", "either", "keyword"
 _KINDS = (POSITIONAL, EITHER, KEYWORD)
 _INT64 = (-(2**63), 2**63 - 1)
+_ENUM_VALUES: dict[str, set[type]] = {"IntFlag": {int}, "IntEnum": {int}, "StrEnum": {str}}
 _NUMERIC_LIMITS = frozenset({"gt", "ge", "lt", "le", "multiple_of"})
 
 
@@ -144,8 +145,9 @@ def _enum(name: str, definition: td.EnumDef) -> None:
         raise ValueError(f"{name}: malformed enum")
     _count(definition.members)
     _distinct(name, [member for member, _ in definition.members])
-    if len({type(value) for _, value in definition.members}) != 1:
-        raise ValueError(f"{name}: values of an enum are all str or all int")
+    kinds = {type(value) for _, value in definition.members}
+    if kinds - _ENUM_VALUES.get(definition.kind, {str, int}) or len(kinds) != 1:
+        raise ValueError(f"{name}: values of an {definition.kind} can't be these")
     for member, value in definition.members:
         identifier(member)
         _literal(value)
@@ -182,8 +184,8 @@ def _type(desc: td.TypeDesc, types: Mapping[str, td.TypeDef], depth: int = 0) ->
             raise ValueError(f"unknown dtype {dtype[:MAX_NAME]!r}")
         case td.Limited(_, limits):
             _limits(limits)
-        case td.Either(of) if len(of) < 2:
-            raise ValueError("a union of fewer than two types")
+        case td.Either(of) if len(of) < 2 or any(isinstance(part, td.Either) for part in of):
+            raise ValueError("a union of fewer than two types, or of unions")
         case td.Exactly(values):
             if not values:
                 raise ValueError("a literal without values")

@@ -23,6 +23,7 @@ from secgear.base.build import build
 from secgear.base.codegen import client_module, stub
 from secgear.base.image import Image
 from secgear.base.interface import RESERVED, Interface, describe_function
+from secgear.base.schema import HostTypes
 from secgear.errors import DeadlineExceeded, EnclaveError, InterfaceMismatch
 
 ROOT = Path(__file__).parents[2]
@@ -230,6 +231,80 @@ def attest(report_data: bytes) -> Evidence:
     raise NotImplementedError
 '''
 
+AWKWARD = '''
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from secgear import App
+
+app = App("awkward")
+
+
+class Case(enum.StrEnum):
+    title = "title"
+    index = "index"
+    lower = "lower"
+
+
+class Bits(enum.IntFlag):
+    name = 1
+    real = 2
+
+
+class hash(msgspec.Struct):
+    x: int
+
+
+class type(msgspec.Struct):
+    x: int
+
+
+class Holder(msgspec.Struct):
+    hashed: hash
+    Iterator: type
+    Callable: int = 0
+    Any: int = 0
+
+
+class Shared(NamedTuple):
+    words: list[str] = []
+    numbers: dict[str, int] = {}
+    marks: set[int] = set()
+
+
+@app.ecall
+def a_rather_long_name_for_a_function(
+    another_long_name: Holder, one_more_long_name: Shared, cases: dict[Case, Bits]
+) -> dict[str, tuple[int, Shared]]:
+    """This sentence is longer than a line of the generated module, so that it ends up in a piece
+    of the interface in which there is no quotation mark at all, which is what is tested here."""
+    raise NotImplementedError
+
+
+@app.ecall
+def nothing_to_return_but_long_names(another_long_name_to_give: int, one_more_name: int) -> None:
+    """Nothing."""
+
+
+@app.ecall
+def far(
+    x: dict[str, dict[str, tuple[Literal["one", "two"], Literal["three", "four"], Holder, Shared]]],
+) -> Iterator[int]:
+    """A type that is longer than a line."""
+    yield 1
+
+
+@app.ocall
+def ask(when: datetime.datetime, amount: Decimal | None = None) -> None: ...
+'''
+
 USE = """
 from __future__ import annotations
 
@@ -285,6 +360,13 @@ def data_interface(tmp_path_factory: pytest.TempPathFactory) -> Interface:
     return build(path, debug=True).interface
 
 
+@pytest.fixture(scope="module")
+def awkward_interface(tmp_path_factory: pytest.TempPathFactory) -> Interface:
+    path = tmp_path_factory.mktemp("awkward") / "awkward.py"
+    path.write_text(AWKWARD)
+    return build(path, debug=True).interface
+
+
 def load(tmp_path: Path, source: str, name: str) -> ModuleType:
     """Import generated source as somebody would."""
     path = tmp_path / f"{name}.py"
@@ -328,33 +410,60 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_generated_code_passes_mypy_and_catches_wrong_use(
-    image: Image, data_interface: Interface, tmp_path: Path
+    image: Image, data_interface: Interface, awkward_interface: Interface, tmp_path: Path
 ) -> None:
     (tmp_path / "client.py").write_text(client_module(image.interface, image.measurement))
     (tmp_path / "use.py").write_text(USE)
     (tmp_path / "data.py").write_text(client_module(data_interface))
+    (tmp_path / "awkward.py").write_text(client_module(awkward_interface))
     (tmp_path / "stubs").mkdir()
+    (tmp_path / "stubs" / "awkward_stub.pyi").write_text(stub(awkward_interface))
     (tmp_path / "stubs" / "client_stub.pyi").write_text(stub(image.interface))
     (tmp_path / "stubs" / "data_stub.pyi").write_text(stub(data_interface))
     options = ["--strict", "--follow-imports=silent", f"--cache-dir={tmp_path / 'cache'}"]
-    files = ["client.py", "use.py", "data.py", "stubs/client_stub.pyi", "stubs/data_stub.pyi"]
+    files = ["client.py", "use.py", "data.py", "awkward.py"]
+    files += [f"stubs/{name}_stub.pyi" for name in ("client", "data", "awkward")]
     done = run("mypy", *options, *files, cwd=tmp_path)
     assert done.stdout.startswith("Success"), done.stdout + done.stderr
 
 
 def test_generated_code_passes_ruff_and_needs_no_formatting(
-    image: Image, data_interface: Interface, tmp_path: Path
+    image: Image, data_interface: Interface, awkward_interface: Interface, tmp_path: Path
 ) -> None:
-    for number, interface in enumerate((image.interface, data_interface)):
+    interfaces = (image.interface, data_interface, awkward_interface, _shorter(awkward_interface))
+    for number, interface in enumerate(interfaces):
         (tmp_path / f"client{number}.py").write_text(client_module(interface, image.measurement))
         (tmp_path / f"stub{number}.pyi").write_text(stub(interface))
-    done = run("ruff", "check", "--isolated", "--no-cache", ".", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    done = run(
-        "ruff", "format", "--isolated", "--no-cache", "--diff", "client0.py", "client1.py",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+    for command in (["check"], ["format", "--diff"]):
+        done = run("ruff", *command, "--isolated", "--no-cache", ".", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+
+
+def _shorter(awkward: Interface) -> Interface:
+    """Without the type that no line can hold, so that formatters and linters look at the rest."""
+    ecalls = {name: function for name, function in awkward.ecalls.items() if name != "far"}
+    return msgspec.structs.replace(awkward, ecalls=ecalls)
+
+
+def test_only_a_type_longer_than_a_line_keeps_formatters_out(
+    image: Image, awkward_interface: Interface
+) -> None:
+    assert "fmt: off" not in client_module(image.interface, image.measurement)
+    assert "fmt: off" in client_module(awkward_interface)
+    assert "fmt: off" not in client_module(_shorter(awkward_interface))
+
+
+def test_awkward_names_can_be_imported_and_used(
+    awkward_interface: Interface, tmp_path: Path
+) -> None:
+    module = load(tmp_path, client_module(awkward_interface), "generated_awkward")
+    try:
+        types = HostTypes(awkward_interface, module.TYPES)
+        assert types.namespace.Holder is module.Holder
+        assert module.Shared() == ([], {}, set())
+        assert module.Case.title == "title"
+    finally:
+        del sys.modules["generated_awkward"]
 
 
 def test_the_same_interface_gives_the_same_text(image: Image) -> None:

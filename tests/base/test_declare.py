@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NewType
 
 import msgspec
 import pytest
 
 from secgear.base import typedesc as td
 from secgear.base.declare import describe_function
+from secgear.base.functions import compile_function
 from secgear.base.signature import Function, signature
 from secgear.base.tee import Evidence
 from secgear.errors import InterfaceError
@@ -69,6 +70,31 @@ def test_the_evidence_of_a_guest_can_be_returned() -> None:
     def attest(report_data: bytes) -> Evidence: ...
 
     assert described(attest).result == td.Named("Evidence")
+
+
+Key = NewType("Key", bytes)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [Key, Key | None, NewType("Inner", Key), Annotated[bytes | None, "key"], Annotated[Key, "key"]],
+)
+def test_every_spelling_of_bytes_travels_out_of_band(annotation: Any) -> None:
+    def f(items, data=b""):  # type: ignore[no-untyped-def]
+        yield from items
+
+    f.__annotations__ = {
+        "items": Iterator[annotation],
+        "data": annotation,
+        "return": Iterator[annotation],
+    }
+    function, types, _ = describe_function(f)
+    compiled = compile_function(function, types, {})
+    large = b"x" * 200_000
+    packed = compiled.arguments.encode({"data": large})
+    assert len(packed.body) < 100
+    attached = [bytearray(view) for view in packed.attachments]
+    assert compiled.arguments.decode(packed.body, attached) == {"data": large}
 
 
 def test_names_of_the_enclosing_function_are_known() -> None:

@@ -44,6 +44,15 @@ class Hard(msgspec.Struct, frozen=True):
     name: str
 
 
+class Branch(msgspec.Struct, frozen=True):
+    twigs: tuple[Branch, ...] = ()
+
+
+class BranchWithList(msgspec.Struct, frozen=True):
+    twigs: tuple[BranchWithList, ...]
+    leaves: list[int]
+
+
 class HardWithList(msgspec.Struct, frozen=True):
     names: list[str]
 
@@ -54,6 +63,11 @@ class Shade(enum.Enum):
 
 class Bits(enum.Flag):
     A = 1
+
+
+class Combined(enum.IntFlag):
+    NONE = 0
+    BOTH = 3
 
 
 class Names(enum.Enum):
@@ -141,6 +155,7 @@ def fields(annotation: Any) -> dict[str, td.FieldDesc]:
         (set[list[int]], "not hashable"),
         (dict[Soft, int], "Soft is not hashable"),
         (set[HardWithList], "HardWithList is not hashable"),
+        (set[BranchWithList], "BranchWithList is not hashable"),
         (frozenset[bytearray], "not hashable"),
         (Nowhere, "'Missing' is not defined"),
         (HalfMade, "made has init=False and no default"),
@@ -182,6 +197,13 @@ def test_constraints_are_part_of_the_type() -> None:
 
 def test_hashable_classes_may_be_keys() -> None:
     assert describe(dict[Hard, set[tuple[int, Names]]])
+    assert describe(set[Branch])
+
+
+def test_flags_without_a_single_bit_are_flags() -> None:
+    describer = Describer("f(x)")
+    describer.describe(Combined)
+    assert describer.types["Combined"] == td.EnumDef("IntFlag", (("NONE", 0), ("BOTH", 3)))
 
 
 def test_a_class_derived_from_a_generic_one_is_concrete() -> None:

@@ -414,6 +414,15 @@ def _returns(desc: Any) -> bytes:
     return _interface(ecalls={"f": {"name": "f", "params": [], "result": desc}})
 
 
+def _union(*more: Any) -> Any:
+    plain = [{"type": "basic", "name": name} for name in ("int", "str")]
+    return {"type": "either", "of": [*plain, *more]}
+
+
+def _enum(kind: str, value: Any) -> bytes:
+    return _interface(types={"E": {"type": "enum", "kind": kind, "members": [["A", value]]}})
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -427,6 +436,10 @@ def _returns(desc: Any) -> bytes:
         (_returns({"type": "basic", "name": "os.system"}), "unknown type 'os.system'"),
         (_returns({"type": "named", "name": "Nobody"}), "undefined type 'Nobody'"),
         (_returns({"type": "ndarray", "dtype": "object_"}), "unknown dtype 'object_'"),
+        (_returns(_union(_union())), "fewer than two types, or of unions"),
+        (_enum("IntEnum", "1"), "values of an IntEnum"),
+        (_enum("IntFlag", "a"), "values of an IntFlag"),
+        (_enum("StrEnum", 1), "values of an StrEnum"),
         (_interface(types={"a-b": {"type": "dict", "fields": []}}), "'a-b' can't be a name"),
         (_interface(types={"class": {"type": "dict", "fields": []}}), "a keyword of Python"),
         (_interface(types={"__x": {"type": "dict", "fields": []}}), "Python's own"),

@@ -106,7 +106,7 @@ def tidiness() -> list[int]:
 
 @app.ecall
 def stubborn() -> int:
-    for n in range(100):
+    for n in range(30):
         try:
             for _ in range(20_000):
                 pass
