@@ -22,7 +22,6 @@ _FRAMEWORK: dict[str, type[errors.CallError]] = {
         errors.LimitExceeded,
         errors.OcallFailed,
         errors.ProtocolError,
-        errors.UnknownCall,
     )
 }
 
@@ -93,6 +92,9 @@ def restore(function: str, body: ErrorBody, declared: Mapping[str, Any]) -> Exce
         if text:
             message = f"{message}. Debug image, traceback:\n{text}"
         return errors.EnclaveInternalError(message, incident)
+    if body.code == errors.UnknownCall.code:
+        # The interfaces were compared, so it has the function; it stops serving when it closes.
+        return errors.EnclaveLost(f"{function}: the other side serves no calls any more")
     framework = _FRAMEWORK.get(body.code)
     if framework is None:
         return errors.ProtocolError(f"{function}: unknown error code {clip(body.code, 64)!r}")

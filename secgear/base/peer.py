@@ -160,7 +160,8 @@ class Peer:
         return self._link.shielded()
 
     def cancel_all(self) -> None:
-        """Cancel every call being served."""
+        """Cancel every call being served; the end of the connection follows."""
+        self._serving.closing = True
         with self._link.lock:
             incoming = list(self._link.incoming.values())
         for call in incoming:

@@ -23,9 +23,9 @@ from secgear.base.app import App, Ecall
 from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.image import Image
 from secgear.base.interface import bind
-from secgear.base.signature import spread
 from secgear.base.logs import open_channel
 from secgear.base.peer import Peer
+from secgear.base.signature import spread
 from secgear.base.tee import Guest, Stream
 from secgear.base.transport.arena import Arena
 from secgear.base.wire import VERSION, ErrorBody, Frame, Hello, Kind, Limits, Ready, frame

@@ -32,6 +32,7 @@ from secgear.base.wire import (
 from secgear.errors import (
     ArgumentError,
     CallError,
+    Cancelled,
     EnclaveLost,
     LimitExceeded,
     ProtocolError,
@@ -49,6 +50,7 @@ class Serving:
 
     served: the functions it offers. interrupt: (thread, strike or clear) raises Cancelled in a
     thread that runs app code; None on the host, whose handlers are not interrupted.
+    closing: this side ends the connection, which is what calls that are cut short are told.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Serving:
         served: Mapping[str, Served],
         interrupt: Callable[[int, bool], None] | None,
     ) -> None:
+        self.closing = False
         self._link = link
         self._served = served
         self._interrupt = interrupt
@@ -232,6 +235,8 @@ class Serving:
 
     def _fault(self, id: int, incoming: Incoming, error: BaseException) -> None:
         self._finish(id)
+        if self.closing and isinstance(error, Cancelled):
+            return
         link = self._link
         body = faults.describe(
             error, incoming.served.raises, enclave=not link.host, debug=link.debug

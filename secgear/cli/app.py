@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 import secgear
-from secgear.cli import codegen, doctor, images, new, run
+from secgear.cli import codegen, doctor, images, new, run, signing
 from secgear.cli.output import AsJson, CommandError, Interrupted, UsageError, fail
 from secgear.errors import SecGearError
 
@@ -25,8 +25,8 @@ app = typer.Typer(
 app.command()(doctor.doctor)
 app.command()(new.new)
 app.command()(images.build)
-app.command()(images.keygen)
-app.command()(images.sign)
+app.command()(signing.keygen)
+app.command()(signing.sign)
 app.command()(images.measure)
 app.command()(images.inspect)
 app.command()(run.run)
@@ -40,7 +40,11 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 
 @app.command()
 def demo(as_json: AsJson = False) -> None:
-    """Join two parties' real data inside an enclave, then try to break in."""
+    """Join two parties' real data inside an enclave, then try to break in.
+
+    Started by root, it continues as nobody: root may look into every process, so a break-in by
+    root would show nothing.
+    """
     from secgear.cli.demo import demo as show
 
     show(as_json)
@@ -69,7 +73,7 @@ def main() -> None:
     # As for an interrupt, so that enclaves are closed and half-written files go away.
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="secgear", standalone_mode=False)
         sys.stdout.flush()
     except _WrongUsage as error:
         _refuse(error)
@@ -92,11 +96,10 @@ def main() -> None:
         fail(CommandError(f"{error.filename or 'the system says'}: {error.strerror or error}"))
     except Exception as error:  # noqa: BLE001  # a traceback tells a user nothing
         _trace()
+        # Its text stays unsaid: nobody knows what is in it.
+        kind = type(error).__name__
         fail(
-            CommandError(
-                f"secgear has a defect: {type(error).__name__}: {error}; please report it with "
-                "what SECGEAR_DEBUG=1 shows"
-            )
+            CommandError(f"secgear has a defect ({kind}); please report what SECGEAR_DEBUG=1 shows")
         )
     if status == _INTERRUPTED:  # what Typer makes of KeyboardInterrupt
         fail(Interrupted("interrupted"))

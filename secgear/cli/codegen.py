@@ -14,7 +14,8 @@ from secgear.cli.output import AsJson, check_target, emit, write_file
 def codegen(
     image: ImageOrSource,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write; stdout by default.")
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write; stdout by default.", readable=False),
     ] = None,
     stub: Annotated[
         bool, typer.Option("--stub", help="Only types (.pyi), for the handle as it is.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def doctor(
     as_json: AsJson = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show what each probe saw.")
+        bool, typer.Option("--verbose", "-v", help="Show isolation layers and what probes saw.")
     ] = False,
 ) -> None:
     """Examine this machine for every TEE: available, or the exact reason and what would fix it.
@@ -58,7 +58,7 @@ def _show(report: Report, *, verbose: bool) -> None:
         label = row.name + ("\n[yellow]simulation[/]" if row.simulated else "")
         table.add_row(label, state, why)
     console.print(table)
-    for row in report.tees:
+    for row in report.tees if verbose else ():
         if not row.layers:
             continue
         layers = Table(title=f"layers of {row.name}: name them in launch(require=[...])")
@@ -73,4 +73,12 @@ def _show(report: Report, *, verbose: bool) -> None:
     if report.auto is None:
         console.print("[red]No TEE is available here.[/]")
     else:
-        console.print(f'tee="auto" takes [bold]{report.auto}[/] here.')
+        chosen = next(row for row in report.tees if row.name == report.auto)
+        console.print(
+            f'tee="auto" takes [bold]{report.auto}[/] here'
+            + (
+                ": a simulation, no protection from whoever administers this machine."
+                if chosen.simulated
+                else "."
+            )
+        )

@@ -1,4 +1,4 @@
-"""``secgear build``, ``keygen``, ``sign``, ``measure`` and ``inspect``: the life of an image."""
+"""``secgear build``, ``measure`` and ``inspect``: make an image and see what it is."""
 
 from __future__ import annotations
 
@@ -7,31 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from secgear.cli.output import (
-    AsJson,
-    UsageError,
-    check_target,
-    emit,
-    note,
-    progress,
-    read,
-    write_file,
-)
+from secgear.cli.output import AsJson, UsageError, check_target, emit, note, progress
 from secgear.errors import ImageRefused
 
 if TYPE_CHECKING:
     from secgear.base.image import Image, LaunchPolicy
 
-# Whatever else a target holds is not replaced: docs/adr/0002-image-format.md fixes both.
-IMAGE_BEGINNING: Final = b"PK\x03\x04\x14" + bytes(7) + b"\x21\x00"
-_TO_BE_SIGNED_BEGINNING: Final = b"secgear image v1\n"
-_MAX_SMALL_FILE: Final = 64 << 10
+# How an earlier output begins, which may be replaced: docs/adr/0002-image-format.md.
+_IMAGE_BEGINNING: Final = b"PK\x03\x04\x14" + bytes(7) + b"\x21\x00"
 
-Source = Annotated[Path, typer.Argument(help="A .py file or a folder: the app's source.")]
-ImageFile = Annotated[Path, typer.Argument(help="An image file (.sgear).")]
-ImageOrSource = Annotated[Path, typer.Argument(help="An image file, or an app's source.")]
-PassphraseFile = Annotated[
-    Path | None, typer.Option(help="File whose first line is the key file's passphrase.")
+Source = Annotated[
+    Path, typer.Argument(help="A .py file or a folder: the app's source.", readable=False)
+]
+ImageFile = Annotated[Path, typer.Argument(help="An image file (.sgear).", readable=False)]
+ImageOrSource = Annotated[
+    Path, typer.Argument(help="An image file, or an app's source.", readable=False)
+]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", help="A debug image: tracebacks may leave; verifiers refuse it."),
 ]
 Signer = Annotated[
     list[str] | None, typer.Option(help="Accept only this signer (96 hex digits); repeatable.")
@@ -42,11 +36,12 @@ MinSvn = Annotated[int, typer.Option(min=0, help="Refuse images with a lower svn
 def build(
     source: Source,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write; NAME.sgear by default.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Where to write; NAME.sgear by default.", readable=False
+        ),
     ] = None,
-    debug: Annotated[
-        bool, typer.Option(help="Tracebacks may leave; no verifier accepts it by default.")
-    ] = False,
+    debug: Debug = False,
     as_json: AsJson = False,
 ) -> None:
     """Build an image: the same bytes for the same source, anywhere."""
@@ -54,92 +49,24 @@ def build(
 
     with progress(f"building {source}"):
         image = build_image(source, debug=debug)
-    path = output or Path(f"{image.manifest.name}.sgear")
-    _save(image, path)
-    _report(image, path, as_json=as_json)
+    name = image.manifest.name
+    if output is None and Path(name).name != name:
+        raise UsageError(f"the app's name {name!r} is no name for a file; give one with -o")
+    path = output or Path(f"{name}.sgear")
+    save(image, path)
+    report(image, path, as_json=as_json)
 
 
-def keygen(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the key (PEM).")],
-    algorithm: Annotated[str, typer.Option(help="ed25519 or ecdsa-p384-sha384.")] = "ed25519",
-    passphrase: Annotated[
-        bool, typer.Option("--passphrase", help="Ask for a passphrase to encrypt the file with.")
-    ] = False,
-    passphrase_file: PassphraseFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a signing key that only you can read. An existing file is never overwritten."""
-    from secgear.base import signing
+def measure(image: ImageOrSource, debug: Debug = False, as_json: AsJson = False) -> None:
+    """What each TEE would report for an image: the reference values of verifiers.
 
-    secret = _passphrase(passphrase_file)
-    if passphrase and secret is None:
-        secret = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True).encode()
-    key = signing.generate_key(algorithm)
-    signing.save_private_key(key, output, secret)
-    signer = signing.signer_of(key).hex()
-    if as_json:
-        emit({"key": str(output), "algorithm": algorithm, "signer": signer})
-    else:
-        typer.echo(f"key     {output}\nsigner  {signer}")
-
-
-def sign(
-    image: ImageFile,
-    key: Annotated[Path | None, typer.Option(help="Sign with this private key.")] = None,
-    passphrase_file: PassphraseFile = None,
-    digest: Annotated[
-        bool, typer.Option("--digest", help="Write what an external signer has to sign.")
-    ] = False,
-    attach: Annotated[
-        Path | None, typer.Option(help="Attach this signature, made elsewhere.")
-    ] = None,
-    public_key: Annotated[
-        Path | None, typer.Option(help="The external signer's public key, with --attach.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Where to write; in place by default."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Sign an image with --key, or in two steps: --digest, an external signer, --attach.
-
-    Ed25519: openssl pkeyutl -sign -rawin -inkey KEY -in FILE.tbs -out FILE.sig
-    ECDSA P-384: openssl dgst -sha384 -sign KEY -out FILE.sig FILE.tbs
+    From source: for the image that secgear build would make of it.
     """
-    from secgear.base import signing
-    from secgear.base.image import Image
-
-    if [key is not None, digest, attach is not None].count(True) != 1:
-        raise UsageError("sign takes one of --key, --digest, --attach")
-    if (attach is None) != (public_key is None):
-        raise UsageError("--attach and --public-key go together")
-    loaded = Image.load(image)
-    if digest:
-        path = output or image.with_suffix(".tbs")
-        check_target(path, _TO_BE_SIGNED_BEGINNING)
-        write_file(path, signing.to_be_signed(loaded))
-        if as_json:
-            emit({"to_be_signed": str(path), "measurement": loaded.measurement.hex()})
-        else:
-            typer.echo(f"to be signed  {path}")
-        return
-    if key is not None:
-        signed = signing.sign(loaded, _load_key(key, passphrase_file))
-    elif attach is not None and public_key is not None:
-        signed = signing.attach(
-            loaded, read(attach, _MAX_SMALL_FILE), signing.load_public_key(public_key)
-        )
-    path = output or image
-    _save(signed, path)
-    _report(signed, path, as_json=as_json)
-
-
-def measure(image: ImageOrSource, as_json: AsJson = False) -> None:
-    """What each TEE would report for an image: the reference values of verifiers."""
     from secgear.base.tee import discover
 
-    loaded = open_image(image)
+    if debug and not is_source(image):
+        raise UsageError(f"{image}: an image is what it is; --debug is for source")
+    loaded = open_image(image, debug=debug)
     manifest = loaded.manifest
     process: dict[str, Any] = {
         "measurement": loaded.measurement.hex(),
@@ -161,9 +88,8 @@ def measure(image: ImageOrSource, as_json: AsJson = False) -> None:
         emit({"schema": "secgear.measure/1", "tees": {"process": process, **others}})
         return
     for name, value in process.items():
-        typer.echo(f"process  {name:12} {'none' if value is None else value}")
-    for name in others:
-        typer.echo(f"{name:8} not computable: {reason}")
+        typer.echo(f"process  {name:12} {_shown(value)}")
+    typer.echo(f"not computable for {', '.join(others)}: {reason}")
 
 
 def inspect(
@@ -194,6 +120,7 @@ def inspect(
         "version": manifest.version,
         "product": manifest.product,
         "svn": manifest.svn,
+        "entry": manifest.entry,
         "debug": manifest.debug,
         "measurement": loaded.measurement.hex(),
         "signer": loaded.signer.hex() if loaded.signer else None,
@@ -202,6 +129,8 @@ def inspect(
         "memory": manifest.memory,
         "ecalls": [signature(function) for function in interface.ecalls.values()],
         "ocalls": [signature(function) for function in interface.ocalls.values()],
+        "python": manifest.python or None,
+        "platform": manifest.platform or None,
         "requires": {item.name: item.version for item in manifest.requires},
         "files": {path: digest.hex() for path, digest in manifest.files.items()},
         "refused": refusal,
@@ -250,33 +179,14 @@ def policy(
     return LaunchPolicy(signers=accepted, minimum_svn=min_svn, unsigned=unsigned, debug=debug)
 
 
-def _load_key(path: Path, passphrase_file: Path | None) -> Any:
-    from secgear.base import signing
-    from secgear.errors import KeyFileError
-
-    secret = _passphrase(passphrase_file)
-    try:
-        return signing.load_private_key(path, secret)
-    except KeyFileError as error:
-        import sys
-
-        if secret is not None or "encrypted" not in str(error) or not sys.stdin.isatty():
-            raise
-    return signing.load_private_key(path, typer.prompt("Passphrase", hide_input=True).encode())
-
-
-def _passphrase(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    return read(path).split(b"\n", 1)[0].rstrip(b"\r")
-
-
-def _save(image: Image, path: Path) -> None:
-    check_target(path, IMAGE_BEGINNING)
+def save(image: Image, path: Path) -> None:
+    """Write an image, in place of an older one or of nothing."""
+    check_target(path, _IMAGE_BEGINNING)
     image.save(path)
 
 
-def _report(image: Image, path: Path, *, as_json: bool) -> None:
+def report(image: Image, path: Path, *, as_json: bool) -> None:
+    """Say what has been written."""
     signer = image.signer.hex() if image.signer else None
     document = {
         "image": str(path),
@@ -306,4 +216,10 @@ def _show(document: dict[str, Any]) -> None:
             for line in lines:
                 typer.echo(f"  {line}")
         else:
-            typer.echo(f"{name:12} {'none' if value is None else value}")
+            typer.echo(f"{name:12} {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import keyword
-import shutil
+import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from secgear.cli.output import AsJson, UsageError, emit
 
+_TAKEN: Final = frozenset({"host", "pytest", "secgear", "tests"})
 _APP = '''"""What runs inside the enclave. The annotations are its interface."""
 
 from secgear import App
@@ -82,18 +84,19 @@ Keep `signer.pem` out of version control.
 def new(
     name: Annotated[str, typer.Argument(help="The app's name, a Python identifier.")],
     directory: Annotated[
-        Path | None, typer.Option("--directory", "-d", help="Where; ./NAME by default.")
+        Path | None,
+        typer.Option("--directory", "-d", help="Where; ./NAME by default.", readable=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start an app: the program, a host for it, and a test that passes."""
     if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name):
         raise UsageError(f"{name!r}: the name of an app is a Python identifier, such as word_count")
-    if name in {"secgear", "tests"}:
-        raise UsageError(f"{name!r}: this name is taken; call the app something else")
+    if name in sys.stdlib_module_names or name in _TAKEN:
+        raise UsageError(
+            f"{name!r}: a module of this name exists already; call the app something else"
+        )
     target = directory or Path(name)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target}: exists already; choose another folder with --directory")
     files = {
         f"{name}/__init__.py": '"""The trusted program."""\n',
         f"{name}/app.py": _APP,
@@ -103,17 +106,9 @@ def new(
         ".gitignore": "*.pem\n*.sgear\n__pycache__/\n",
     }
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, then renamed: a folder that is there is complete.
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".secgear-new-") as folder:
-            staged = Path(folder) / "new"
-            for path, text in files.items():
-                file = staged / path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text.format(name=name), encoding="utf-8")
-            if target.exists():
-                target.rmdir()
-            shutil.move(staged, target)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise UsageError(f"{target}: exists already; choose another folder with --directory")
+        _write(target, {path: text.format(name=name) for path, text in files.items()})
     except OSError as error:
         raise UsageError(f"{target}: can't be written: {error.strerror or error}") from error
     if as_json:
@@ -121,3 +116,32 @@ def new(
         return
     typer.echo(f"{target}: {', '.join(sorted(files))}")
     typer.echo(f"next: cd {target} && python host.py")
+
+
+def _write(target: Path, files: dict[str, str]) -> None:
+    """Write the files and then put them in place, so that a folder that is there is complete."""
+    with contextlib.ExitStack() as undo:
+        for missing in (target.parent, *target.parent.parents):
+            if not missing.exists():
+                undo.callback(_remove_empty, missing)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        there = target.exists()  # as an empty folder, perhaps the one we stand in
+        with tempfile.TemporaryDirectory(
+            dir=target if there else target.parent, prefix=".secgear-new-"
+        ) as folder:
+            staged = Path(folder, "new")
+            for path, text in files.items():
+                file = staged / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            if there:
+                for entry in sorted(staged.iterdir()):
+                    entry.rename(target / entry.name)
+            else:
+                staged.rename(target)
+        undo.pop_all()
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

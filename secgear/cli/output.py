@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import IO, Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -144,11 +144,8 @@ def check_target(path: Path, beginning: bytes | None = None) -> None:
         raise UsageError(f"{path}: not a regular file; name another with -o")
     if beginning is None:
         raise UsageError(f"{path}: exists already; remove it, or name another with -o")
-    try:
-        with path.open("rb") as file:
-            found = file.read(len(beginning))
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+    with open_data(path) as file:
+        found = file.read(len(beginning))
     if found and found != beginning:
         raise UsageError(
             f"{path}: exists already and is something else; remove it, or name another with -o"
@@ -178,20 +175,32 @@ def write_file(path: Path, data: bytes) -> None:
         raise UsageError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
+def open_data(path: Path) -> IO[bytes]:
+    """A file or pipe, opened for reading.
+
+    Raises UsageError when it can't be opened or is something else: a device may never end.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+    mode = os.fstat(file.fileno()).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        file.close()
+        raise UsageError(f"{path}: can't be read: neither a file nor a pipe")
+    return file
+
+
 def read(path: Path, limit: int = 4 << 30) -> bytes:
     """The bytes of a file or pipe. limit: how many it may have.
 
-    Raises UsageError when it can't be read, is too large or neither of them: a device may never end.
+    Raises UsageError when it can't be read or is larger.
     """
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
-                raise UsageError(f"{path}: neither a file nor a pipe")
+    with open_data(path) as file:
+        try:
             data = file.read(limit + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path}: can't be read: {reason}") from error
+        except OSError as error:
+            raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
     if len(data) > limit:
         raise UsageError(f"{path}: larger than {limit} bytes")
     return data
