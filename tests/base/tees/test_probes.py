@@ -110,6 +110,12 @@ def test_a_probe_whose_look_fails_says_so(kind, monkeypatch):
 
 def test_probing_here_is_quick_repeatable_and_leaves_nothing():
     tees = [kind() for kind in PROBED]
+
+    def children() -> set[str]:
+        listing = Path(f"/proc/self/task/{os.getpid()}/children")
+        return set(listing.read_text().split()) if listing.exists() else set()
+
+    others = children()
     before = len(list(Path("/proc/self/fd").iterdir()))
     # Where QEMU is installed, a loaded machine may need all the time it is given.
     installed = this_machine().which(f"qemu-system-{os.uname().machine}", "nitro-cli")
@@ -125,9 +131,9 @@ def test_probing_here_is_quick_repeatable_and_leaves_nothing():
     assert [tee.probe() for tee in tees] == first
     again = [msgspec.json.encode(tee.probe(), order="sorted") for tee in random.sample(tees, 7)]
     assert sorted(again) == sorted(msgspec.json.encode(found, order="sorted") for found in first)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    assert not children.exists() or children.read_text() == ""
+    # Fewer is fine: what other tests left to the collector may go meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert children() <= others
 
 
 @pytest.mark.root
