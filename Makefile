@@ -55,9 +55,11 @@ check-fast: $(call ready,check)
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 
-# Every property test again and again, with other generated input each time.
+# Hostile frames for half of the time, then every property test again and again, with other
+# generated input each time.
 fuzz: $(call ready,test)
-	@end=$$(($$(date +%s) + 60 * $(MINUTES))); \
+	@FUZZ_SECONDS=$$((30 * $(MINUTES))) $(BIN)/python tests/fuzz/run.py
+	@end=$$(($$(date +%s) + 30 * $(MINUTES))); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	    $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default -n auto -q $(ARGS) || exit 1; \
 	done

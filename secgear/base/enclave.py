@@ -29,6 +29,8 @@ from secgear.base.signature import spread
 from secgear.base.tee import Layer, Running
 from secgear.base.transport.arena import Arena
 from secgear.base.wire import (
+    LOG_BURST,
+    LOG_RATE,
     VERSION,
     ErrorBody,
     Frame,
@@ -54,6 +56,8 @@ from secgear.errors import (
 )
 
 _OCALL_THREADS = 256
+_PLATFORM_REQUESTS = 16
+"""Requests of one enclave to its platform at once: each of its threads has one at the most."""
 _encode = msgspec.msgpack.Encoder().encode
 _ready = msgspec.msgpack.Decoder(Ready)
 _error_body = msgspec.msgpack.Decoder(ErrorBody)
@@ -118,6 +122,8 @@ class _Connection:
             served=served,
         )
         self._room = threading.BoundedSemaphore(limits.calls)
+        self._log_room, self._log_last = LOG_BURST * 2.0, time.monotonic()
+        self._asking = threading.BoundedSemaphore(_PLATFORM_REQUESTS)
         self._met = Inbox()
         self._ready: Ready | None = None
         self._refusal: Exception | None = None
@@ -160,6 +166,8 @@ class _Connection:
         self._met.wake()
 
     def _explain(self) -> str:
+        if self.closed:  # it left because it was told to
+            self.peer.fail(EnclaveClosed(f"{self._name}: the enclave was closed"))
         self.running.stop(0.2)
         return f"{self._name}: {self.running.diagnose() or 'the connection was closed'}"
 
@@ -246,16 +254,30 @@ class _Connection:
         self._met.wake()
 
     def _on_platform(self, entry: Frame) -> None:
+        if not self._asking.acquire(blocking=False):
+            raise ProtocolError("it asks its platform for too much at once")
+
         # Not on the reading thread: signing takes its time.
         def answer() -> None:
-            with contextlib.suppress(EnclaveLost):
-                reply = self.running.platform(entry.payload)
-                self.peer.outbox.send(frame(Kind.ANSWER, entry.id, reply))
+            try:
+                with contextlib.suppress(EnclaveLost):
+                    reply = self.running.platform(entry.payload)
+                    self.peer.outbox.send(frame(Kind.ANSWER, entry.id, reply))
+            finally:
+                self._asking.release()
 
-        self._workers.submit(answer)
+        if not self._workers.submit(answer):
+            self._asking.release()
 
     def _on_log(self, entry: Frame) -> None:
         record = _log_record.decode(entry.payload)
+        # The enclave keeps to a rate by itself; one that does not must not fill the host's log.
+        now = time.monotonic()
+        self._log_room = min(LOG_BURST * 2.0, self._log_room + (now - self._log_last) * LOG_RATE)
+        self._log_last = now
+        if self._log_room < 1:
+            return
+        self._log_room -= 1
         logger = _logger.getChild(f"enclave.{self._name}")
         # What an enclave says is data: no control characters reach a terminal or a log file.
         message = "".join(char if char.isprintable() else "�" for char in record.message)
@@ -548,7 +570,8 @@ def _future(connection: _Connection, pending: Outgoing, deadline: float | None) 
 
     future.add_done_callback(dropped)
     # Decoding a large result belongs on a worker, not on the thread that reads.
-    pending.when_done(lambda: connection.peer.defer(settle))
+    # A failure has nothing to decode, and no busy worker may hold it up.
+    pending.when_done(lambda: settle() if pending.failed else connection.peer.defer(settle))
     return future
 
 

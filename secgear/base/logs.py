@@ -17,16 +17,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from secgear.base.wire import Kind, LogRecord, clip, frame
+from secgear.base.wire import LOG_BURST, LOG_RATE, Kind, LogRecord, clip, frame
 from secgear.errors import EnclaveLost
 
 if TYPE_CHECKING:
     from secgear.base.peer import Peer
-
-RATE = 200.0
-"""Records a second that leave in the long run."""
-BURST = 1000
-"""Records that may leave at once after a quiet time."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -49,12 +44,12 @@ def open_channel(peer: Peer, level: str) -> None:
 
 
 class _ChannelHandler(logging.Handler):
-    """Sends records as LOG frames, at most `RATE` a second."""
+    """Sends records as LOG frames, at most `LOG_RATE` a second."""
 
     def __init__(self, peer: Peer, level: int) -> None:
         super().__init__(level)
         self._peer = peer
-        self._tokens = float(BURST)
+        self._tokens = float(LOG_BURST)
         self._last = time.monotonic()
         self._suppressed = 0
         # No exc_info in the text: a traceback's message may hold what must stay inside. Debug
@@ -64,7 +59,7 @@ class _ChannelHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with self._peer.shielded():
             now = time.monotonic()
-            self._tokens = min(float(BURST), self._tokens + (now - self._last) * RATE)
+            self._tokens = min(float(LOG_BURST), self._tokens + (now - self._last) * LOG_RATE)
             self._last = now
             if self._tokens < 1:
                 self._suppressed += 1

@@ -70,6 +70,10 @@ ARGUMENTS = 0xFFFF
 VALUE = 0xFFFE
 """Index of DATA that belongs to the result of a call."""
 MAX_STREAMS = 255
+LOG_RATE = 200.0
+"""Log records a second that leave an enclave in the long run; a host takes no more."""
+LOG_BURST = 1000
+"""Log records that may leave at once after a quiet time."""
 
 _KINDS = {int(kind): kind for kind in Kind}
 _FLAGS = {

@@ -354,6 +354,19 @@ def test_a_flood_of_log_records_is_data_and_nothing_more(
     assert all(message.isprintable() for message in messages)
 
 
+def test_a_flood_of_platform_requests_ends_the_connection(start: Start) -> None:
+    def script(enclave: LyingEnclave, entry: Frame) -> None:
+        if entry.kind is Kind.HELLO:
+            release = threading.Event()
+            enclave.platform = lambda _: str(release.wait(3)).encode()  # type: ignore[method-assign]
+        elif entry.kind is Kind.CALL:
+            enclave.say(frame(Kind.PLATFORM, 1, bytes(60_000)) * 500)
+            enclave.say(value(entry.id, "ok"))
+
+    with pytest.raises(errors.EnclaveLost, match="platform"):
+        start(script).echo("x")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_hostile_frames_never_crash_hang_or_fool_the_host(
     start: Start, image: Image, seed: int

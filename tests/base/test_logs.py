@@ -12,7 +12,7 @@ import secgear
 from secgear.base.build import build
 from secgear.base.enclave import Enclave
 from secgear.base.image import LaunchPolicy
-from secgear.base.logs import BURST
+from secgear.base.wire import LOG_BURST as BURST
 
 APP = """
 import logging
