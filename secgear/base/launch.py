@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,10 +12,12 @@ from secgear.base.enclave import Enclave
 from secgear.base.image import Image, LaunchPolicy
 from secgear.base.interface import Interface, diff
 from secgear.base.schema import HostTypes
-from secgear.base.tee import LaunchConfig, choose
+from secgear.base.tee import LaunchConfig, Tee, choose
 from secgear.base.transport.arena import CHUNK_SIZE
 from secgear.base.wire import Limits
 from secgear.errors import ArgumentError, InterfaceMismatch, UnknownCall
+
+_logger = logging.getLogger("secgear")
 
 
 def launch(
@@ -81,6 +84,7 @@ def launch(
     technology, _ = choose(tee)
     config = LaunchConfig(timeout=timeout, require=tuple(require), shared_size=shared_size)
     running = technology.launch(image, config)
+    _say(image, technology)
     return Enclave(
         running,
         image,
@@ -90,4 +94,17 @@ def launch(
         limits=limits or Limits(),
         deadline=deadline,
         timeout=timeout,
+    )
+
+
+def _say(image: Image, tee: Tee) -> None:
+    """Which TEE it is, and plainly if it is none; a production image deserves a warning then."""
+    production = tee.simulated and not image.manifest.debug
+    _logger.log(
+        logging.WARNING if production else logging.INFO,
+        "%s %s started in %s%s",
+        image.manifest.name,
+        image.manifest.version,
+        tee.name,
+        ", a simulation: its evidence has no hardware behind it" if tee.simulated else "",
     )

@@ -712,6 +712,17 @@ def test_every_layer_may_be_required(source: Path, enclave: Enclave) -> None:
         assert strict.add(1) == 2
 
 
+def test_a_simulation_says_so_in_the_log(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from secgear.base.build import build
+
+    with caplog.at_level(logging.INFO):
+        secgear.launch(source).close()
+        secgear.launch(build(source), policy=LaunchPolicy(unsigned=True)).close()
+    said = [record for record in caplog.records if "started in process" in record.getMessage()]
+    assert [record.levelname for record in said] == ["INFO", "WARNING"]
+    assert all("simulation" in record.getMessage() for record in said)
+
+
 def test_without_shared_memory_everything_still_crosses(source: Path) -> None:
     with secgear.launch(source, shared_size=0) as enclave:
         data = os.urandom(3_000_000)
