@@ -35,6 +35,17 @@ PRCTL_ALLOWED = (
     39,  # PR_GET_NO_NEW_PRIVS
     0x53564D41,  # PR_SET_VMA: glibc and allocators name their mappings
 )
+FCNTL_ALLOWED = (
+    0,  # F_DUPFD
+    1,  # F_GETFD
+    2,  # F_SETFD
+    3,  # F_GETFL
+    4,  # F_SETFL
+    1030,  # F_DUPFD_CLOEXEC
+    1032,  # F_GETPIPE_SZ
+    1034,  # F_GET_SEALS
+)
+"""Not F_SETOWN and F_SETSIG: with them a descriptor could send any signal to the host."""
 IOCTL_ALLOWED = (
     0x5401,  # TCGETS: isatty
     0x5413,  # TIOCGWINSZ
@@ -106,6 +117,7 @@ def _checks(pid: int) -> dict[str, list[Instruction]]:
         "open": [bpf.load(bpf.low(1)), bpf.any_bit(_O_WRITING, 1, 0), _ALLOW, _REFUSE],
         "openat": [bpf.load(bpf.low(2)), bpf.any_bit(_O_WRITING, 1, 0), _ALLOW, _REFUSE],
         "prctl": [bpf.load(bpf.low(0)), *_one_of(PRCTL_ALLOWED)],
+        "fcntl": [bpf.load(bpf.low(1)), *_one_of(FCNTL_ALLOWED)],
         "ioctl": [bpf.load(bpf.low(1)), *_one_of(IOCTL_ALLOWED)],
         # Read one's own limits, set none.
         "prlimit64": [

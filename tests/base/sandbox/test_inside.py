@@ -187,6 +187,10 @@ REFUSED_CALLS: list[tuple[str, list[int]]] = [
     ("prlimit64", [0, 7, 4096, 0]),
     ("prlimit64", [1, 7, 0, 4096]),
     ("ioctl", [0, 0x5412, 0]),  # TIOCSTI
+    ("fcntl", [0, 8, 1]),  # F_SETOWN
+    ("fcntl", [0, 10, 9]),  # F_SETSIG
+    ("fcntl", [0, 15, 0]),  # F_SETOWN_EX
+    ("fcntl", [0, 1026, 0]),  # F_NOTIFY
     ("mmap", [0, 4096, 7, 0x22, -1, 0]),  # writable and executable
     ("mmap", [0, 4096, 5, 0x22, -1, 0]),  # anonymous and executable
     ("mprotect", [0, 0, 5]),

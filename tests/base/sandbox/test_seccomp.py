@@ -64,6 +64,7 @@ def policy(arch: int, number: int, args: list[int]) -> int:
         "open": not low[1] & (3 | 0o100 | 0o1000 | 0o20000000),
         "openat": not low[2] & (3 | 0o100 | 0o1000 | 0o20000000),
         "prctl": low[0] in seccomp.PRCTL_ALLOWED,
+        "fcntl": low[1] in seccomp.FCNTL_ALLOWED,
         "ioctl": low[1] in seccomp.IOCTL_ALLOWED,
         "prlimit64": low[0] in {0, PID} and args[2] == 0,
         "tgkill": low[0] == PID,
@@ -75,7 +76,9 @@ def policy(arch: int, number: int, args: list[int]) -> int:
 WORDS = st.one_of(
     st.integers(0, 2**64 - 1),
     st.integers(0, 64),
-    st.sampled_from([PID, 0x10000, 0x20, 0o100, 0x5401, 0x5412, 15, 1 << 32, (1 << 32) + 7]),
+    st.sampled_from(
+        [PID, 0x10000, 0x20, 0o100, 0x5401, 0x5412, 15, 8, 10, 1030, 1 << 32, (1 << 32) + 7]
+    ),
 )
 NUMBERS = sorted(
     {
