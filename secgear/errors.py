@@ -199,3 +199,75 @@ class GuestError(SecGearError):
     """A TEE service inside the enclave (evidence, sealing key, entropy) can't be had."""
 
     code = "guest.failed"
+
+
+# --- attestation ---------------------------------------------------------------------------------
+
+
+class AttestationError(SecGearError):
+    """Root of what can go wrong between evidence and trust."""
+
+    code = "attestation.failed"
+
+
+class EvidenceRefused(AttestationError):
+    """Evidence is not authentic, or does not hold together. There are no claims.
+
+    checks: what was looked at before and including the check that failed (`Check` objects of
+    `secgear.middleware.attestation`); empty where the failure came before the first.
+    """
+
+    code = "attestation.refused"
+
+    def __init__(self, message: str, checks: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.checks = checks
+
+
+class EvidenceMalformed(EvidenceRefused):
+    """Bytes do not have the form that their format prescribes."""
+
+    code = "attestation.malformed"
+
+
+class EvidenceUnsupported(EvidenceRefused):
+    """The format, a version of it, or an algorithm in it is not one that this release verifies."""
+
+    code = "attestation.unsupported"
+
+
+class CollateralError(AttestationError):
+    """Collateral (certificates, revocation lists, TCB information) is unusable or unreachable."""
+
+    code = "attestation.collateral"
+
+
+class PolicyError(AttestationError):
+    """An appraisal policy or a set of reference values can't be used."""
+
+    code = "attestation.policy"
+
+
+class Untrusted(AttestationError):
+    """An appraisal ended in distrust.
+
+    verdict: the `Verdict` with every check, its values and what would fix it.
+    """
+
+    code = "attestation.untrusted"
+
+    def __init__(self, message: str, verdict: object = None) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+
+class ResultInvalid(AttestationError):
+    """An attestation result does not verify: signature, audience, nonce, time or content."""
+
+    code = "attestation.result"
+
+
+class CollectionFailed(AttestationError):
+    """This guest's TEE did not give evidence."""
+
+    code = "attestation.collection"

@@ -57,10 +57,15 @@ class Evidence(msgspec.Struct, frozen=True):
 
     format: identifier of the encoding, for example ``secgear.process.cwt``.
     data: the bytes as the TEE made them.
+    attachments: bytes that go with them, by name: event logs, certificates. Nothing vouches for
+    these until a verifier has bound them to `data`.
+    parts: evidence of devices that belong to the same machine (a GPU, a TPM), by name.
     """
 
     format: str
     data: bytes
+    attachments: Mapping[str, bytes] = {}
+    parts: Mapping[str, Evidence] = {}
 
 
 class SealingPolicy(enum.Enum):

@@ -1,0 +1,1 @@
+"""Middleware layer: what stands between the base layer and the services."""

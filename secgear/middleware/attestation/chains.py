@@ -1,0 +1,345 @@
+"""Certificate chains: from a leaf to a pinned root, all valid and unrevoked at a time.
+
+RFC 5280, section 6, reduced to what vendors of TEEs issue: no name constraints, no policies, and
+certificates that have either are refused if they mark them critical. Each step is recorded under
+``certificate-chain``, ``root``, ``validity`` and ``revocation``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
+
+from secgear.errors import EvidenceMalformed
+from secgear.middleware.attestation.anchors import Anchor
+from secgear.middleware.attestation.certificates import (
+    MAX_CHAIN,
+    Certificate,
+    load_certificate,
+    signature_fault,
+)
+from secgear.middleware.attestation.checks import Checks
+from secgear.middleware.attestation.claims import Root
+
+MAX_CRL = 16 << 20  # bytes
+
+# Extensions that path validation here understands, so that marking them critical is fine.
+_UNDERSTOOD = frozenset(
+    (
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ExtensionOID.CRL_DISTRIBUTION_POINTS,
+        ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A checked chain: the leaf first, the pinned root's certificate last."""
+
+    certificates: tuple[Certificate, ...]
+    root: Root
+
+    @property
+    def leaf(self) -> Certificate:
+        """The certificate whose key signed the evidence."""
+        return self.certificates[0]
+
+
+def check_path(
+    leaf: Certificate,
+    intermediates: Iterable[bytes | Certificate],
+    anchors: Iterable[Anchor],
+    *,
+    at: datetime.datetime,
+    crls: Iterable[bytes],
+    checks: Checks,
+    revocable: Literal["chain", "issuers", "nothing"] = "chain",
+    label: str = "",
+) -> Path:
+    """Find and check the chain from `leaf` to one of `anchors`.
+
+    intermediates: DER or parsed certificates that may lie between, in any order; unusable ones are
+    passed over. anchors: the acceptable roots. at: when everything must be valid.
+    crls: DER lists; each certificate but the root is looked up in its issuer's list. Where an
+    issuer has none, ``revocation`` is recorded as not performed.
+    revocable: which certificates the vendor's lists cover: all but the root, all but root and leaf
+    (short-lived leaves, and AMD's), or none; then revocation is not mentioned.
+    label: goes before the names of the checks, as in ``tcb-info.`` for a second chain.
+
+    Raises EvidenceRefused with the check that failed.
+    """
+    chain = _build(leaf, intermediates, tuple(anchors), checks, label)
+    certificates, anchor = chain
+    links = " <- ".join(certificate.subject for certificate in certificates)
+    checks.passed(f"{label}certificate-chain", links)
+    checks.passed(f"{label}root", f"{anchor.name}, SHA-256 {anchor.fingerprint.hex()}")
+    for certificate in certificates:
+        parsed = certificate.parsed
+        if not certificate.valid_at(at):
+            checks.failed(
+                f"{label}validity",
+                f"{certificate.subject} is not valid at {at.isoformat()}",
+                expected=f"{parsed.not_valid_before_utc.isoformat()} to "
+                f"{parsed.not_valid_after_utc.isoformat()}",
+                found=at.isoformat(),
+                fix="newer certificates; or, to judge the past, the time it is about (at=)",
+            )
+    ends = min(certificate.parsed.not_valid_after_utc for certificate in certificates)
+    checks.passed(f"{label}validity", f"all certificates are valid until {ends.isoformat()}")
+    if revocable != "nothing":
+        covered = certificates if revocable == "chain" else certificates[1:]
+        _check_revocation(covered, crls, at, checks, label)
+    return Path(certificates, Root(anchor.name, anchor.fingerprint, anchor.builtin))
+
+
+def _build(
+    leaf: Certificate,
+    intermediates: Iterable[bytes | Certificate],
+    anchors: tuple[Anchor, ...],
+    checks: Checks,
+    label: str,
+) -> tuple[tuple[Certificate, ...], Anchor]:
+    """Depth-first, each certificate used once; the number of steps is bounded."""
+    pool: list[Certificate] = []
+    for item in intermediates:
+        try:
+            candidate = item if isinstance(item, Certificate) else load_certificate(item)
+        except EvidenceMalformed:
+            continue
+        if candidate not in pool:
+            pool.append(candidate)
+    reasons: list[str] = []
+    budget = [64]  # signatures tried: chains have five links, and hostile pools may be large
+
+    def extend(path: tuple[Certificate, ...]) -> tuple[tuple[Certificate, ...], Anchor] | None:
+        last = path[-1]
+        for anchor in anchors:
+            root = anchor.certificate
+            if last == root:
+                return path, anchor
+            if _issued(last, root, len(path) - 1, reasons, budget):
+                return (*path, root), anchor
+        if len(path) >= MAX_CHAIN:
+            reasons.append(f"the chain is longer than {MAX_CHAIN}")
+            return None
+        for candidate in pool:
+            if candidate in path or not _issued(last, candidate, len(path) - 1, reasons, budget):
+                continue
+            found = extend((*path, candidate))
+            if found:
+                return found
+        return None
+
+    found = extend((leaf,))
+    if found is None:
+        names = ", ".join(anchor.name for anchor in anchors) or "none"
+        why = "; ".join(dict.fromkeys(reasons)) or f"nothing here issued {leaf.subject}"
+        checks.failed(
+            f"{label}certificate-chain",
+            f"no chain from {leaf.subject} to a trusted root ({names}): {why}",
+            fix="the intermediate certificates, as collateral; a root must be pinned by name",
+        )
+    for certificate in found[0]:
+        unknown = [
+            extension.oid.dotted_string
+            for extension in certificate.parsed.extensions
+            if extension.critical and extension.oid not in _UNDERSTOOD
+        ]
+        if unknown:
+            checks.failed(
+                f"{label}certificate-chain",
+                f"{certificate.subject} has critical extensions that nobody here understands: "
+                + ", ".join(unknown),
+            )
+    return found
+
+
+def _issued(
+    child: Certificate, issuer: Certificate, below: int, reasons: list[str], budget: list[int]
+) -> bool:
+    """Whether `issuer` issued `child`; `below`: how many authorities are under `issuer`."""
+    if child.parsed.issuer.public_bytes() != issuer.parsed.subject.public_bytes():
+        return False
+    if budget[0] <= 0:
+        reasons.append("too many candidates")
+        return False
+    budget[0] -= 1
+    fault = _may_issue(issuer, below) or signature_fault(child, issuer.public_key)
+    if fault:
+        reasons.append(f"{child.subject} under {issuer.subject}: {fault}")
+    return fault is None
+
+
+@functools.lru_cache(maxsize=1024)
+def _may_issue(issuer: Certificate, below: int) -> str | None:
+    extensions = issuer.parsed.extensions
+    try:
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return "its issuer is no certification authority"
+    if not constraints.ca:
+        return "its issuer is no certification authority"
+    if constraints.path_length is not None and below > constraints.path_length:
+        return f"more than {constraints.path_length} authorities below its issuer"
+    try:
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+    return None if usage.key_cert_sign else "its issuer's key may not sign certificates"
+
+
+def _check_revocation(
+    certificates: tuple[Certificate, ...],
+    crls: Iterable[bytes],
+    at: datetime.datetime,
+    checks: Checks,
+    label: str,
+) -> None:
+    """Each certificate but the root against a current list of its issuer."""
+    name = f"{label}revocation"
+    lists = [_load_crl(der, checks, name) for der in crls]
+    missing: list[str] = []
+    until: list[datetime.datetime] = []
+    for child, issuer in itertools.pairwise(certificates):
+        mine = [crl for crl in lists if _signed_crl(crl, issuer)]
+        current = [crl for crl in mine if crl.last_update_utc <= at]
+        for crl in current:
+            _refuse_revoked(crl, child, checks, name)
+        fresh = [crl for crl in current if _next_update(crl) >= at]
+        if fresh:
+            until.append(max(_next_update(crl) for crl in fresh))
+        elif mine:
+            newest = max(mine, key=_next_update)
+            checks.failed(
+                name,
+                f"the revocation list of {issuer.subject} is not current",
+                expected=f"{newest.last_update_utc.isoformat()} to "
+                f"{_next_update(newest).isoformat()}",
+                found=at.isoformat(),
+                fix="fetch a current list",
+            )
+        else:
+            missing.append(issuer.subject)
+    if missing:
+        checks.not_performed(
+            name,
+            "no revocation list of " + ", ".join(missing),
+            fix="give the issuer's CRL as collateral",
+        )
+    elif until:
+        checks.passed(name, f"nothing revoked; lists current until {min(until).isoformat()}")
+    else:
+        checks.passed(name, "the leaf is the pinned root itself")
+
+
+def _refuse_revoked(
+    crl: x509.CertificateRevocationList, child: Certificate, checks: Checks, name: str
+) -> None:
+    # Serial numbers are looked up by the real one: AMD's zero, not the one it was parsed with.
+    entry = _entry(crl, child.serial)
+    if entry is None:
+        return
+    checks.failed(
+        name,
+        f"{child.subject} was revoked on {entry.revocation_date_utc.isoformat()}{_reason(entry)}",
+        found=f"serial number {child.serial:x}",
+    )
+
+
+def _entry(crl: x509.CertificateRevocationList, serial: int) -> x509.RevokedCertificate | None:
+    if serial > 0:
+        return crl.get_revoked_certificate_by_serial_number(serial)
+    return next((entry for entry in crl if entry.serial_number == serial), None)
+
+
+def _reason(entry: x509.RevokedCertificate) -> str:
+    try:
+        found = entry.extensions.get_extension_for_oid(CRLEntryExtensionOID.CRL_REASON)
+    except (x509.ExtensionNotFound, ValueError):
+        return ""
+    return f" ({found.value.reason.value})" if isinstance(found.value, x509.CRLReason) else ""
+
+
+def _next_update(crl: x509.CertificateRevocationList) -> datetime.datetime:
+    """A list that names no end (RFC 5280 demands one) is current at its beginning only."""
+    return crl.next_update_utc or crl.last_update_utc
+
+
+def _load_crl(der: bytes, checks: Checks, name: str) -> x509.CertificateRevocationList:
+    if len(der) > MAX_CRL:
+        checks.failed(name, f"a revocation list of {len(der)} bytes; at most {MAX_CRL}")
+    crl = _parse_crl(der)
+    if isinstance(crl, str):
+        checks.failed(name, crl, fix="a list as the vendor serves it, in DER")
+    return crl
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_crl(der: bytes) -> x509.CertificateRevocationList | str:
+    try:
+        crl = x509.load_der_x509_crl(der)
+        critical = [item.oid.dotted_string for item in crl.extensions if item.critical]
+    except ValueError as error:
+        return f"no revocation list: {error}"
+    # Delta lists and lists for a part of the certificates say so in critical extensions.
+    return f"a partial revocation list ({', '.join(critical)})" if critical else crl
+
+
+def _signed_crl(crl: x509.CertificateRevocationList, issuer: Certificate) -> bool:
+    if crl.issuer.public_bytes() != issuer.parsed.subject.public_bytes():
+        return False
+    return _crl_signature_holds(_Same(crl), issuer)
+
+
+class _Same:
+    """A list as a cache key: the object, not its content, which would be hashed each time."""
+
+    def __init__(self, crl: x509.CertificateRevocationList) -> None:
+        self.crl = crl
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.crl is other.crl
+
+    def __hash__(self) -> int:
+        return id(self.crl)
+
+
+@functools.lru_cache(maxsize=256)
+def _crl_signature_holds(same: _Same, issuer: Certificate) -> bool:
+    crl, key = same.crl, issuer.public_key
+    try:
+        usage = issuer.parsed.extensions.get_extension_for_class(x509.KeyUsage).value
+        if not usage.crl_sign:
+            return False
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        digest, parameters = crl.signature_hash_algorithm, crl.signature_algorithm_parameters
+        if digest is None or digest.name not in {"sha256", "sha384", "sha512"}:
+            return False
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            if not isinstance(parameters, ec.ECDSA):
+                return False
+            key.verify(crl.signature, crl.tbs_certlist_bytes, parameters)
+        else:
+            if not isinstance(parameters, padding.PSS | padding.PKCS1v15):
+                return False
+            key.verify(crl.signature, crl.tbs_certlist_bytes, parameters, digest)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""One room for each format of evidence: parse, authenticate, assess, claim."""

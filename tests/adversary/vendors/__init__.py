@@ -1,0 +1,1 @@
+"""Fake vendors: roots that issue anything, genuine in form and hostile in content."""
