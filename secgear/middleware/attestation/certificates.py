@@ -8,6 +8,8 @@ the X.509 verifier in `cryptography` forbids for issuers, so the links of a chai
 
 from __future__ import annotations
 
+import base64
+import binascii
 import datetime
 import functools
 import hashlib
@@ -20,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from secgear.errors import EvidenceMalformed
 
-MAX_SIZE = 64 << 10  # bytes of one certificate; attested TLS puts evidence of 10 kB into them
+MAX_SIZE = 32 << 10  # bytes of one certificate; attested TLS puts evidence of 10 kB into them
 MAX_CHAIN = 10  # certificates of one chain
 
 _MIN_RSA_BITS = 2048
@@ -86,7 +88,7 @@ class Certificate:
         return self.parsed.not_valid_before_utc <= at <= self.parsed.not_valid_after_utc
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=512)
 def load_certificate(der: bytes) -> Certificate:
     """Parse one DER certificate. Raises EvidenceMalformed."""
     if len(der) > MAX_SIZE:
@@ -105,7 +107,8 @@ def load_certificate(der: bytes) -> Certificate:
         parsed = x509.load_der_x509_certificate(readable)
         parsed.extensions  # noqa: B018  (parsed on first use: broken ones must show now)
         parsed.subject, parsed.issuer  # noqa: B018
-    except (ValueError, x509.UnsupportedGeneralNameType) as error:
+        parsed.not_valid_before_utc, parsed.not_valid_after_utc  # noqa: B018
+    except Exception as error:  # noqa: BLE001  (a parser's own errors: InvalidVersion, duplicates, …)
         raise EvidenceMalformed(f"format: no certificate: {error}") from None
     return Certificate(der, parsed, serial, der[tbs_start:tbs_end])
 
@@ -122,8 +125,6 @@ def load_pem(pem: bytes) -> tuple[Certificate, ...]:
 
 def to_pem(certificate: Certificate) -> bytes:
     """The certificate in PEM."""
-    import base64
-
     body = base64.encodebytes(certificate.der).replace(b"\n", b"")
     lines = [body[at : at + 64] for at in range(0, len(body), 64)]
     return b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""])
@@ -156,7 +157,7 @@ class _Hidden:
         return 0
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _signed_by(certificate: Certificate, key_digest: bytes, issuer: _Hidden) -> None:
     """Raises _Fault, which `lru_cache` does not keep: only successes are remembered."""
     del key_digest
@@ -206,9 +207,6 @@ def _spki(key: PublicKey) -> bytes:
 
 
 def _pem_body(block: bytes) -> bytes:
-    import base64
-    import binascii
-
     body, found, _ = block.partition(b"-----END CERTIFICATE-----")
     if not found:
         raise EvidenceMalformed("format: a PEM certificate without its end")

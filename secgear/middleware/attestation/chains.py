@@ -270,7 +270,7 @@ def _entry(crl: x509.CertificateRevocationList, serial: int) -> x509.RevokedCert
 def _reason(entry: x509.RevokedCertificate) -> str:
     try:
         found = entry.extensions.get_extension_for_oid(CRLEntryExtensionOID.CRL_REASON)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return ""
     return f" ({found.value.reason.value})" if isinstance(found.value, x509.CRLReason) else ""
 
@@ -294,7 +294,10 @@ def _parse_crl(der: bytes) -> x509.CertificateRevocationList | str:
     try:
         crl = x509.load_der_x509_crl(der)
         critical = [item.oid.dotted_string for item in crl.extensions if item.critical]
-    except ValueError as error:
+        crl.issuer, _next_update(crl)  # noqa: B018  (parsed on first use: broken ones must show now)
+        for entry in crl:
+            entry.serial_number, entry.revocation_date_utc  # noqa: B018
+    except Exception as error:  # noqa: BLE001  (a parser's own errors: InvalidVersion, …)
         return f"no revocation list: {error}"
     # Delta lists and lists for a part of the certificates say so in critical extensions.
     return f"a partial revocation list ({', '.join(critical)})" if critical else crl
