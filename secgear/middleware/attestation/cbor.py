@@ -11,7 +11,8 @@ from secgear.errors import EvidenceMalformed
 MAX_SIZE = 1 << 20  # bytes
 MAX_DEPTH = 24  # nesting of arrays, maps and tags
 
-_MAJOR_BYTES, _MAJOR_TEXT, _MAJOR_ARRAY, _MAJOR_MAP, _MAJOR_TAG = 2, 3, 4, 5, 6
+_MAJOR_UNSIGNED, _MAJOR_NEGATIVE, _MAJOR_BYTES, _MAJOR_TEXT = 0, 1, 2, 3
+_MAJOR_ARRAY, _MAJOR_MAP, _MAJOR_TAG = 4, 5, 6
 _ARGUMENT_SIZES = {24: 1, 25: 2, 26: 4, 27: 8}
 # Tags that make a decoder share objects, compile expressions or reach into other items: references
 # (25, 256, 28, 29), regular expressions (35), MIME messages (36), sets of unhashable things (258).
@@ -37,8 +38,8 @@ def decode(data: bytes, what: str, *, max_size: int = MAX_SIZE, max_depth: int =
 class _Container:
     """An array, map or tag whose items are being read.
 
-    left: items that it still wants. keys: encoded keys so far, of a map. key_start: where the key
-    that is being read begins.
+    left: items that it still wants. keys: those of a map so far. key_start: where the key that is
+    being read begins.
     """
 
     __slots__ = ("is_map", "key_start", "keys", "left")
@@ -46,7 +47,7 @@ class _Container:
     def __init__(self, left: int, is_map: bool) -> None:
         self.left = left
         self.is_map = is_map
-        self.keys: set[bytes] = set()
+        self.keys: set[tuple[int, int | bytes]] = set()
         self.key_start = 0
 
 
@@ -104,13 +105,26 @@ def _complete(stack: list[_Container], data: bytes, at: int, what: str) -> None:
         top = stack[-1]
         top.left -= 1
         if top.is_map and top.left % 2 == 1:
-            key = data[top.key_start : at]
+            key = _key(data, top.key_start, at, what)
             if key in top.keys:
                 raise _bad(what, "a map key twice", top.key_start)
             top.keys.add(key)
         if top.left:
             return
         stack.pop()
+
+
+def _key(data: bytes, start: int, end: int, what: str) -> tuple[int, int | bytes]:
+    """What makes a map key the same key, however it is encoded.
+
+    Integers and strings only: Python takes 1, 1.0 and true for one key, CBOR for three.
+    """
+    major, argument, after = _head(data, start, what)
+    if major in (_MAJOR_BYTES, _MAJOR_TEXT):
+        return major, data[after:end]
+    if major in (_MAJOR_UNSIGNED, _MAJOR_NEGATIVE):
+        return major, argument
+    raise _bad(what, "a map key that is neither integer nor string", start)
 
 
 def _bad(what: str, reason: str, at: int) -> EvidenceMalformed:

@@ -100,8 +100,10 @@ def load_certificate(der: bytes) -> Certificate:
     if end != len(der):
         raise EvidenceMalformed("format: bytes after the end of a certificate")
     serial = int.from_bytes(der[serial_start : serial_start + serial_size], "big", signed=True)
+    if serial < 0 or (serial == 0 and serial_size != 1):
+        raise EvidenceMalformed("format: a certificate with a negative or padded serial number")
     readable = der
-    if serial == 0 and serial_size == 1:
+    if serial == 0:
         readable = der[:serial_start] + b"\x01" + der[serial_start + 1 :]
     try:
         parsed = x509.load_der_x509_certificate(readable)
