@@ -1,0 +1,1 @@
+"""The key broker: secrets for trusted enclaves, wrapped to keys that their evidence binds."""
