@@ -1,7 +1,8 @@
 """How commands speak: results on stdout, everything else on stderr, one clear line for errors.
 
 Exit codes: 0 fine; 1 other errors; 2 wrong usage; 3 image, signature, requirement or build;
-4 platform or launch; 5 a call; 130 interrupted; 143 terminated.
+4 platform or launch; 5 a call; 6 not trusted, or attestation failed; 130 interrupted; 143
+terminated.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _CODES: tuple[tuple[type[SecGearError], int], ...] = (
     (errors.PlatformUnavailable, 4),
     (errors.LaunchFailed, 4),
     (errors.CallError, 5),
+    (errors.AttestationError, 6),
 )
 
 

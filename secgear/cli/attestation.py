@@ -1,0 +1,249 @@
+"""``secgear attest``, ``secgear verify``, ``secgear bundle``: evidence made, judged and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from secgear.cli import inputs
+from secgear.cli.inputs import (
+    At,
+    CollateralFiles,
+    FormatName,
+    PolicyFile,
+    ReferenceFiles,
+    ReportData,
+    Roots,
+)
+from secgear.cli.output import (
+    AsJson,
+    UsageError,
+    check_target,
+    emit,
+    note,
+    read,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from secgear.middleware.attestation.bundle import Bundle
+    from secgear.middleware.attestation.claims import Claims
+    from secgear.middleware.attestation.verdict import Verdict
+
+UNTRUSTED = 6  # exit code: the answer is no
+_MAX_FILE = 32 << 20
+_ENVELOPE_BEGINNING = b'{"secgear-evidence"'
+_BUNDLE_BEGINNING = b'{"secgear-bundle"'
+
+EvidenceFile = Annotated[
+    Path,
+    typer.Argument(help="Evidence in any known form, or a bundle.", readable=False),
+]
+
+
+def attest(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write the evidence.", readable=False),
+    ] = None,
+    report_data: ReportData = None,
+    source: Annotated[
+        str, typer.Option(help="Where to get it: auto, tsm, sev-guest, gramine, nsm, tpm.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Ask this machine's TEE for evidence about itself. Run it inside the guest."""
+    from secgear.middleware.attestation import envelope
+    from secgear.middleware.attestation.collect import collect
+
+    data = inputs.parse_report_data(report_data)
+    if data is None:
+        raise UsageError(
+            "evidence without --report-data proves nothing about now; give the verifier's nonce"
+        )
+    if output is not None:
+        check_target(output, _ENVELOPE_BEGINNING)
+    evidence = collect(data.ljust(64, b"\0"), source=source)
+    text = envelope.to_json(evidence)
+    if output is None:
+        typer.echo(text.decode())
+        return
+    write_file(output, text)
+    attachments = ", ".join(evidence.attachments) or "none"
+    if as_json:
+        emit(
+            {
+                "evidence": str(output),
+                "format": evidence.format,
+                "size": len(evidence.data),
+                "attachments": {name: len(item) for name, item in evidence.attachments.items()},
+            }
+        )
+    else:
+        typer.echo(
+            f"evidence     {output}\nformat       {evidence.format}, {len(evidence.data)} bytes\n"
+            f"attachments  {attachments}"
+        )
+
+
+def verify(
+    file: EvidenceFile,
+    policy: PolicyFile = None,
+    collateral: CollateralFiles = None,
+    reference_values: ReferenceFiles = None,
+    root: Roots = None,
+    at: At = None,
+    report_data: ReportData = None,
+    format_name: FormatName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge evidence, offline. Exit code 0 means trusted, 6 means not.
+
+    Without --policy the claims are shown and the answer is no: authentic is not trusted.
+    """
+    from secgear.middleware.attestation import bundle as bundles
+    from secgear.middleware.attestation.appraisal import examine
+    from secgear.middleware.attestation.policy import load_policy
+
+    content = read(file, _MAX_FILE)
+    if bundles.is_bundle(content):
+        if any(option is not None for option in (collateral, report_data, format_name)):
+            raise UsageError(
+                f"{file} is a bundle and brings evidence, collateral and report data along; "
+                "--at, --policy, --root and --reference-values apply"
+            )
+        if policy is None and (root is not None or reference_values is not None):
+            raise UsageError(
+                "--root and --reference-values need --policy: then all three are yours"
+            )
+        made = bundles.load_bundle(content)
+        if policy is not None:
+            made = bundles.with_rules(
+                made,
+                inputs.read_text(policy),
+                reference_values=inputs.text_of(reference_values),
+                roots=inputs.read_roots(root),
+            )
+        _reverify(made, at, as_json, own_policy=policy is not None)
+    evidence = inputs.read_evidence(file, format_name)
+    anchors = bundles.anchors_with(inputs.read_roots(root))
+    gathered = inputs.read_collateral(collateral)
+    time = inputs.parse_time(at)
+    if policy is None:
+        from secgear.middleware.attestation.verification import verify as authenticate
+
+        claims = authenticate(evidence, at=time, collateral=gathered, anchors=anchors)
+        _show_claims(claims, as_json)
+    verdict = examine(
+        evidence,
+        load_policy(inputs.read_text(policy).encode()),
+        at=time,
+        report_data=inputs.parse_report_data(report_data),
+        collateral=gathered,
+        anchors=anchors,
+        reference_values=inputs.read_reference_values(reference_values),
+    )
+    _answer(verdict, as_json)
+
+
+def bundle(
+    file: EvidenceFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write the bundle.", readable=False)
+    ],
+    policy: PolicyFile = None,
+    collateral: CollateralFiles = None,
+    reference_values: ReferenceFiles = None,
+    root: Roots = None,
+    at: At = None,
+    report_data: ReportData = None,
+    format_name: FormatName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge evidence and keep all that the verdict stands on in one file.
+
+    `secgear verify` judges it again, offline, at any later time. Exit code 6 if not trusted; the
+    bundle is written all the same.
+    """
+    from secgear.middleware.attestation import bundle as bundles
+
+    if policy is None:
+        raise UsageError("a bundle keeps a verdict, and a verdict needs --policy")
+    check_target(output, _BUNDLE_BEGINNING)
+    made = bundles.make_bundle(
+        inputs.read_evidence(file, format_name),
+        inputs.read_text(policy),
+        at=inputs.parse_time(at),
+        collateral=inputs.read_collateral(collateral),
+        report_data=inputs.parse_report_data(report_data),
+        reference_values=inputs.text_of(reference_values),
+        roots=inputs.read_roots(root),
+    )
+    write_file(output, made.to_json())
+    note(f"bundle  {output}")
+    _answer(bundles.reverify(made), as_json)
+
+
+def _reverify(bundle: Bundle, at: str | None, as_json: bool, *, own_policy: bool) -> NoReturn:
+    """Judge a bundle again; say whose policy and roots it was judged by."""
+    from secgear.middleware.attestation import bundle as bundles
+
+    verdict = bundles.reverify(bundle, at=inputs.parse_time(at) if at else None)
+    roots = [root.name for root in bundle.roots]
+    more = {
+        "recorded_at": bundle.at.isoformat(),
+        "policy_from": "caller" if own_policy else "bundle",
+        "added_roots": roots,
+        "as_recorded": bundles.same_verdict(bundle, verdict),
+    }
+    if not as_json:
+        typer.echo(f"bundle of {bundle.at.isoformat()}, judged for {verdict.at.isoformat()}")
+        whose = "your policy" if own_policy else "the policy in the bundle: read it, or give yours"
+        typer.echo(f"judged by {whose} (SHA-256 of its rules {verdict.policy_digest.hex()})")
+        if roots:
+            typer.echo(f"roots that are not built in: {', '.join(roots)}")
+        recorded = "is" if more["as_recorded"] else "is NOT"
+        typer.echo(f"the verdict {recorded} the recorded one")
+    _answer(verdict, as_json, more)
+
+
+def _answer(verdict: Verdict, as_json: bool, more: dict[str, Any] | None = None) -> NoReturn:
+    if as_json:
+        emit(verdict.to_dict() | (more or {}))
+    else:
+        typer.echo(verdict.explain())
+    raise SystemExit(0 if verdict.trusted else UNTRUSTED)
+
+
+def _show_claims(claims: Claims, as_json: bool) -> NoReturn:
+    reason = "no policy was given; authentic evidence alone is no reason to trust"
+    if as_json:
+        emit({"trusted": False, "reason": reason, "claims": claims.to_dict()})
+        raise SystemExit(UNTRUSTED)
+    typer.echo(f"{claims.format}: authentic, under {claims.root.name}")
+    flags = [name for name in ("debug", "simulated", "migratable") if getattr(claims, name)]
+    if not claims.root.builtin:
+        flags.append("root not built in")
+    if flags:
+        typer.echo(f"  attention     {', '.join(flags)}")
+    for name, digest in claims.measurements.items():
+        typer.echo(f"  {name:<13} {digest.hex()}")
+    for label, shown in (
+        ("signer", claims.signer.hex() if claims.signer else None),
+        ("product", claims.product),
+        ("svn", claims.svn),
+        ("tcb", claims.tcb.status.value),
+        ("advisories", ", ".join(claims.tcb.advisories) or None),
+        ("report data", claims.report_data.hex()),
+        ("made at", claims.evidence_time.isoformat() if claims.evidence_time else None),
+    ):
+        if shown is not None:
+            typer.echo(f"  {label:<13} {shown}")
+    for name, value in claims.platform.items():
+        typer.echo(f"  {name:<13} {value}")
+    for check in claims.not_checked:
+        typer.echo(f"  not checked   {check.name}: {check.detail}")
+    note(f"not trusted: {reason} (--policy)")
+    raise SystemExit(UNTRUSTED)
