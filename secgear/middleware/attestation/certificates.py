@@ -37,12 +37,20 @@ class Certificate:
 
     parsed: for everything but the serial number and the signed bytes.
     serial: the real serial number. tbs: the bytes that the signature covers.
+    subject: RFC 4514 text, for people. subject_name, issuer_name: DER, for comparing.
+    not_before, not_after: its validity. All of these are kept because asking `parsed` for them
+    costs more than checking a signature.
     """
 
     der: bytes
     parsed: x509.Certificate
     serial: int
     tbs: bytes
+    subject: str
+    subject_name: bytes
+    issuer_name: bytes
+    not_before: datetime.datetime
+    not_after: datetime.datetime
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Certificate) and self.der == other.der
@@ -54,11 +62,6 @@ class Certificate:
     def fingerprint(self) -> bytes:
         """SHA-256 of the certificate."""
         return hashlib.sha256(self.der).digest()
-
-    @property
-    def subject(self) -> str:
-        """RFC 4514 text, for people."""
-        return self.parsed.subject.rfc4514_string()
 
     @property
     def public_key(self) -> PublicKey:
@@ -85,7 +88,7 @@ class Certificate:
 
     def valid_at(self, at: datetime.datetime) -> bool:
         """Whether `at` is within its validity (RFC 5280, section 4.1.2.5)."""
-        return self.parsed.not_valid_before_utc <= at <= self.parsed.not_valid_after_utc
+        return self.not_before <= at <= self.not_after
 
 
 @functools.lru_cache(maxsize=512)
@@ -108,11 +111,19 @@ def load_certificate(der: bytes) -> Certificate:
     try:
         parsed = x509.load_der_x509_certificate(readable)
         parsed.extensions  # noqa: B018  (parsed on first use: broken ones must show now)
-        parsed.subject, parsed.issuer  # noqa: B018
-        parsed.not_valid_before_utc, parsed.not_valid_after_utc  # noqa: B018
+        return Certificate(
+            der,
+            parsed,
+            serial,
+            der[tbs_start:tbs_end],
+            parsed.subject.rfc4514_string(),
+            parsed.subject.public_bytes(),
+            parsed.issuer.public_bytes(),
+            parsed.not_valid_before_utc,
+            parsed.not_valid_after_utc,
+        )
     except Exception as error:  # noqa: BLE001  (a parser's own errors: InvalidVersion, duplicates, …)
         raise EvidenceMalformed(f"format: no certificate: {error}") from None
-    return Certificate(der, parsed, serial, der[tbs_start:tbs_end])
 
 
 def load_pem(pem: bytes) -> tuple[Certificate, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,23 +83,24 @@ def check_path(
 
     Raises EvidenceRefused with the check that failed.
     """
-    chain = _build(leaf, intermediates, tuple(anchors), checks, label)
-    certificates, anchor = chain
-    links = " <- ".join(certificate.subject for certificate in certificates)
+    pool = tuple(dict.fromkeys(_usable(intermediates)))
+    try:
+        certificates, anchor, links = _find(leaf, pool, tuple(anchors))
+    except _NoPath as problem:
+        checks.failed(f"{label}certificate-chain", str(problem), fix=problem.fix)
     checks.passed(f"{label}certificate-chain", links)
     checks.passed(f"{label}root", f"{anchor.name}, SHA-256 {anchor.fingerprint.hex()}")
     for certificate in certificates:
-        parsed = certificate.parsed
         if not certificate.valid_at(at):
             checks.failed(
                 f"{label}validity",
                 f"{certificate.subject} is not valid at {at.isoformat()}",
-                expected=f"{parsed.not_valid_before_utc.isoformat()} to "
-                f"{parsed.not_valid_after_utc.isoformat()}",
+                expected=f"{certificate.not_before.isoformat()} to "
+                f"{certificate.not_after.isoformat()}",
                 found=at.isoformat(),
                 fix="newer certificates; or, to judge the past, the time it is about (at=)",
             )
-    ends = min(certificate.parsed.not_valid_after_utc for certificate in certificates)
+    ends = min(certificate.not_after for certificate in certificates)
     checks.passed(f"{label}validity", f"all certificates are valid until {ends.isoformat()}")
     if revocable != "nothing":
         covered = certificates if revocable == "chain" else certificates[1:]
@@ -107,22 +108,31 @@ def check_path(
     return Path(certificates, Root(anchor.name, anchor.fingerprint, anchor.builtin))
 
 
-def _build(
-    leaf: Certificate,
-    intermediates: Iterable[bytes | Certificate],
-    anchors: tuple[Anchor, ...],
-    checks: Checks,
-    label: str,
-) -> tuple[tuple[Certificate, ...], Anchor]:
-    """Depth-first, each certificate used once; the number of steps is bounded."""
-    pool: list[Certificate] = []
+class _NoPath(Exception):
+    """There is no acceptable chain, and why."""
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
+
+
+def _usable(intermediates: Iterable[bytes | Certificate]) -> Iterator[Certificate]:
     for item in intermediates:
         try:
-            candidate = item if isinstance(item, Certificate) else load_certificate(item)
+            yield item if isinstance(item, Certificate) else load_certificate(item)
         except EvidenceMalformed:
             continue
-        if candidate not in pool:
-            pool.append(candidate)
+
+
+@functools.lru_cache(maxsize=256)
+def _find(
+    leaf: Certificate, pool: tuple[Certificate, ...], anchors: tuple[Anchor, ...]
+) -> tuple[tuple[Certificate, ...], Anchor, str]:
+    """The chain, its root, and both in print. Raises _NoPath, which is not remembered.
+
+    Depth-first, each certificate used once; the number of steps is bounded. Nothing in here
+    depends on the time.
+    """
     reasons: list[str] = []
     budget = [64]  # signatures tried: chains have five links, and hostile pools may be large
 
@@ -149,8 +159,7 @@ def _build(
     if found is None:
         names = ", ".join(anchor.name for anchor in anchors) or "none"
         why = "; ".join(dict.fromkeys(reasons)) or f"nothing here issued {leaf.subject}"
-        checks.failed(
-            f"{label}certificate-chain",
+        raise _NoPath(
             f"no chain from {leaf.subject} to a trusted root ({names}): {why}",
             fix="the intermediate certificates, as collateral; a root must be pinned by name",
         )
@@ -161,19 +170,18 @@ def _build(
             if extension.critical and extension.oid not in _UNDERSTOOD
         ]
         if unknown:
-            checks.failed(
-                f"{label}certificate-chain",
+            raise _NoPath(
                 f"{certificate.subject} has critical extensions that nobody here understands: "
-                + ", ".join(unknown),
+                + ", ".join(unknown)
             )
-    return found
+    return *found, " <- ".join(certificate.subject for certificate in found[0])
 
 
 def _issued(
     child: Certificate, issuer: Certificate, below: int, reasons: list[str], budget: list[int]
 ) -> bool:
     """Whether `issuer` issued `child`; `below`: how many authorities are under `issuer`."""
-    if child.parsed.issuer.public_bytes() != issuer.parsed.subject.public_bytes():
+    if child.issuer_name != issuer.subject_name:
         return False
     if budget[0] <= 0:
         reasons.append("too many candidates")
@@ -212,24 +220,30 @@ def _check_revocation(
 ) -> None:
     """Each certificate but the root against a current list of its issuer."""
     name = f"{label}revocation"
-    lists = [_load_crl(der, checks, name) for der in crls]
+    try:
+        listings = _listings(certificates, tuple(crls))
+    except _BadList as problem:
+        checks.failed(name, str(problem), fix="a list as the vendor serves it, in DER")
     missing: list[str] = []
     until: list[datetime.datetime] = []
-    for child, issuer in itertools.pairwise(certificates):
-        mine = [crl for crl in lists if _signed_crl(crl, issuer)]
-        current = [crl for crl in mine if crl.last_update_utc <= at]
-        for crl in current:
-            _refuse_revoked(crl, child, checks, name)
-        fresh = [crl for crl in current if _next_update(crl) >= at]
+    for child, issuer, all_of_it in listings:
+        current = [listing for listing in all_of_it if listing.start <= at]
+        for listing in current:
+            if listing.revoked:
+                checks.failed(
+                    name,
+                    f"{child.subject} was revoked on {listing.revoked}",
+                    found=f"serial number {child.serial:x}",
+                )
+        fresh = [listing.end for listing in current if listing.end >= at]
         if fresh:
-            until.append(max(_next_update(crl) for crl in fresh))
-        elif mine:
-            newest = max(mine, key=_next_update)
+            until.append(max(fresh))
+        elif all_of_it:
+            newest = max(all_of_it, key=lambda listing: listing.end)
             checks.failed(
                 name,
                 f"the revocation list of {issuer.subject} is not current",
-                expected=f"{newest.last_update_utc.isoformat()} to "
-                f"{_next_update(newest).isoformat()}",
+                expected=f"{newest.start.isoformat()} to {newest.end.isoformat()}",
                 found=at.isoformat(),
                 fix="fetch a current list",
             )
@@ -247,21 +261,47 @@ def _check_revocation(
         checks.passed(name, "the leaf is the pinned root itself")
 
 
-def _refuse_revoked(
-    crl: x509.CertificateRevocationList, child: Certificate, checks: Checks, name: str
-) -> None:
-    # Serial numbers are looked up by the real one: AMD's zero, not the one it was parsed with.
-    entry = _entry(crl, child.serial)
-    if entry is None:
-        return
-    checks.failed(
-        name,
-        f"{child.subject} was revoked on {entry.revocation_date_utc.isoformat()}{_reason(entry)}",
-        found=f"serial number {child.serial:x}",
+class _BadList(Exception):
+    """A list that can't be read. Passing it over could hide a revocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What one list says about one certificate.
+
+    start, end: between which the list is current. revoked: when and why; empty if it is not.
+    """
+
+    start: datetime.datetime
+    end: datetime.datetime
+    revoked: str
+
+
+@functools.lru_cache(maxsize=256)
+def _listings(
+    certificates: tuple[Certificate, ...], crls: tuple[bytes, ...]
+) -> tuple[tuple[Certificate, Certificate, tuple[_Listing, ...]], ...]:
+    """For each certificate and its issuer: what the lists that the issuer signed say about it.
+
+    Nothing in here depends on the time. Raises _BadList, which is not remembered.
+    """
+    lists = [_parse_crl(der) for der in crls]
+    return tuple(
+        (child, issuer, tuple(_listing(crl, child) for crl in lists if _signed_crl(crl, issuer)))
+        for child, issuer in itertools.pairwise(certificates)
     )
 
 
+def _listing(crl: x509.CertificateRevocationList, child: Certificate) -> _Listing:
+    entry = _entry(crl, child.serial)
+    revoked = ""
+    if entry is not None:
+        revoked = f"{entry.revocation_date_utc.isoformat()}{_reason(entry)}"
+    return _Listing(crl.last_update_utc, _next_update(crl), revoked)
+
+
 def _entry(crl: x509.CertificateRevocationList, serial: int) -> x509.RevokedCertificate | None:
+    """Looked up by the real serial number: AMD's zero, not the one it was parsed with."""
     if serial > 0:
         return crl.get_revoked_certificate_by_serial_number(serial)
     return next((entry for entry in crl if entry.serial_number == serial), None)
@@ -280,51 +320,27 @@ def _next_update(crl: x509.CertificateRevocationList) -> datetime.datetime:
     return crl.next_update_utc or crl.last_update_utc
 
 
-def _load_crl(der: bytes, checks: Checks, name: str) -> x509.CertificateRevocationList:
+def _parse_crl(der: bytes) -> x509.CertificateRevocationList:
     if len(der) > MAX_CRL:
-        checks.failed(name, f"a revocation list of {len(der)} bytes; at most {MAX_CRL}")
-    crl = _parse_crl(der)
-    if isinstance(crl, str):
-        checks.failed(name, crl, fix="a list as the vendor serves it, in DER")
-    return crl
-
-
-@functools.lru_cache(maxsize=64)
-def _parse_crl(der: bytes) -> x509.CertificateRevocationList | str:
+        raise _BadList(f"a revocation list of {len(der)} bytes; at most {MAX_CRL}")
     try:
         crl = x509.load_der_x509_crl(der)
         critical = [item.oid.dotted_string for item in crl.extensions if item.critical]
-        crl.issuer, _next_update(crl)  # noqa: B018  (parsed on first use: broken ones must show now)
+        crl.issuer, _next_update(crl)
         for entry in crl:
             entry.serial_number, entry.revocation_date_utc  # noqa: B018
     except Exception as error:  # noqa: BLE001  (a parser's own errors: InvalidVersion, …)
-        return f"no revocation list: {error}"
-    # Delta lists and lists for a part of the certificates say so in critical extensions.
-    return f"a partial revocation list ({', '.join(critical)})" if critical else crl
+        raise _BadList(f"no revocation list: {error}") from None
+    if critical:
+        # Delta lists and lists for a part of the certificates say so in critical extensions.
+        raise _BadList(f"a partial revocation list ({', '.join(critical)})")
+    return crl
 
 
 def _signed_crl(crl: x509.CertificateRevocationList, issuer: Certificate) -> bool:
-    if crl.issuer.public_bytes() != issuer.parsed.subject.public_bytes():
+    if crl.issuer.public_bytes() != issuer.subject_name:
         return False
-    return _crl_signature_holds(_Same(crl), issuer)
-
-
-class _Same:
-    """A list as a cache key: the object, not its content, which would be hashed each time."""
-
-    def __init__(self, crl: x509.CertificateRevocationList) -> None:
-        self.crl = crl
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.crl is other.crl
-
-    def __hash__(self) -> int:
-        return id(self.crl)
-
-
-@functools.lru_cache(maxsize=256)
-def _crl_signature_holds(same: _Same, issuer: Certificate) -> bool:
-    crl, key = same.crl, issuer.public_key
+    key = issuer.public_key
     try:
         usage = issuer.parsed.extensions.get_extension_for_class(x509.KeyUsage).value
         if not usage.crl_sign:
