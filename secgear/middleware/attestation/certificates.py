@@ -240,6 +240,10 @@ def _layout(der: bytes) -> tuple[int, int, int, int, int]:
     if der[inner] == 0xA0:
         _, inner = _content(der, inner, 0xA0)
     value, after = _content(der, inner, 0x02)
+    _, algorithm_end = _content(der, tbs_end, 0x30)
+    signature, _ = _content(der, algorithm_end, 0x03)
+    if der[signature] != 0:
+        raise EvidenceMalformed("format: a certificate whose signature is no whole bytes")
     return tbs_start, value, after - value, tbs_end, end
 
 

@@ -283,11 +283,11 @@ def test_a_token_or_a_claim_twice_is_refused() -> None:
     both = tokens()
     head = b"\xd9\x01\x8f\xa3"
     pairs = [cbor2.dumps(key) + cbor2.dumps(both[key]) for key in (PLATFORM, REALM, REALM)]
-    assert "twice" in malformed(head + b"".join(pairs))
+    assert "Duplicate map key" in malformed(head + b"".join(pairs))
     once = cbor2.dumps(MACHINE.realm())
     twice = bytes([once[0] + 1]) + once[1:] + cbor2.dumps(44238) + cbor2.dumps(bytes(32))
     realm = signed({}, MACHINE.realm_key, {}, payload=twice)
-    assert "twice" in malformed(collection(both | {REALM: realm}))
+    assert "Duplicate map key" in malformed(collection(both | {REALM: realm}))
 
 
 def test_an_oversized_token_is_refused_unread() -> None:

@@ -269,7 +269,7 @@ def test_a_field_twice_is_refused() -> None:
     once = cbor2.dumps(MODULE.fields())
     assert once[0] == 0xA9
     twice = bytes([0xAA]) + once[1:] + cbor2.dumps("nonce") + cbor2.dumps(b"second")
-    assert "twice" in malformed(MODULE.document(payload=twice))
+    assert "Duplicate map key" in malformed(MODULE.document(payload=twice))
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xa0", b"\x80", b"\xf6", b"\xff", DOCUMENT])
