@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 import secgear
-from secgear.cli import attestation, codegen, doctor, images, new, run, signing
+from secgear.cli import attestation, codegen, doctor, images, new, reference, run, signing
 from secgear.cli.output import AsJson, CommandError, Interrupted, UsageError, fail
 from secgear.errors import SecGearError
 
@@ -34,6 +34,7 @@ app.command()(codegen.codegen)
 app.command()(attestation.attest)
 app.command()(attestation.verify)
 app.command()(attestation.bundle)
+app.add_typer(reference.app)
 
 # Typer has no public name for it: what the parser raises for a wrong command line.
 _WrongUsage: Final[type[Exception]] = typer.BadParameter.__mro__[1]
