@@ -100,7 +100,8 @@ def verify_within(evidence: Evidence, context: Context) -> Claims:
         if len(data) > MAX_EVIDENCE:
             checks.malformed(f"{name} of {len(data)} bytes; at most {MAX_EVIDENCE} are read")
     try:
-        return _verifier(evidence.format)(evidence, context)
+        claims = _verifier(evidence.format)(evidence, context)
+        return _with_parts(evidence, claims, context) if evidence.parts else claims
     except EvidenceRefused as refusal:
         # Parsers know nothing of the record; the first check that fails is theirs.
         if not any(_failed(check) for check in refusal.checks):
@@ -117,6 +118,12 @@ def verify_within(evidence: Evidence, context: Context) -> Claims:
 def formats() -> tuple[str, ...]:
     """The identifiers of all formats that can be verified here."""
     return tuple(sorted({*_BUILTIN, *_plugins()}))
+
+
+def _with_parts(evidence: Evidence, claims: Claims, context: Context) -> Claims:
+    from secgear.middleware.attestation.composite import verify_parts
+
+    return verify_parts(evidence, claims, context)
 
 
 def _failed(check: object) -> bool:

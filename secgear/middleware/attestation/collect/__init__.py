@@ -1,0 +1,1 @@
+"""Collecting evidence inside a guest."""

@@ -1,0 +1,1 @@
+"""Evidence of NVIDIA GPUs and NVSwitches: measurements over SPDM, and NVIDIA's manifests."""
