@@ -1,0 +1,1 @@
+"""Intel SGX and TDX: quotes of the Data Center Attestation Primitives (DCAP)."""
