@@ -271,3 +271,9 @@ class CollectionFailed(AttestationError):
     """This guest's TEE did not give evidence."""
 
     code = "attestation.collection"
+
+
+class ServiceError(AttestationError):
+    """The verification service can't start or do its work: settings, database, key file."""
+
+    code = "attestation.service"

@@ -247,7 +247,7 @@ def _check_revocation(
                 found=at.isoformat(),
                 fix="fetch a current list",
             )
-        else:
+        elif child is not issuer:  # a root needs no list, but if it withdraws itself, it counts
             missing.append(issuer.subject)
     if missing:
         checks.not_performed(
@@ -283,12 +283,12 @@ def _listings(
 ) -> tuple[tuple[Certificate, Certificate, tuple[_Listing, ...]], ...]:
     """For each certificate and its issuer: what the lists that the issuer signed say about it.
 
-    Nothing in here depends on the time. Raises _BadList, which is not remembered.
+    The last one, the root, is looked up in its own list. Nothing in here depends on the time. Raises _BadList, which is not remembered.
     """
     lists = [_parse_crl(der) for der in crls]
     return tuple(
         (child, issuer, tuple(_listing(crl, child) for crl in lists if _signed_crl(crl, issuer)))
-        for child, issuer in itertools.pairwise(certificates)
+        for child, issuer in (*itertools.pairwise(certificates), (certificates[-1],) * 2)
     )
 
 

@@ -176,6 +176,10 @@ def test_revoked_certificates_are_refused() -> None:
     refused("revocation", crls=(ROOT.revoke(MIDDLE.certificate), MIDDLE_LIST))
 
 
+def test_a_root_that_withdraws_itself_is_refused() -> None:
+    refused("revocation", crls=(ROOT.revoke(ROOT.certificate), MIDDLE_LIST))
+
+
 def test_an_older_list_that_revokes_is_not_outdone_by_a_newer_that_does_not() -> None:
     old = MIDDLE.revoke(LEAF, start=NOW - YEAR, end=NOW - YEAR / 2)
     refused("revocation", crls=(ROOT_LIST, MIDDLE_LIST, old))
