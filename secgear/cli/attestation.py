@@ -50,7 +50,7 @@ def attest(
     ] = None,
     report_data: ReportData = None,
     source: Annotated[
-        str, typer.Option(help="Where to get it: auto, tsm, sev-guest, gramine, nsm, tpm.")
+        str, typer.Option(help="auto, tsm, sev-guest, gramine, nsm or tpm.")
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:

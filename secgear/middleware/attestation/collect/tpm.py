@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ ALL_PCRS = tuple(range(24))
 MAX_NONCE = 64  # bytes: TPM2B_DATA of a TPM whose largest digest is SHA-512
 
 _ATTEMPTS = 5
+_CONNECTS, _PAUSE = 50, 0.02  # seconds
 _TIMEOUT = 60.0  # seconds that a TPM may take for one command
 
 
@@ -127,7 +129,7 @@ def _open(device: str | None) -> Iterator[tpm_commands.Channel]:
         if stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116  (a str names it)
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(_TIMEOUT)
-                connection.connect(path)
+                _connect(connection, path)
                 yield _Socket(connection)
             return
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -138,6 +140,18 @@ def _open(device: str | None) -> Iterator[tpm_commands.Channel]:
         yield _Device(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    """swtpm serves one connection at a time and refuses the next until it has seen the end."""
+    for _ in range(_CONNECTS):
+        try:
+            connection.connect(path)
+        except ConnectionRefusedError:
+            time.sleep(_PAUSE)
+        else:
+            return
+    connection.connect(path)
 
 
 def _read_log(path: Path | None) -> bytes:

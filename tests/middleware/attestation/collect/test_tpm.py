@@ -175,7 +175,7 @@ class LyingTpm:
 def _extend(device: str, index: int, digest: bytes) -> None:
     """TPM2_PCR_Extend (Part 3, section 22.2)."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(device)
+        tpm._connect(connection, device)
         session = struct.pack(">IHBH", 0x40000009, 0, 0, 0)
         body = struct.pack(">II", index, len(session)) + session
         body += struct.pack(">IH", 1, 0x000B) + digest
