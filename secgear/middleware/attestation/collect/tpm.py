@@ -143,7 +143,7 @@ def _open(device: str | None) -> Iterator[tpm_commands.Channel]:
 
 
 def _connect(connection: socket.socket, path: str) -> None:
-    """swtpm serves one connection at a time and refuses the next until it has seen the end."""
+    """A software TPM serves one connection at a time, and refuses others until that has ended."""
     for _ in range(_CONNECTS):
         try:
             connection.connect(path)
