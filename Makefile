@@ -20,8 +20,8 @@ BIN := .venv/bin
 HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 ready = .venv/.ready-$(1)-$(HERE)
 
-# What the tests use if it is there: openssl as the external signer, a software TPM.
-DEBIAN := openssl swtpm
+# What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL.
+DEBIAN := openssl swtpm postgresql
 
 help:
 	@echo 'make demo        two parties join real data inside an enclave, then we try to break in'

@@ -32,6 +32,8 @@ _CODES: tuple[tuple[type[SecGearError], int], ...] = (
     (errors.PlatformUnavailable, 4),
     (errors.LaunchFailed, 4),
     (errors.CallError, 5),
+    (errors.CollectionFailed, 4),
+    (errors.ServiceError, 1),
     (errors.AttestationError, 6),
 )
 

@@ -68,7 +68,7 @@ def _kinds(kind: type[SecGearError]) -> list[type[SecGearError]]:
 
 
 def test_every_error_has_a_documented_exit_code() -> None:
-    documented = {1, 2, 3, 4, 5, 130}
+    documented = {1, 2, 3, 4, 5, 6, 130}
     for kind in _kinds(SecGearError):
         code = output.exit_code(kind("what"))
         assert code in documented
@@ -78,6 +78,9 @@ def test_every_error_has_a_documented_exit_code() -> None:
             (errors.PlatformUnavailable, 4),
             (errors.LaunchFailed, 4),
             (errors.CallError, 5),
+            (errors.CollectionFailed, 4),
+            (errors.EvidenceRefused, 6),
+            (errors.ServiceError, 1),
             (output.UsageError, 2),
         ):
             if issubclass(kind, parent):

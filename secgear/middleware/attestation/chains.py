@@ -283,7 +283,8 @@ def _listings(
 ) -> tuple[tuple[Certificate, Certificate, tuple[_Listing, ...]], ...]:
     """For each certificate and its issuer: what the lists that the issuer signed say about it.
 
-    The last one, the root, is looked up in its own list. Nothing in here depends on the time. Raises _BadList, which is not remembered.
+    The last one, the root, is looked up in its own list. Nothing in here depends on the time.
+    Raises _BadList, which is not remembered.
     """
     lists = [_parse_crl(der) for der in crls]
     return tuple(
