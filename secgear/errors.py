@@ -277,3 +277,17 @@ class ServiceError(AttestationError):
     """The verification service can't start or do its work: settings, database, key file."""
 
     code = "attestation.service"
+
+
+class ServiceRefused(ServiceError):
+    """A service refused a request.
+
+    problem: its code for the reason, as `application/problem+json` names it, for example
+    ``nonce.refused``.
+    """
+
+    code = "attestation.service-refused"
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem

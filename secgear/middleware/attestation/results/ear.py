@@ -27,7 +27,6 @@ read today, with one policy as text. `Profile.DRAFT` is draft 04, with a list of
 
 from __future__ import annotations
 
-import base64
 import datetime
 import enum
 import hashlib
@@ -40,6 +39,7 @@ from typing import Any, Final
 import msgspec
 
 from secgear.errors import ResultInvalid, Untrusted
+from secgear.middleware.attestation import base64url
 from secgear.middleware.attestation.results import vector
 from secgear.middleware.attestation.results.vector import CATEGORIES, Tier
 from secgear.middleware.attestation.verdict import Verdict
@@ -381,7 +381,7 @@ def _map(value: Any) -> Mapping[Any, Any]:
 def _write_bytes(value: bytes | None, *, cbor: bool) -> bytes | str | None:
     if value is None or cbor:
         return value
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+    return base64url.pack(value)
 
 
 def _read_bytes(value: Any, *, cbor: bool) -> bytes | None:
@@ -390,8 +390,7 @@ def _read_bytes(value: Any, *, cbor: bool) -> bytes | None:
     if cbor:
         data: bytes = _typed(value, bytes)
         return data
-    text = _typed(value, str)
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    return base64url.unpack(_typed(value, str))
 
 
 def _short(error: Exception) -> str:

@@ -6,8 +6,6 @@ of the key that ``kid`` names, never from the token; keys come from the reader, 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime
 import json
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from jwcrypto import jwk, jws
 from jwcrypto.common import JWException
 
 from secgear.errors import ResultInvalid
+from secgear.middleware.attestation import base64url
 from secgear.middleware.attestation.results import ear, judging
 from secgear.middleware.attestation.results.ear import Profile, Result
 from secgear.middleware.attestation.results.keys import ResultKey, jose_algorithm
@@ -143,14 +142,10 @@ def verify_jwt(
 
 
 def _decoded(part: str) -> bytes:
-    """Base64url without padding, in the one form that a value has."""
     try:
-        data = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+        return base64url.unpack(part)
+    except ValueError:
         raise ResultInvalid("result: no JWT: not base64url") from None
-    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
-        raise ResultInvalid("result: no JWT: not canonical base64url")
-    return data
 
 
 def _json(data: bytes) -> Any:

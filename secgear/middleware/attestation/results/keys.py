@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from secgear.errors import KeyFileError
+from secgear.middleware.attestation import base64url
 
 MAX_KEYS: Final = 16  # in one file
 
@@ -66,7 +66,7 @@ def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
 def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
     """The key's SHA-256 thumbprint (RFC 7638), base64url: its ``kid``. Raises KeyFileError."""
     text = msgspec.json.encode(_coordinates(key), order="deterministic")
-    return _base64url(hashlib.sha256(text).digest())
+    return base64url.pack(hashlib.sha256(text).digest())
 
 
 def public_keys(jwks: bytes) -> Mapping[str, ec.EllipticCurvePublicKey]:
@@ -133,8 +133,8 @@ def _coordinates(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
     return {
         "crv": name,
         "kty": "EC",
-        "x": _base64url(numbers.x.to_bytes(size, "big")),
-        "y": _base64url(numbers.y.to_bytes(size, "big")),
+        "x": base64url.pack(numbers.x.to_bytes(size, "big")),
+        "y": base64url.pack(numbers.y.to_bytes(size, "big")),
     }
 
 
@@ -143,16 +143,8 @@ def _from_jwk(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
         raise ValueError("not a public EC key")
     for curve, size, name, _, _ in _CURVES.values():
         if jwk.get("crv") == name:
-            x, y = (_from_base64url(jwk[axis]) for axis in ("x", "y"))
+            x, y = (base64url.unpack(jwk[axis]) for axis in ("x", "y"))
             if len(x) != size or len(y) != size:
                 raise ValueError("coordinates of the wrong length")
             return ec.EllipticCurvePublicKey.from_encoded_point(curve(), b"\x04" + x + y)
     raise ValueError("another curve")
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _from_base64url(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
