@@ -10,7 +10,19 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 import secgear
-from secgear.cli import attestation, codegen, doctor, images, new, reference, run, signing
+from secgear.cli import (
+    attestation,
+    codegen,
+    doctor,
+    images,
+    new,
+    reference,
+    results,
+    run,
+    serve,
+    signing,
+    tokens,
+)
 from secgear.cli.output import AsJson, CommandError, Interrupted, UsageError, fail
 from secgear.errors import SecGearError
 
@@ -34,10 +46,24 @@ app.command()(codegen.codegen)
 app.command()(attestation.attest)
 app.command()(attestation.verify)
 app.command()(attestation.bundle)
+app.command("result")(results.result)
 app.add_typer(reference.app)
+app.add_typer(serve.app)
+app.add_typer(tokens.app)
 
 # Typer has no public name for it: what the parser raises for a wrong command line.
 _WrongUsage: Final[type[Exception]] = typer.BadParameter.__mro__[1]
+# What optional commands import, and the extra that brings it.
+_EXTRAS: Final = {
+    "httpx": "fetch",
+    "lxml": "gpu",
+    "regopy": "rego",
+    "signxml": "gpu",
+    **dict.fromkeys(
+        ("anyio", "jwcrypto", "litestar", "prometheus_client", "sqlalchemy", "uvicorn"),
+        "attestation-service",
+    ),
+}
 _INTERRUPTED: Final = 128 + signal.SIGINT
 _TERMINATED: Final = 128 + signal.SIGTERM
 
@@ -91,6 +117,9 @@ def main() -> None:
     except BrokenPipeError:
         _let_go()
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        _trace()
+        fail(_missing(error))
     except RecursionError as error:
         _trace()
         fail(UsageError(f"too deeply nested: {error}"))
@@ -100,14 +129,24 @@ def main() -> None:
         fail(CommandError(f"{error.filename or 'the system says'}: {error.strerror or error}"))
     except Exception as error:  # noqa: BLE001  # a traceback tells a user nothing
         _trace()
-        # Its text stays unsaid: nobody knows what is in it.
-        kind = type(error).__name__
-        fail(
-            CommandError(f"secgear has a defect ({kind}); please report what SECGEAR_DEBUG=1 shows")
-        )
+        fail(_defect(error))
     if status == _INTERRUPTED:  # what Typer makes of KeyboardInterrupt
         fail(Interrupted("interrupted"))
     sys.exit(status)
+
+
+def _defect(error: Exception) -> CommandError:
+    # Its text stays unsaid: nobody knows what is in it.
+    kind = type(error).__name__
+    return CommandError(f"secgear has a defect ({kind}); please report what SECGEAR_DEBUG=1 shows")
+
+
+def _missing(error: ModuleNotFoundError) -> CommandError:
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        return _defect(error)
+    extra = _EXTRAS[package]
+    return CommandError(f"this command needs {package}: pip install 'secgear[{extra}]'")
 
 
 def _refuse(error: Any) -> NoReturn:

@@ -52,12 +52,42 @@ def attest(
     source: Annotated[
         str, typer.Option(help="auto, tsm, sev-guest, gramine, nsm or tpm.")
     ] = "auto",
+    service: Annotated[
+        str | None,
+        typer.Option(help="Have it judged by the verification service at this URL."),
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="Which policy of the service.")] = None,
+    audience: Annotated[
+        str | None, typer.Option(help="Who shall rely on the service's result.")
+    ] = None,
+    user_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="What this guest vouches for besides itself, for example its public key.",
+            readable=False,
+        ),
+    ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="Certificate authority of the service (PEM).", readable=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask this machine's TEE for evidence about itself. Run it inside the guest."""
+    """Ask this machine's TEE for evidence about itself. Run it inside the guest.
+
+    With --service, evidence is made for that service's nonce, and what is written is the service's
+    signed result (a JWT).
+    """
     from secgear.middleware.attestation import envelope
     from secgear.middleware.attestation.collect import collect
 
+    if service is not None:
+        if policy is None or audience is None or report_data is not None:
+            raise UsageError("--service needs --policy and --audience, and has its own nonce")
+        _attest_to(service, output, source, policy, audience, user_data, trust, as_json)
+        return
+    if any(option is not None for option in (policy, audience, user_data, trust)):
+        raise UsageError("--policy, --audience, --user-data and --trust go with --service")
     data = inputs.parse_report_data(report_data)
     if data is None:
         raise UsageError(
@@ -86,6 +116,39 @@ def attest(
             f"evidence     {output}\nformat       {evidence.format}, {len(evidence.data)} bytes\n"
             f"attachments  {attachments}"
         )
+
+
+def _attest_to(
+    url: str,
+    output: Path | None,
+    source: str,
+    policy: str,
+    audience: str,
+    user_data: Path | None,
+    trust: Path | None,
+    as_json: bool,
+) -> None:
+    """Get a service's result about this machine."""
+    from secgear.middleware.attestation.collect import collect
+    from secgear.middleware.attestation.service.binding import MAX_USER_DATA
+    from secgear.middleware.attestation.service.client import VerificationClient
+
+    if output is not None:
+        check_target(output, b"eyJ")
+    with VerificationClient(url, trust=trust) as client:
+        attested = client.attest(
+            lambda report_data: collect(report_data, source=source),
+            policy=policy,
+            audience=audience,
+            user_data=None if user_data is None else read(user_data, MAX_USER_DATA),
+        )
+    token = str(attested.result)
+    if output is not None:
+        write_file(output, token.encode())
+    if as_json:
+        emit({"result": token, "verdict": attested.verdict})
+    else:
+        typer.echo(token if output is None else f"result  {output}")
 
 
 def verify(

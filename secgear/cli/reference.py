@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 _MAX_FILE = 16 << 20
+_MAX_FIRMWARE = 64 << 20
 _BEGINNING = b'{"secgear-reference-values"'
 
 app = typer.Typer(
@@ -104,6 +106,66 @@ def import_(
         typer.echo(f"platform key      {path}")
     for line in left_out:
         note(f"not imported: {line}")
+
+
+@app.command("snp-launch")
+def snp_launch(
+    firmware: Annotated[Path, typer.Argument(help="The OVMF image for SEV-SNP.", readable=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write the value.", readable=False)
+    ],
+    vcpus: Annotated[int, typer.Option(help="Virtual processors at launch.")],
+    name: Annotated[str, typer.Option(help="What the value is called.")] = "snp-launch",
+    processor: Annotated[
+        str, typer.Option(help="QEMU's processor model: EPYC, EPYC-Milan, EPYC-Genoa-v2, …")
+    ] = "EPYC",
+    hypervisor: Annotated[str, typer.Option(help="qemu, ec2 or gce.")] = "qemu",
+    kernel: Annotated[
+        Path | None,
+        typer.Option(help="The kernel, with QEMU's kernel-hashes=on.", readable=False),
+    ] = None,
+    initrd: Annotated[
+        Path | None, typer.Option(help="Its initial RAM disk.", readable=False)
+    ] = None,
+    append: Annotated[str, typer.Option(help="Its command line.")] = "",
+    features: Annotated[str, typer.Option(help="The guest's SEV_FEATURES, hexadecimal.")] = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Compute the measurement of a SEV-SNP guest from what it will be launched with."""
+    from secgear.middleware.attestation.formats.snp import launch
+    from secgear.middleware.attestation.formats.snp.vmsa import Hypervisor
+    from secgear.middleware.attestation.reference import ReferenceValue, ReferenceValues
+    from secgear.middleware.attestation.values import Hex
+
+    check_target(output, _BEGINNING)
+    if kernel is None and (initrd is not None or append):
+        raise UsageError("--initrd and --append go with --kernel")
+    if (model := re.sub(r"-v[0-9]+$", "", processor)) not in launch.PROCESSORS:
+        raise UsageError(f"--processor {processor}: one of {', '.join(launch.PROCESSORS)}")
+    if hypervisor not in (names := [one.name.lower() for one in Hypervisor]):
+        raise UsageError(f"--hypervisor {hypervisor}: one of {', '.join(names)}")
+    try:
+        bits = int(features, 16)
+    except ValueError:
+        raise UsageError("--features takes hexadecimal digits") from None
+    boot = None
+    if kernel is not None:
+        disk = b"" if initrd is None else read(initrd)
+        boot = launch.DirectBoot.of(read(kernel), disk, append)
+    digest = launch.launch_digest(
+        read(firmware, _MAX_FIRMWARE),
+        vcpus=vcpus,
+        processor=launch.PROCESSORS[model],
+        boot=boot,
+        features=bits,
+        hypervisor=Hypervisor[hypervisor.upper()],
+    )
+    value = ReferenceValue(name=name, tee="snp", measurements={"launch": Hex(digest)})
+    write_file(output, ReferenceValues((value,)).to_json())
+    if as_json:
+        emit({"reference_values": str(output), "launch": digest.hex()})
+    else:
+        typer.echo(f"launch            {digest.hex()}\nreference values  {output}")
 
 
 def _key(path: Path | None) -> ec.EllipticCurvePublicKey | None:

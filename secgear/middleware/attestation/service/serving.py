@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from typing import Final
 
 import uvicorn
 from litestar import Litestar
 
+from secgear.errors import ServiceError
 from secgear.middleware.attestation.service.app import create_app
 from secgear.middleware.attestation.service.settings import Settings
 
@@ -14,24 +17,35 @@ _KEEP_ALIVE: Final = 15  # seconds an idle connection stays open
 _GRACE: Final = 20  # seconds for running requests when the service ends
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, listening: Callable[[str], None] | None = None) -> None:
     """Run the verification service until it is told to end (SIGINT, SIGTERM).
 
+    listening: is told the service's URL as soon as it can be used.
     Raises ServiceError before listening: settings, database; KeyFileError: result keys.
     """
     settings.check_listening()
-    run(create_app(settings), settings)
+    run(create_app(settings), settings, listening)
 
 
-def run(app: Litestar, settings: Settings) -> None:
+def run(app: Litestar, settings: Settings, listening: Callable[[str], None] | None = None) -> None:
     """Serve any application as the settings say. Raises ServiceError."""
     settings.check_listening()
-    server(app, settings).run()
+    running = server(app, settings, listening)
+    try:
+        running.run()
+    except SystemExit:
+        if running.started:
+            raise  # a signal has ended it
+        # How the server ends when it can't listen; it has logged why.
+        raise ServiceError(f"can't listen on {settings.host} port {settings.port}") from None
 
 
-def server(app: Litestar, settings: Settings) -> uvicorn.Server:
+def server(
+    app: Litestar, settings: Settings, listening: Callable[[str], None] | None = None
+) -> uvicorn.Server:
     """The server, not started yet."""
-    return uvicorn.Server(
+    return _Server(
+        listening,
         uvicorn.Config(
             app,
             host=settings.host,
@@ -46,5 +60,20 @@ def server(app: Litestar, settings: Settings) -> uvicorn.Server:
             server_header=False,
             access_log=False,
             log_level="warning",
-        )
+        ),
     )
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens once it does: with port 0 nobody knows before."""
+
+    def __init__(self, listening: Callable[[str], None] | None, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._listening is not None:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            scheme = "https" if self.config.is_ssl else "http"
+            self._listening(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")

@@ -1,0 +1,152 @@
+"""``secgear serve``: services that run until they are told to end."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secgear.cli.output import UsageError, note
+
+if TYPE_CHECKING:
+    from secgear.middleware.attestation.service.settings import AnchorFile, Settings
+
+app = typer.Typer(name="serve", help="Run a service.", no_args_is_help=True)
+
+Directory = Annotated[
+    Path,
+    typer.Option(help="Where the service keeps its database and keys; only its owner may read it."),
+]
+Database = Annotated[
+    str,
+    typer.Option(
+        help="Another database: sqlite:////path/file.db, or postgresql://user@host/name with the "
+        "password in ~/.pgpass. Instances that share one are one service."
+    ),
+]
+Issuer = Annotated[str, typer.Option(help="The service's name in results, for example its URL.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with TLS.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")]
+Certificate = Annotated[
+    Path | None, typer.Option("--tls-certificate", help="Certificate chain (PEM).", readable=False)
+]
+Key = Annotated[
+    Path | None, typer.Option("--tls-key", help="The certificate's key (PEM).", readable=False)
+]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Listen without TLS: a balancer in front ends it."),
+]
+Proxies = Annotated[
+    list[str] | None,
+    typer.Option("--trusted-proxy", help="Its X-Forwarded-For is believed; may be repeated."),
+]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--root",
+        help="Trust another root: FAMILY=FILE.pem, or FAMILY:SUBJECT=FILE.pem for a key. "
+        "'simulated' alone is this user's own simulated platform.",
+    ),
+]
+
+
+@app.command("attestation")
+def attestation(
+    issuer: Issuer,
+    directory: Directory,
+    database: Database = "",
+    host: Host = "127.0.0.1",
+    port: Port = 8443,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+    insecure: Insecure = False,
+    trusted_proxy: Proxies = None,
+    root: Roots = None,
+    result_keys: Annotated[
+        Path | None,
+        typer.Option(help="Keys that sign results (PEM), made if missing.", readable=False),
+    ] = None,
+    result_minutes: Annotated[
+        int, typer.Option(min=1, max=10080, help="How long a result is good.")
+    ] = 10,
+) -> None:
+    """Judge evidence for others over HTTP and sign the results.
+
+    Administrators need a token: secgear token create. Everything is documented by the service
+    itself, at /openapi.json.
+    """
+    service_logs()
+    from secgear.middleware.attestation.service.serving import serve
+
+    serve(
+        settings(
+            issuer,
+            directory,
+            database,
+            root,
+            host=host,
+            port=port,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            insecure=insecure,
+            trusted_proxies=tuple(trusted_proxy or ()),
+            keys=result_keys,
+            result_lifetime=datetime.timedelta(minutes=result_minutes),
+        ),
+        lambda url: note(f"verification service at {url}"),
+    )
+
+
+def settings(
+    issuer: str,
+    directory: Path,
+    database: str,
+    roots: Sequence[str] | None,
+    **more: Any,
+) -> Settings:
+    """Settings from what was typed."""
+    from secgear.middleware.attestation.service.settings import Settings
+
+    return Settings(
+        issuer=issuer,
+        directory=directory,
+        database=checked_url(database),
+        extra_anchors=tuple(_anchor(root) for root in roots or ()),
+        **more,
+    )
+
+
+def checked_url(url: str) -> str:
+    """The database URL, unless it carries what everybody on this machine could read."""
+    from urllib.parse import urlsplit
+
+    if url and urlsplit(url).password:
+        raise UsageError(
+            "a password on the command line can be read by every user of this machine; "
+            "put it into ~/.pgpass (PGPASSFILE)"
+        )
+    return url
+
+
+def service_logs() -> None:
+    """Warnings and errors of services go to stderr, with the time."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def _anchor(root: str) -> AnchorFile:
+    from secgear.base.tees.simulated import SimulatedPlatform, home
+    from secgear.middleware.attestation.service.settings import AnchorFile
+
+    if root == "simulated":
+        SimulatedPlatform(home())  # makes it, the first time
+        return AnchorFile("simulated", home() / "simulated-platform" / "root.crt")
+    selector, equals, file = root.partition("=")
+    family, _, subject = selector.partition(":")
+    if not equals or not family or not file:
+        raise UsageError(f"--root {root}: write FAMILY=FILE.pem")
+    return AnchorFile(family, Path(file), subject.lower())
