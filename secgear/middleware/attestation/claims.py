@@ -130,13 +130,16 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold: bytes in hexadecimal, times in ISO 8601."""
         return {
-            field.name: _plain(getattr(self, field.name))
-            for field in msgspec.structs.fields(type(self))
-            if field.name != "parts"
+            name: _plain(getattr(self, name)) for name in self.__struct_fields__ if name != "parts"
         } | {"parts": {name: part.to_dict() for name, part in self.parts.items()}}
 
 
+_IMMUTABLE = frozenset((bool, bytes, float, int, str, type(None)))
+
+
 def _frozen(value: Any) -> Any:
+    if type(value) in _IMMUTABLE:  # nearly all are; asking an abstract class takes long
+        return value
     match value:
         case Mapping():
             return MappingProxyType({key: _frozen(item) for key, item in value.items()})

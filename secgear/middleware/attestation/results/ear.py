@@ -32,12 +32,12 @@ import enum
 import hashlib
 import secrets
 from collections.abc import Mapping
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
+from secgear import __version__
 from secgear.errors import ResultInvalid, Untrusted
 from secgear.middleware.attestation import base64url
 from secgear.middleware.attestation.results import vector
@@ -133,7 +133,7 @@ def make(
         expires=issued_at + lifetime,
         nonce=nonce,
         status=max((item.status for item in submods.values()), key=lambda tier: tier.code),
-        verifier={"developer": _DEVELOPER, "build": version("secgear")},
+        verifier={"developer": _DEVELOPER, "build": __version__},
         submods=submods,
         user_data=None if user_data is None else hashlib.sha256(user_data).digest(),
     )

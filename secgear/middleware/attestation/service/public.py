@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
@@ -93,7 +90,7 @@ def operations_routes() -> list[HTTPRouteHandler]:
 
 
 def _answered(answer: Answer) -> AttestAnswer:
-    verdict: dict[str, Any] = msgspec.json.decode(answer.verdict.to_json())
+    verdict = answer.verdict.to_dict()
     if answer.token is None:
         raise Problem(
             403,

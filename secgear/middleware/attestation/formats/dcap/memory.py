@@ -86,6 +86,11 @@ class Memory(Generic[T]):
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = _Success(after, before, checks, value)
 
+    def cache_clear(self) -> None:
+        """Forget everything, as `functools` names it."""
+        with self._lock:
+            self._kept.clear()
+
 
 def dates_of(
     certificates: Iterable[Certificate], collateral: Collateral
