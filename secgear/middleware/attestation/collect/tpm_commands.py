@@ -1,4 +1,4 @@
-"""The five TPM 2.0 commands that a quote takes, as bytes over any channel to a TPM.
+"""The four TPM 2.0 commands that a quote takes, as bytes over any channel to a TPM.
 
 Trusted Platform Module Library, Part 3. Speaking them directly keeps a C library (and its compiler)
 out of guests; nothing secret is ever sent, so that no encrypted session is needed.
