@@ -28,7 +28,7 @@ help:
 	@echo 'make test        all tests (ARGS="-k wire" selects)'
 	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
 	@echo 'make check-fast  the same without types'
-	@echo 'make fuzz        hostile frames, images and manifests for MINUTES=$(MINUTES)'
+	@echo 'make fuzz        hostile frames, evidence, images and manifests for MINUTES=$(MINUTES)'
 	@echo 'make bench       benchmarks, ours and peers in one run'
 	@echo 'make docs        the documentation as a site in site/'
 	@echo 'make clean       remove .venv and everything else that was generated'
@@ -55,11 +55,12 @@ check-fast: $(call ready,check)
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 
-# Hostile frames for half of the time, then every property test again and again, with other
-# generated input each time.
+# A third of the time each: hostile frames; damaged evidence and documents; every property test
+# again and again, with other generated input each time.
 fuzz: $(call ready,test)
-	@FUZZ_SECONDS=$$((30 * $(MINUTES))) $(BIN)/python tests/fuzz/run.py
-	@end=$$(($$(date +%s) + 30 * $(MINUTES))); \
+	@FUZZ_SECONDS=$$((20 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
+	@FUZZ_SECONDS=$$((20 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
+	@end=$$(($$(date +%s) + 20 * $(MINUTES))); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	    $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default -n auto -q $(ARGS) || exit 1; \
 	done

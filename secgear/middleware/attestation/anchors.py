@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -126,7 +127,7 @@ def read_anchors(family: str, name: str, pem: bytes, subject: str = "") -> Ancho
                 raise CollateralError(f"{name}: keys are EC or RSA, not {type(key).__name__}")
             return Anchors(keys=(KeyAnchor(name, family, key, subject),))
         certificates: Iterable[Certificate] = load_pem(pem)
-    except (EvidenceMalformed, ValueError) as error:
+    except (EvidenceMalformed, UnsupportedAlgorithm, ValueError) as error:
         raise CollateralError(f"{name}: {error}") from None
     return Anchors(tuple(Anchor(name, family, certificate) for certificate in certificates))
 

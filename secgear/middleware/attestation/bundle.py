@@ -22,6 +22,7 @@ from secgear.middleware.attestation.anchors import Anchors, builtin_anchors, rea
 from secgear.middleware.attestation.appraisal import examine
 from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.attestation.policy import load_policy
+from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.reference import ReferenceValues, load_reference_values
 from secgear.middleware.attestation.verdict import Verdict
 
@@ -175,7 +176,7 @@ def load_bundle(data: bytes) -> Bundle:
         raise AttestationError(f"a bundle of {len(data)} bytes; at most {MAX_SIZE} are read")
     try:
         file = _DECODER.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise AttestationError(f"no bundle: {error}") from None
     if file.version != VERSION:
         raise AttestationError(f"a bundle of version {file.version}; this release reads {VERSION}")

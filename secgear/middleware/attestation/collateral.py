@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from secgear.errors import CollateralError
+from secgear.middleware.attestation.reader import UNREADABLE
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ def from_json(data: bytes) -> Collateral:
         raise CollateralError(f"collateral of {len(data)} bytes; at most {MAX_SIZE} are read")
     try:
         read = _DECODER.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CollateralError(f"no collateral file: {error}") from None
     if read.version != VERSION:
         raise CollateralError(f"collateral of version {read.version}; this release reads {VERSION}")

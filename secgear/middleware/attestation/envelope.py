@@ -16,6 +16,7 @@ import msgspec
 from secgear.base.tee import Evidence
 from secgear.errors import EvidenceMalformed
 from secgear.middleware.attestation import cbor
+from secgear.middleware.attestation.reader import UNREADABLE
 
 VERSION = 1
 MAX_SIZE = 8 << 20  # bytes of one envelope; a TCG2 log is at most a few hundred kilobytes
@@ -53,7 +54,7 @@ def from_json(data: bytes) -> Evidence:
     _small_enough(data)
     try:
         envelope = _FROM_JSON.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"format: no evidence envelope: {error}") from None
     return _checked(envelope)
 
@@ -64,7 +65,7 @@ def from_cbor(data: bytes) -> Evidence:
     content = cbor.decode(data, "evidence envelope", max_size=MAX_SIZE)
     try:
         envelope = msgspec.convert(content, _Envelope, builtin_types=(bytes,))
-    except msgspec.ValidationError as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"format: no evidence envelope: {error}") from None
     return _checked(envelope)
 

@@ -14,6 +14,7 @@ from secgear.errors import CollateralError
 from secgear.middleware.attestation import collateral as collaterals
 from secgear.middleware.attestation.certificates import load_certificate
 from secgear.middleware.attestation.collateral import Collateral, Document
+from secgear.middleware.attestation.reader import UNREADABLE
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,32})-----([^-]*)-----END \1-----")
 _TAG_ID = re.compile(rb'<[^>]{0,2000}?SoftwareIdentity[^>]{0,4000}? tagId="([^"]{1,200})"')
@@ -48,7 +49,7 @@ def import_collateral(data: bytes, name: str) -> Collateral:
 def _from_json(data: bytes, name: str) -> Collateral:
     try:
         keys = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CollateralError(f"{name}: {error}") from None
     if "secgear-collateral" in keys:
         return collaterals.from_json(data)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from secgear.errors import EvidenceMalformed
+
+# What msgspec raises for hostile JSON: its own error and that of the text's encoding, both of which
+# are a ValueError; numbers too large for their type; deep nesting.
+UNREADABLE: Final = (ValueError, OverflowError, RecursionError)
 
 
 class Reader:

@@ -18,6 +18,7 @@ import msgspec
 from secgear.base.tee import Evidence
 from secgear.errors import EvidenceMalformed, EvidenceUnsupported
 from secgear.middleware.attestation import cbor, envelope
+from secgear.middleware.attestation.reader import UNREADABLE
 
 MAX_SIZE = 16 << 20  # bytes: an envelope in text
 
@@ -159,7 +160,7 @@ def _cose(payload: bytes, data: bytes) -> Evidence | None:
 def _json(text: bytes) -> Evidence:
     try:
         content = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"format: JSON that can't be read: {error}") from None
     if isinstance(content, list):
         return _nvidia(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from importlib import resources
 
@@ -80,6 +81,20 @@ def test_other_families_and_kinds_of_keys_are_refused() -> None:
         read_anchors("acme", "x", _public(ec_key()))
     with pytest.raises(CollateralError, match="EC or RSA"):
         read_anchors("arm", "x", _public(ed25519.Ed25519PrivateKey.generate()))
+
+
+def test_a_key_on_an_unknown_curve_is_refused() -> None:
+    der = (
+        ec_key()
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    p384, unknown = bytes.fromhex("06052b81040022"), bytes.fromhex("06052b8104007f")
+    assert p384 in der
+    text = base64.encodebytes(der.replace(p384, unknown))
+    pem = b"-----BEGIN PUBLIC KEY-----\n" + text + b"-----END PUBLIC KEY-----\n"
+    with pytest.raises(CollateralError, match="not supported"):
+        read_anchors("arm", "key", pem)
 
 
 def test_no_anchors_trust_nothing() -> None:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secgear.base.tee import Evidence
-from secgear.errors import EvidenceRefused, EvidenceUnsupported
+from secgear.errors import CollateralError, EvidenceRefused, EvidenceUnsupported
 from secgear.middleware.attestation import envelope
+from secgear.middleware.attestation.importing import import_collateral
 from secgear.middleware.attestation.recognition import recognise
 from tests.adversary.vendors.simulated import SimulatedVendor
 from tests.adversary.vendors.snp import Amd
@@ -127,3 +128,11 @@ def test_rubbish_is_recognised_or_refused(data: bytes) -> None:
         recognise(data)
     except EvidenceRefused:
         return
+
+
+@pytest.mark.parametrize("text", [b'{"quote": "\xff"}', b'{"\xfe": 1}', b'{"quote": 1e999999}'])
+def test_json_in_another_encoding_is_malformed(text: bytes) -> None:
+    with pytest.raises(EvidenceRefused):
+        recognise(text)
+    with pytest.raises(CollateralError):
+        import_collateral(text, "file")

@@ -18,7 +18,7 @@ import msgspec
 from secgear.base.tee import Evidence
 from secgear.errors import EvidenceMalformed, EvidenceUnsupported
 from secgear.middleware.attestation.claims import Claims
-from secgear.middleware.attestation.reader import Reader
+from secgear.middleware.attestation.reader import UNREADABLE, Reader
 from secgear.middleware.attestation.verification import Context
 
 FORMAT = "hygon.csv"
@@ -76,7 +76,7 @@ def parse(data: bytes) -> Report:
     """JSON to fields. Raises EvidenceMalformed; EvidenceUnsupported for other forms of report."""
     try:
         evidence = _DECODER.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"format: {_WHAT}: {error}") from None
     wrapper = evidence.attestation_report
     if wrapper.flags or any(wrapper.magic):

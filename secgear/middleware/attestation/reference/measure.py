@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from secgear.errors import PolicyError
+from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.reference.model import ReferenceValue, ReferenceValues
 from secgear.middleware.attestation.values import Hex
 
@@ -37,7 +38,7 @@ def from_measurement(data: bytes) -> ReferenceValues:
             for tee, measured in output.tees.items()
             if measured.get("measurement") is not None
         )
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise PolicyError(f"no output of secgear measure: {error}") from None
     if not values:
         raise PolicyError("this output of secgear measure holds no measurement")

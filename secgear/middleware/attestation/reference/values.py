@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from secgear.errors import PolicyError
+from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.reference.measure import from_measurement, is_measurement
 from secgear.middleware.attestation.reference.model import (
     MARK,
@@ -39,7 +40,7 @@ def load_reference_values(data: bytes) -> ReferenceValues:
         return from_measurement(data)
     try:
         file = _DECODER.decode(data)
-    except (msgspec.DecodeError, RecursionError, OverflowError) as error:
+    except UNREADABLE as error:
         raise PolicyError(f"no reference values: {error}") from None
     if file.version != VERSION:
         raise PolicyError(

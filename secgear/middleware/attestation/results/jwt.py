@@ -18,6 +18,7 @@ from jwcrypto.common import JWException
 
 from secgear.errors import ResultInvalid
 from secgear.middleware.attestation import base64url
+from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.results import ear, judging
 from secgear.middleware.attestation.results.ear import Profile, Result
 from secgear.middleware.attestation.results.keys import ResultKey, jose_algorithm
@@ -112,7 +113,7 @@ def verify_jwt(
     try:
         fields = _HEADER.decode(header)
         _json(header)  # refuses a member twice, which the decoder above does not
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise ResultInvalid("result: the header is not just alg, kid and typ") from None
     if fields.typ.lower() != TYPE:
         raise ResultInvalid(f"result: a token of type {fields.typ[:40]!r}, not {TYPE}")

@@ -19,6 +19,7 @@ import msgspec
 from secgear.base.tee import Evidence
 from secgear.errors import ServiceError, ServiceRefused, Untrusted
 from secgear.middleware.attestation import base64url, envelope
+from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.service import binding
 
 T = TypeVar("T")
@@ -187,7 +188,7 @@ class VerificationClient:
 def _refusal(status: int, body: bytes) -> ServiceError | Untrusted:
     try:
         problem = msgspec.json.decode(body, type=_Problem)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return ServiceError(f"client: the service answered with status {status}")
     text = ": ".join(filter(None, (problem.title, problem.detail)))[:1000]
     if problem.code == "attestation.untrusted":
@@ -212,7 +213,7 @@ def _unpacked(text: str) -> bytes:
 def _typed(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise ServiceError("client: the service's answer has another form") from None
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from secgear.middleware.attestation import envelope
 from secgear.middleware.attestation.base64url import unpack
+from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.service import binding
 from secgear.middleware.attestation.service.appraiser import Claim
 from secgear.middleware.attestation.service.documents import NAME
@@ -84,7 +85,7 @@ def read_attest(body: bytes) -> Claim:
         nonce = unpack(request.nonce)
         user_data = None if request.user_data is None else unpack(request.user_data)
         binding.report_data(nonce, user_data)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Problem(
             400,
             "request.invalid",

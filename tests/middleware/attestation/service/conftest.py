@@ -17,9 +17,9 @@ import pytest
 from litestar import Litestar
 
 from secgear.middleware.attestation import envelope
+from secgear.middleware.attestation.base64url import pack, unpack
 from secgear.middleware.attestation.service.app import create_app
 from secgear.middleware.attestation.service.binding import report_data
-from secgear.middleware.attestation.base64url import pack, unpack
 from secgear.middleware.attestation.service.serving import server
 from secgear.middleware.attestation.service.settings import AnchorFile, Rate, Settings
 from secgear.middleware.attestation.service.tokens import Role, create_token

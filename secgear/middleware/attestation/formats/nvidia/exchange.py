@@ -9,6 +9,7 @@ import msgspec
 
 from secgear.base.tee import Evidence
 from secgear.errors import EvidenceMalformed, EvidenceUnsupported
+from secgear.middleware.attestation.reader import UNREADABLE
 
 MAX_SIZE = 4 << 20  # bytes of JSON
 MAX_DEVICES = 64
@@ -36,7 +37,7 @@ def evidence_from_nvat(json: bytes) -> tuple[Evidence, ...]:
         raise EvidenceMalformed(f"format: NVIDIA evidence of {len(json)} bytes")
     try:
         devices = _DECODER.decode(json)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"format: no evidence of NVIDIA's SDK: {error}") from None
     if not 1 <= len(devices) <= MAX_DEVICES:
         raise EvidenceMalformed(f"format: evidence of {len(devices)} NVIDIA devices")

@@ -15,6 +15,7 @@ from secgear.middleware.attestation.formats.tpm.structures import (
     Signature,
     pcr_digest,
 )
+from secgear.middleware.attestation.reader import UNREADABLE
 
 MAX_SIZE = 64 << 10  # bytes of JSON
 
@@ -34,7 +35,7 @@ def parse_values(data: bytes) -> Values:
             bank: {_index(index): bytes.fromhex(text) for index, text in pcrs.items()}
             for bank, pcrs in banks.items()
         }
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"format: PCR values: {error}") from None
     for bank, pcrs in values.items():
         if bank not in _SIZES or any(len(value) != _SIZES[bank] for value in pcrs.values()):

@@ -1,6 +1,6 @@
 """Hostile frames against a real enclave and a real host handle, for as long as one likes.
 
-    python tests/fuzz/run.py
+    python tests/fuzz/frames.py
 
 FUZZ_SECONDS: how long, 600 by default. FUZZ_SEED: begin here, to see a failure again.
 Ends with status 1 and the seed at the first crash, hang, wrong answer or growth of memory.
