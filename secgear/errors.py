@@ -291,3 +291,75 @@ class ServiceRefused(ServiceError):
     def __init__(self, message: str, problem: str = "") -> None:
         super().__init__(message)
         self.problem = problem
+
+
+class ChannelError(SecGearError):
+    """A secure channel could not be made or has failed."""
+
+    code = "channel.failed"
+
+
+class HandshakeFailed(ChannelError):
+    """The two sides did not agree: TLS, its parameters, or the attestation bound to it."""
+
+    code = "channel.handshake"
+
+
+class ChannelTruncated(ChannelError):
+    """The connection ended without the peer's goodbye: what was received may be incomplete."""
+
+    code = "channel.truncated"
+
+
+class ChannelClosed(ChannelError):
+    """The channel has been closed, by this side or in order by the peer."""
+
+    code = "channel.closed"
+
+
+class SealingError(SecGearError):
+    """Data could not be sealed or unsealed."""
+
+    code = "sealing.failed"
+
+
+class SealedMalformed(SealingError):
+    """The bytes are no sealed data of a known version, or have been changed."""
+
+    code = "sealing.malformed"
+
+
+class SealedForOther(SealingError):
+    """Sealed for another enclave, a newer version of it, or with other associated data."""
+
+    code = "sealing.other"
+
+
+class RolledBack(SealingError):
+    """Genuine sealed data, but not the newest: the counter has moved on."""
+
+    code = "sealing.rolled-back"
+
+
+class EnvelopeError(SecGearError):
+    """An envelope could not be sealed or opened."""
+
+    code = "envelope.failed"
+
+
+class EnvelopeMalformed(EnvelopeError):
+    """The bytes are no envelope of a known version and suite."""
+
+    code = "envelope.malformed"
+
+
+class EnvelopeRefused(EnvelopeError):
+    """The envelope is not for this key, purpose or place, or has been changed."""
+
+    code = "envelope.refused"
+
+
+class Replayed(EnvelopeError):
+    """The envelope was opened before."""
+
+    code = "envelope.replayed"
