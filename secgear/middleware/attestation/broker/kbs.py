@@ -22,6 +22,7 @@ from jwcrypto.common import JWException
 from secgear.base.tee import Evidence
 from secgear.errors import EvidenceMalformed, EvidenceUnsupported
 from secgear.middleware.attestation.broker import kbs_snp
+from secgear.middleware.attestation.reader import UNREADABLE
 
 PROTOCOL: Final = "0.4.0"
 COOKIE: Final = "kbs-session-id"
@@ -220,14 +221,14 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes, what: str) -> Any:
         raise EvidenceMalformed(f"format: {what} of {len(body)} bytes; at most {MAX_MESSAGE}")
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"format: {what}: {error}") from None
 
 
 def _json(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise EvidenceMalformed("format: primary evidence is text that is no JSON") from None
 
 
