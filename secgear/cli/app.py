@@ -19,6 +19,7 @@ from secgear.cli import (
     reference,
     results,
     run,
+    secret,
     serve,
     signing,
     tokens,
@@ -49,6 +50,7 @@ app.command()(attestation.bundle)
 app.command("result")(results.result)
 app.add_typer(reference.app)
 app.add_typer(serve.app)
+app.add_typer(secret.app)
 app.add_typer(tokens.app)
 
 # Typer has no public name for it: what the parser raises for a wrong command line.

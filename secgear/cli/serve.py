@@ -13,7 +13,7 @@ import typer
 from secgear.cli.output import UsageError, note
 
 if TYPE_CHECKING:
-    from secgear.middleware.attestation.service.settings import AnchorFile, Settings
+    from secgear.middleware.attestation.service.settings import AnchorFile
 
 app = typer.Typer(name="serve", help="Run a service.", no_args_is_help=True)
 
@@ -53,6 +53,12 @@ Roots = Annotated[
         "'simulated' alone is this user's own simulated platform.",
     ),
 ]
+PerSecond = Annotated[
+    float,
+    typer.Option(
+        "--rate", min=0.1, help="Requests a second for one client address; five times that at once."
+    ),
+]
 
 
 @app.command("attestation")
@@ -67,6 +73,7 @@ def attestation(
     insecure: Insecure = False,
     trusted_proxy: Proxies = None,
     root: Roots = None,
+    rate: PerSecond = 20,
     result_keys: Annotated[
         Path | None,
         typer.Option(help="Keys that sign results (PEM), made if missing.", readable=False),
@@ -82,43 +89,75 @@ def attestation(
     """
     service_logs()
     from secgear.middleware.attestation.service.serving import serve
-
-    serve(
-        settings(
-            issuer,
-            directory,
-            database,
-            root,
-            host=host,
-            port=port,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-            insecure=insecure,
-            trusted_proxies=tuple(trusted_proxy or ()),
-            keys=result_keys,
-            result_lifetime=datetime.timedelta(minutes=result_minutes),
-        ),
-        lambda url: note(f"verification service at {url}"),
-    )
-
-
-def settings(
-    issuer: str,
-    directory: Path,
-    database: str,
-    roots: Sequence[str] | None,
-    **more: Any,
-) -> Settings:
-    """Settings from what was typed."""
     from secgear.middleware.attestation.service.settings import Settings
 
-    return Settings(
-        issuer=issuer,
-        directory=directory,
-        database=checked_url(database),
-        extra_anchors=tuple(_anchor(root) for root in roots or ()),
-        **more,
+    made = Settings(
+        **_common(issuer, directory, database, root, rate),
+        host=host,
+        port=port,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        insecure=insecure,
+        trusted_proxies=tuple(trusted_proxy or ()),
+        keys=result_keys,
+        result_lifetime=datetime.timedelta(minutes=result_minutes),
     )
+    serve(made, lambda url: note(f"verification service at {url}"))
+
+
+@app.command("broker")
+def broker(
+    directory: Directory,
+    database: Database = "",
+    host: Host = "127.0.0.1",
+    port: Port = 8443,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+    insecure: Insecure = False,
+    trusted_proxy: Proxies = None,
+    root: Roots = None,
+    rate: PerSecond = 20,
+    master_key: Annotated[
+        Path | None,
+        typer.Option(help="Keys that encrypt the secrets, made if missing.", readable=False),
+    ] = None,
+) -> None:
+    """Keep secrets and release each to the enclaves that its policy names.
+
+    Secrets: secgear secret put. Policies and administrators: as for the verification service. Also
+    speaks Confidential Containers' KBS protocol 0.4.0, under /kbs/v0.
+    """
+    service_logs()
+    from secgear.middleware.attestation.broker.app import BrokerSettings, serve_broker
+
+    made = BrokerSettings(
+        **_common("key broker", directory, database, root, rate),
+        host=host,
+        port=port,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        insecure=insecure,
+        trusted_proxies=tuple(trusted_proxy or ()),
+        master_key=master_key,
+    )
+    serve_broker(made, lambda url: note(f"key broker at {url}"))
+
+
+def _common(
+    issuer: str, directory: Path, database: str, roots: Sequence[str] | None, rate: float
+) -> dict[str, Any]:
+    """What both services' settings have in common, from what was typed."""
+    from secgear.middleware.attestation.service.settings import Rate
+
+    limit = Rate(rate, max(1, round(5 * rate)))
+    return {
+        "issuer": issuer,
+        "directory": directory,
+        "database": checked_url(database),
+        "extra_anchors": tuple(_anchor(root) for root in roots or ()),
+        "challenge_rate": limit,
+        "attest_rate": limit,
+    }
 
 
 def checked_url(url: str) -> str:

@@ -18,6 +18,8 @@ import httpx
 import pytest
 
 from secgear.base.tee import Evidence
+from secgear.errors import ServiceRefused
+from secgear.middleware.attestation.broker.client import BrokerClient
 from secgear.middleware.attestation.certificates import to_pem
 from secgear.middleware.attestation.service.client import VerificationClient
 from tests.adversary.vendors import ovmf
@@ -122,6 +124,53 @@ def test_a_result_goes_from_the_service_to_who_relies_on_it(
     assert run("result", "result.jwt", *elsewhere, "--allow-warning").code == 6
     assert run("result", "result.jwt", *trust, "--allow-warning", "--nonce", "00" * 32).code == 6
     assert run("result", "key.pub", *trust).code == 6
+
+
+def test_a_secret_goes_from_the_broker_to_the_enclave_of_its_policy(
+    run: Any, tmp_path: Path, vendor: SimulatedVendor
+) -> None:
+    def collect(report_data: bytes) -> Evidence:
+        made: Evidence = vendor.evidence(report_data=report_data)
+        return made
+
+    def other(report_data: bytes) -> Evidence:
+        claims = vendor.claims(measurement=b"x" * 48)
+        made: Evidence = vendor.evidence(claims, report_data=report_data)
+        return made
+
+    (tmp_path / "root.pem").write_bytes(to_pem(vendor.certificate))
+    (tmp_path / "disk.key").write_bytes(b"open sesame")
+    where = ("--directory", "data")
+    put = ("secret", "put", "default/key/disk", "disk.key", "--policy", "laboratory", *where)
+    early = run(*put)
+    assert (early.code, "no policy" in early.err) == (6, True)
+    assert run("token", "create", "alice", *where, "-o", "alice.token").code == 0
+    with (
+        serving(tmp_path, "broker", *where, "--root", "simulated=root.pem") as started,
+        BrokerClient(started.url) as client,
+    ):
+        headers = {"Authorization": f"Bearer {(tmp_path / 'alice.token').read_text().strip()}"}
+        policy = f"{started.url}/v1/policies/laboratory"
+        assert httpx.put(policy, content=POLICY, headers=headers).status_code == 200
+        assert run(*put, "--json").json["version"] == 1
+        assert client.release("default/key/disk", collect) == b"open sesame"
+        with pytest.raises(ServiceRefused) as refused:
+            client.release("default/key/disk", other)
+        assert refused.value.problem == "release.refused"
+
+        rotated = run("secret", "rotate-key", *where, "--json")
+        assert rotated.json["secrets"] == 1
+        assert run("secret", "rotate-key", *where, "--drop-old").code == 0
+        assert client.release("default/key/disk", collect) == b"open sesame"
+
+        listed = run("secret", "list", *where)
+        assert "default/key/disk" in listed.out
+        assert "sesame" not in listed.out
+        assert run("secret", "list", *where, "--json").json[0]["size"] == 11
+        assert run("secret", "delete", "default/key/disk", *where).code == 0
+        assert run("secret", "delete", "default/key/disk", *where).code == 1
+        with pytest.raises(ServiceRefused):
+            client.release("default/key/disk", collect)
 
 
 def test_a_revoked_token_is_worth_nothing_at_once(

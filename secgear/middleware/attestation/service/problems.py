@@ -14,6 +14,7 @@ from secgear.errors import (
     AttestationError,
     CollateralError,
     EvidenceMalformed,
+    EvidenceUnsupported,
     PolicyError,
     SecGearError,
     ServiceError,
@@ -70,7 +71,7 @@ def of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
-        case EvidenceMalformed() | PolicyError() | CollateralError():
+        case EvidenceMalformed() | EvidenceUnsupported() | PolicyError() | CollateralError():
             return Problem(400, error.code, "What was sent can't be used", str(error))
         case HTTPException() if error.status_code < 500:
             code, title = _CODES.get(error.status_code, _CODES[400])

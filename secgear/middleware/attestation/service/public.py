@@ -84,7 +84,7 @@ def operations_routes() -> list[HTTPRouteHandler]:
     async def metrics(request: AnyRequest) -> Response[bytes]:
         """Counters of this instance in Prometheus' text form."""
         text = service_of(request).metrics.text()
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     return [health, metrics]
 
