@@ -12,6 +12,7 @@ import typer
 import secgear
 from secgear.cli import (
     attestation,
+    audit,
     codegen,
     doctor,
     images,
@@ -48,6 +49,7 @@ app.command()(attestation.attest)
 app.command()(attestation.verify)
 app.command()(attestation.bundle)
 app.command("result")(results.result)
+app.command("audit")(audit.audit)
 app.add_typer(reference.app)
 app.add_typer(serve.app)
 app.add_typer(secret.app)

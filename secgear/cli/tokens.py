@@ -44,7 +44,7 @@ def create(
 
     if role not in (known := [role.value for role in Role]):
         raise UsageError(f"--role {role}: one of {', '.join(known)}")
-    store = _store(directory, database)
+    store = open_database(directory, database)
     if output is None:
         token = create_token(store, Role(role), name)
     else:
@@ -65,14 +65,14 @@ def revoke(
     """Make somebody's token worthless, at once and for all instances."""
     from secgear.middleware.attestation.service.tokens import revoke_token
 
-    revoke_token(_store(directory, database), name)
+    revoke_token(open_database(directory, database), name)
     if as_json:
         emit({"name": name, "revoked": True})
     else:
         typer.echo(f"revoked  {name}")
 
 
-def _store(directory: Path | None, database: str) -> Store:
+def open_database(directory: Path | None, database: str) -> Store:
     """The service's database, which may not exist yet: a token can come first."""
     from secgear.middleware.attestation.service.schema import COMMON
     from secgear.middleware.attestation.service.settings import Settings

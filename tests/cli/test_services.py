@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -251,6 +252,25 @@ def test_a_port_that_is_taken_is_one_clear_error(run: Any, service: Started) -> 
 
 def test_a_service_shows_only_this_machine_what_it_says_in_the_clear(service: Started) -> None:
     assert service.url.startswith("http://127.0.0.1:")
+
+
+def test_a_hand_in_the_audit_trail_shows(run: Any, tmp_path: Path) -> None:
+    for name in ("alice", "bob", "carol"):
+        assert run("token", "create", name, "--directory", "d").code == 0
+    whole = run("audit", "--directory", "d")
+    assert (whole.code, "3 records" in whole.out) == (0, True)
+    head = whole.out.split()[-1]
+    run("token", "revoke", "bob", "--directory", "d")
+    assert run("audit", "--directory", "d", "--head", head).code == 0
+    other = head[:-1] + ("0" if head[-1] != "0" else "1")
+    assert run("audit", "--directory", "d", "--head", other).code == 1
+    assert run("audit", "--directory", "d", "--head", "3").code == 2
+    with sqlite3.connect(tmp_path / "d" / "attestation.db") as database:
+        database.execute("UPDATE audit SET subject = 'mallory' WHERE seq = 2")
+    database.close()
+    changed = run("audit", "--directory", "d", "--json")
+    assert (changed.code, "record 2" in changed.err) == (1, True)
+    assert run("audit", "--directory", "nowhere").code == 2
 
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:

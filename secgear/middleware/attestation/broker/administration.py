@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from litestar import delete, get, put
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from secgear.middleware.attestation.broker import secrets
 from secgear.middleware.attestation.broker.names import SecretInvalid, SecretName
@@ -32,7 +32,7 @@ _WRITE: Final[dict[str, Any]] = {ROLE: Role.ADMIN}
 _PLACE: Final = "/v1/secrets/{repository:str}/{kind:str}/{tag:str}"
 
 _Policy = Annotated[
-    str, Parameter(max_length=64, description="Name of the policy that evidence must satisfy.")
+    str, QueryParameter(max_length=64, description="Name of the policy that evidence must satisfy.")
 ]
 
 
@@ -46,7 +46,9 @@ def secret_routes(vault: Vault, clock: Clock) -> list[HTTPRouteHandler]:
         return await service.database.run(lambda: secrets.current(service.store))
 
     @get(_PLACE, opt=_READ, summary="Describe a secret")
-    async def described(request: AnyRequest, repository: str, kind: str, tag: str) -> Entry:
+    async def described(
+        request: AnyRequest, repository: FromPath[str], kind: FromPath[str], tag: FromPath[str]
+    ) -> Entry:
         """A secret without its content, which no administrator gets."""
         service = service_of(request)
         name = _checked(lambda: SecretName(repository, kind, tag))
@@ -62,7 +64,11 @@ def secret_routes(vault: Vault, clock: Clock) -> list[HTTPRouteHandler]:
         summary="Store a secret",
     )
     async def stored(
-        request: AnyRequest, repository: str, kind: str, tag: str, policy: _Policy
+        request: AnyRequest,
+        repository: FromPath[str],
+        kind: FromPath[str],
+        tag: FromPath[str],
+        policy: _Policy,
     ) -> Entry:
         """Store the body as a secret under a policy that exists. It counts from now on.
 
@@ -83,7 +89,9 @@ def secret_routes(vault: Vault, clock: Clock) -> list[HTTPRouteHandler]:
         )
 
     @delete(_PLACE, opt=_WRITE, status_code=200, summary="Delete a secret")
-    async def deleted(request: AnyRequest, repository: str, kind: str, tag: str) -> Entry:
+    async def deleted(
+        request: AnyRequest, repository: FromPath[str], kind: FromPath[str], tag: FromPath[str]
+    ) -> Entry:
         """Delete a secret: no release follows, and its ciphertext is erased."""
         service, author = service_of(request), principal_of(request).name
         name = _checked(lambda: SecretName(repository, kind, tag))

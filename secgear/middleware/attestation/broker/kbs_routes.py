@@ -83,15 +83,14 @@ def kbs_routes(judge: Judge) -> list[HTTPRouteHandler]:
         summary="KBS: get a resource",
         **common,
     )
-    async def resource(
-        request: AnyRequest, kind: str, tag: str, repository: str = DEFAULT_REPOSITORY
-    ) -> Response[bytes]:
+    async def resource(request: AnyRequest) -> Response[bytes]:
         """The resource, a secret, as a JWE to the key that the session's evidence vouches for."""
         client, session = client_of(request), _session(request)
         resources.take(client)
+        name = _name(**request.path_params)
         return _answer(
             await service_of(request).verification.run(
-                lambda: kbs_broker.resource(judge, _name(repository, kind, tag), session, client)
+                lambda: kbs_broker.resource(judge, name, session, client)
             )
         )
 
@@ -102,7 +101,7 @@ def _session(request: AnyRequest) -> str:
     return request.cookies.get(kbs.COOKIE, "")
 
 
-def _name(repository: str, kind: str, tag: str) -> SecretName:
+def _name(kind: str, tag: str, repository: str = DEFAULT_REPOSITORY) -> SecretName:
     try:
         return SecretName(repository, kind, tag)
     except SecretInvalid:

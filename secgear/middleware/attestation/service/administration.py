@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Response, delete, get, put
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from secgear.middleware.attestation.service import audit, documents
 from secgear.middleware.attestation.service.appraiser import Clock
@@ -32,8 +32,8 @@ _FORMS: Final = {
 _READ: Final[dict[str, Any]] = {ROLE: Role.AUDITOR}
 _WRITE: Final[dict[str, Any]] = {ROLE: Role.ADMIN}
 
-_Limit = Annotated[int, Parameter(ge=1, le=1000, description="How many records at most.")]
-_After = Annotated[int, Parameter(ge=0, description="Number of the last record you have.")]
+_Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many records at most.")]
+_After = Annotated[int, QueryParameter(ge=0, description="Number of the last record you have.")]
 
 
 class Trail(msgspec.Struct, frozen=True):
@@ -55,7 +55,9 @@ def document_routes(kind: Kind, clock: Clock) -> list[HTTPRouteHandler]:
         return await service.database.run(lambda: documents.current(service.store, kind))
 
     @get(f"{place}/{{name:str}}", opt=_READ, summary=f"Get {what}", media_type=media_type)
-    async def got(request: AnyRequest, name: str, version: int | None = None) -> Response[bytes]:
+    async def got(
+        request: AnyRequest, name: FromPath[str], version: FromQuery[int | None] = None
+    ) -> Response[bytes]:
         """The content, byte for byte as it was stored; of another version if you name one."""
         service = service_of(request)
         found = await service.database.run(
@@ -71,7 +73,7 @@ def document_routes(kind: Kind, clock: Clock) -> list[HTTPRouteHandler]:
         )
 
     @get(f"{place}/{{name:str}}/versions", opt=_READ, summary=f"List versions of {what}")
-    async def versions(request: AnyRequest, name: str) -> list[Entry]:
+    async def versions(request: AnyRequest, name: FromPath[str]) -> list[Entry]:
         """Every version, oldest first; one without a digest says that it was deleted then."""
         service = service_of(request)
         return await service.database.run(lambda: documents.history(service.store, kind, name))
@@ -82,7 +84,7 @@ def document_routes(kind: Kind, clock: Clock) -> list[HTTPRouteHandler]:
         status_code=200,
         summary=f"Store {what}",
     )
-    async def stored(request: AnyRequest, name: str) -> Entry:
+    async def stored(request: AnyRequest, name: FromPath[str]) -> Entry:
         """Store a new version, which counts from now on for all instances.
 
         It is read strictly first: 400 says what is wrong with it, and nothing changes.
@@ -99,7 +101,7 @@ def document_routes(kind: Kind, clock: Clock) -> list[HTTPRouteHandler]:
         return entry
 
     @delete(f"{place}/{{name:str}}", opt=_WRITE, status_code=200, summary=f"Delete {what}")
-    async def deleted(request: AnyRequest, name: str) -> Entry:
+    async def deleted(request: AnyRequest, name: FromPath[str]) -> Entry:
         """Delete it: it does not count any longer. Its versions can still be read."""
         service, author = service_of(request), principal_of(request).name
         entry = await service.database.run(

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,14 +51,18 @@ class Clock:
 class Running:
     """A service, its administrator's token, and an attester that it would trust."""
 
-    def __init__(self, app: Litestar, settings: Settings, vendor: SimulatedVendor) -> None:
+    def __init__(
+        self, app: Litestar, settings: Settings, vendor: SimulatedVendor, name: str
+    ) -> None:
         self.app = app
         self.settings = settings
         self.store = app.state.service.store
         self.vendor = vendor
         self.clock = Clock()
-        self.admin = {"Authorization": f"Bearer {create_token(self.store, Role.ADMIN, 'alice')}"}
-        self.client = httpx.Client(timeout=30)
+        self.admin = {"Authorization": f"Bearer {create_token(self.store, Role.ADMIN, name)}"}
+        trust = settings.tls_certificate
+        verify = ssl.create_default_context(cafile=trust) if trust else True
+        self.client = httpx.Client(timeout=30, verify=verify)
 
     def nonce(self) -> bytes:
         answer = self.client.post("/v1/challenge")
@@ -136,10 +141,10 @@ def start(
     """Starts services with the laboratory's policy; they end with the test."""
     with contextlib.ExitStack() as running:
 
-        def begin(**changes: Any) -> Running:
+        def begin(administrator: str = "alice", **changes: Any) -> Running:
             settings = settings_in(**changes)
             clock = Clock()
-            service = Running(create_app(settings, clock=clock), settings, vendor)
+            service = Running(create_app(settings, clock=clock), settings, vendor, administrator)
             service.clock = clock
             service.client.base_url = running.enter_context(_listening(service))
             running.enter_context(service.client)
@@ -166,7 +171,7 @@ def _listening(service: Running) -> Iterator[str]:
         time.sleep(0.005)
     host, port = uvicorn.servers[0].sockets[0].getsockname()[:2]
     try:
-        yield f"http://{host}:{port}"
+        yield f"https://localhost:{port}" if service.settings.tls_key else f"http://{host}:{port}"
     finally:
         uvicorn.should_exit = True
         thread.join(20)

@@ -1,0 +1,204 @@
+"""How the service is reached and run: TLS, settings, key files, its own description."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from secgear.errors import CollateralError, KeyFileError, ServiceError
+from secgear.middleware.attestation.results import ResultKey
+from secgear.middleware.attestation.service.client import VerificationClient
+from secgear.middleware.attestation.service.keyfile import open_keys, rotate
+from secgear.middleware.attestation.service.settings import AnchorFile, Rate, Settings
+
+Make = Callable[..., Settings]
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, Path]:
+    """A certificate for this machine, which nobody else trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = {"tls_certificate": tmp_path / "tls.crt", "tls_key": tmp_path / "tls.key"}
+    files["tls_certificate"].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files["tls_key"].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+def test_over_tls_only_a_trusted_certificate_will_do(start: Any, tls: dict[str, Path]) -> None:
+    service = start(**tls)
+    port = service.client.base_url.port
+    with VerificationClient(f"https://localhost:{port}", trust=tls["tls_certificate"]) as client:
+        attested = client.attest(
+            lambda data: service.vendor.evidence(report_data=data),
+            policy="laboratory",
+            audience="me",
+        )
+    assert attested.verdict["trusted"] is True
+    with (
+        VerificationClient(f"https://localhost:{port}") as stranger,
+        pytest.raises(ServiceError, match="certificate"),
+    ):
+        stranger.keys()
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_old_tls_is_not_spoken(start: Any, tls: dict[str, Path]) -> None:
+    service = start(**tls)
+    context = ssl.create_default_context(cafile=tls["tls_certificate"])
+    context.minimum_version = ssl.TLSVersion.TLSv1_1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((httpx.ConnectError, ssl.SSLError)):
+        httpx.get(f"https://localhost:{service.client.base_url.port}/healthz", verify=context)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"issuer": ""}, "issuer"),
+        ({"max_nonces": 0}, "limits"),
+        ({"verifications": 0}, "limits"),
+        ({"tls_key": Path("k")}, "both"),
+        ({"tls_certificate": Path("c")}, "both"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    settings_in: Make, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ServiceError, match=reason):
+        settings_in(**changes)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+def test_beyond_this_machine_only_with_tls(settings_in: Make, host: str) -> None:
+    with pytest.raises(ServiceError, match="needs TLS"):
+        settings_in(host=host).check_listening()
+    settings_in(host=host, insecure=True).check_listening()
+    settings_in(host="127.0.0.1").check_listening()
+
+
+def test_roots_that_can_not_be_read_stop_the_start(settings_in: Make, tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("nothing")
+    for anchor, kind in (
+        (AnchorFile("simulated", tmp_path / "missing.pem"), ServiceError),
+        (AnchorFile("simulated", tmp_path / "bad.pem"), CollateralError),
+        (AnchorFile("acme", tmp_path / "bad.pem"), CollateralError),
+    ):
+        with pytest.raises(kind):
+            settings_in(extra_anchors=(anchor,)).anchors()
+
+
+def test_a_key_file_is_made_once_and_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "keys.pem"
+    file = open_keys(path)
+    (first,) = file.keys
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert open_keys(path).keys[0].kid == first.kid
+    new = rotate(path)
+    assert [key.kid for key in file.keys] == [new.kid, first.kid]  # a running instance sees it
+    for _ in range(20):
+        newest = rotate(path)
+    assert file.keys[0].kid == newest.kid
+    assert len(file.keys) <= 16
+
+
+def test_key_files_that_are_not_private_or_none_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.pem"
+    open_keys(path)
+    path.chmod(0o640)
+    with pytest.raises(KeyFileError, match="others may access"):
+        open_keys(path)
+    path.chmod(0o600)
+    for content in (b"", b"rubbish", path.read_bytes()[:-10]):
+        path.write_bytes(content)
+        with pytest.raises(KeyFileError):
+            open_keys(path)
+
+
+def test_keys_show_nothing_of_themselves(tmp_path: Path) -> None:
+    key: ResultKey = open_keys(tmp_path / "keys.pem").keys[0]
+    secret = format(key.private.private_numbers().private_value, "x")
+    for text in (repr(key), str(key), repr(open_keys(tmp_path / "keys.pem"))):
+        assert secret not in text.lower()
+        assert "PRIVATE" not in text
+
+
+def test_the_service_describes_every_route(service: Any) -> None:
+    description = service.client.get("/openapi.json").json()
+    assert description["openapi"].startswith("3.")
+    for route in service.app.routes:
+        if route.path_format.startswith(("/schema", "/openapi.json")):
+            continue
+        for method in {method.lower() for method in route.methods} - {"options"}:
+            operation = description["paths"][route.path_format][method]
+            assert operation["summary"]
+            assert operation["description"]
+            public = route.path_format in (
+                "/v1/challenge",
+                "/v1/attest",
+                "/v1/keys",
+                "/healthz",
+                "/metrics",
+            )
+            assert ("security" in operation) is not public, route.path_format
+    request = description["paths"]["/v1/attest"]["post"]["requestBody"]["content"]
+    assert request["application/json"]["schema"]["$ref"].endswith("AttestRequest")
+    assert "evidence" in description["components"]["schemas"]["AttestRequest"]["properties"]
+
+
+def test_a_full_queue_is_busy_and_passes(start: Any) -> None:
+    """One thread, one place to wait: of many at once some are told to come back, none is lost."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    service = start(verifications=1, queue=1, max_connections=200)
+    bodies = [service.request(service.nonce()) for _ in range(40)]
+    with ThreadPoolExecutor(40) as racers:
+        answers = list(
+            racers.map(lambda body: service.client.post("/v1/attest", json=body), bodies)
+        )
+    codes = {answer.status_code for answer in answers}
+    assert codes <= {200, 503}
+    assert codes >= {200, 503}
+    busy = next(answer for answer in answers if answer.status_code == 503)
+    assert (busy.json()["code"], busy.headers["retry-after"]) == ("service.busy", "1")
+    refused = answers.index(busy)
+    assert service.client.post("/v1/attest", json=bodies[refused]).status_code == 200
+
+
+def test_failed_authentication_is_slowed_down(start: Any) -> None:
+    service = start(failure_rate=Rate(0.01, 5))
+    codes = [
+        service.client.get("/v1/policies", headers={"Authorization": "Bearer x"}).status_code
+        for _ in range(8)
+    ]
+    assert codes == [401] * 5 + [429] * 3
+    assert service.get("policies").status_code == 429  # the same address
