@@ -14,6 +14,7 @@ from secgear.cli import (
     attestation,
     audit,
     codegen,
+    collateral,
     doctor,
     images,
     new,
@@ -51,6 +52,7 @@ app.command()(attestation.bundle)
 app.command("result")(results.result)
 app.command("audit")(audit.audit)
 app.add_typer(reference.app)
+app.add_typer(collateral.app)
 app.add_typer(serve.app)
 app.add_typer(secret.app)
 app.add_typer(tokens.app)

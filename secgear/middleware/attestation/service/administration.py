@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Response, delete, get, put
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, QueryParameter
 
 from secgear.middleware.attestation.service import audit, documents
 from secgear.middleware.attestation.service.appraiser import Clock
@@ -33,7 +33,12 @@ _READ: Final[dict[str, Any]] = {ROLE: Role.AUDITOR}
 _WRITE: Final[dict[str, Any]] = {ROLE: Role.ADMIN}
 
 _Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many records at most.")]
-_After = Annotated[int, QueryParameter(ge=0, description="Number of the last record you have.")]
+_After = Annotated[
+    int, QueryParameter(ge=0, le=2**63 - 1, description="Number of the last record you have.")
+]
+_Version = Annotated[
+    int | None, QueryParameter(ge=1, le=2**31 - 1, description="A version; else the current one.")
+]
 
 
 class Trail(msgspec.Struct, frozen=True):
@@ -56,7 +61,7 @@ def document_routes(kind: Kind, clock: Clock) -> list[HTTPRouteHandler]:
 
     @get(f"{place}/{{name:str}}", opt=_READ, summary=f"Get {what}", media_type=media_type)
     async def got(
-        request: AnyRequest, name: FromPath[str], version: FromQuery[int | None] = None
+        request: AnyRequest, name: FromPath[str], version: _Version = None
     ) -> Response[bytes]:
         """The content, byte for byte as it was stored; of another version if you name one."""
         service = service_of(request)

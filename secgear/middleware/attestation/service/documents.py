@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from secgear.errors import PolicyError
+from secgear.errors import CollateralError, PolicyError, ServiceError
 from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.attestation.importing import import_collateral
 from secgear.middleware.attestation.policy import Policy, load_policy
@@ -79,6 +79,8 @@ def delete(
     store: Store, kind: Kind, name: str, *, author: str, at: datetime.datetime
 ) -> Entry | None:
     """Delete a document; None if there is none. Its versions stay in the database."""
+    if not _NAME.fullmatch(name):
+        return None
     return _add(store, kind, name, None, author=author, at=at)
 
 
@@ -86,6 +88,8 @@ def get(
     store: Store, kind: Kind, name: str, version: int | None = None
 ) -> tuple[Entry, bytes] | None:
     """A document and its content: the current version, or that one; None if there is none."""
+    if not _NAME.fullmatch(name):
+        return None
     with store.reading() as connection:
         row = _row(connection, kind, name, version)
     return (_entry(row), row.data) if row is not None and row.data is not None else None
@@ -99,6 +103,8 @@ def current(store: Store, kind: Kind) -> list[Entry]:
 
 def history(store: Store, kind: Kind, name: str) -> list[Entry]:
     """All versions of a document, oldest first."""
+    if not _NAME.fullmatch(name):
+        return []
     of_name = (documents.c.kind == kind.value) & (documents.c.name == name)
     with store.reading() as connection:
         rows = connection.execute(select(documents).where(of_name).order_by(documents.c.version))
@@ -113,12 +119,22 @@ class Shelf:
         self._rules: Rules | None = None
 
     def rules(self) -> Rules:
-        """What counts now."""
+        """What counts now.
+
+        Raises ServiceError if what is stored can't be read, after an update that reads more
+        strictly: an attester is not to blame for it.
+        """
+        # What another thread keeps meanwhile may be older than what this one has seen.
+        rules = self._rules
         with self._store.reading() as connection:
             number = connection.execute(select(generation.c.number)).scalar() or 0
-            if self._rules is None or self._rules.number != number:
-                self._rules = _load(connection, number)
-            return self._rules
+            if rules is None or rules.number != number:
+                try:
+                    rules = _load(connection, number)
+                except (PolicyError, CollateralError) as error:
+                    raise ServiceError(f"documents: stored, but of no use: {error}") from None
+                self._rules = rules
+        return rules
 
 
 def _load(connection: Connection, number: int) -> Rules:

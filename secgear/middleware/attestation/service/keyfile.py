@@ -7,6 +7,7 @@ results that were signed before stay verifiable as long as their key is in the f
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
@@ -77,11 +78,13 @@ def open_keys(path: Path) -> KeyFile:
 
 def rotate(path: Path) -> ResultKey:
     """Put a new key first, keep the others for verification, drop the oldest beyond the limit."""
-    keys = (new_key(), *open_keys(path).keys)[:MAX_KEYS]
+    open_keys(path)  # makes it if there is none
     try:
-        with _temporary(path, to_pem(keys)) as made:
-            made.replace(path)
-            _sync(path.parent)
+        with _alone(path.parent):  # of two at once neither may drop the other's new key
+            keys = (new_key(), *from_pem(_read(path)))[:MAX_KEYS]
+            with _temporary(path, to_pem(keys)) as made:
+                made.replace(path)
+                _sync(path.parent)
     except OSError as error:
         raise KeyFileError(f"result keys: {path}: {error.strerror}") from None
     return keys[0]
@@ -110,6 +113,16 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
         yield made
     finally:
         made.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the descriptor
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync(directory: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from secgear.middleware.attestation.service.schema import nonces
 from secgear.middleware.attestation.service.store import Store
@@ -28,9 +28,7 @@ def issue(store: Store, *, now: int, lifetime: int, limit: int) -> bytes | None:
         outstanding = connection.execute(select(func.count()).select_from(nonces)).scalar_one()
         if outstanding >= limit:
             return None
-        connection.execute(
-            insert(nonces).values(digest=_digest(nonce), expires=now + lifetime, used=False)
-        )
+        connection.execute(insert(nonces).values(digest=_digest(nonce), expires=now + lifetime))
     return nonce
 
 
@@ -42,14 +40,14 @@ def is_good(connection: Connection, nonce: bytes, *, now: int) -> bool:
 def consume(connection: Connection, nonce: bytes, *, now: int) -> bool:
     """Take a nonce out of circulation. True for exactly one caller, and only before it expires.
 
-    It is final when the transaction is: do what the nonce is for in the same one.
+    Its row goes, so that what is used up does not count as outstanding. That is final when the
+    transaction is: do what the nonce is for in the same one.
     """
-    done = connection.execute(update(nonces).where(*_good(nonce, now)).values(used=True))
-    return done.rowcount == 1
+    return connection.execute(delete(nonces).where(*_good(nonce, now))).rowcount == 1
 
 
 def _good(nonce: bytes, now: int) -> tuple[ColumnElement[bool], ...]:
-    return nonces.c.digest == _digest(nonce), nonces.c.used.is_(False), nonces.c.expires > now
+    return nonces.c.digest == _digest(nonce), nonces.c.expires > now
 
 
 def _digest(nonce: bytes) -> bytes:

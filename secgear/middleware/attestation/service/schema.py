@@ -7,7 +7,6 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     Integer,
     LargeBinary,
@@ -62,12 +61,12 @@ tokens = Table(
     Column("revoked", BigInteger),
 )
 
+# Those that are outstanding.
 nonces = Table(
     "nonces",
     _COMMON,
     Column("digest", LargeBinary(32), primary_key=True),
     Column("expires", BigInteger, nullable=False, index=True),
-    Column("used", Boolean, nullable=False),
 )
 
 # Every version of every policy, set of reference values and set of collateral. The newest counts;

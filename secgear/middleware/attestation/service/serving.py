@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from typing import Final
 
 import uvicorn
 from litestar import Litestar
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from secgear.errors import ServiceError
 from secgear.middleware.attestation.service.app import create_app
 from secgear.middleware.attestation.service.settings import Settings
 
 _KEEP_ALIVE: Final = 15  # seconds an idle connection stays open
+_WATCH: Final = 10.0  # seconds; a connection that asks nothing for 10 to 20 seconds is closed
 _GRACE: Final = 20  # seconds for running requests when the service ends
 
 
@@ -48,6 +51,7 @@ def server(
         listening,
         uvicorn.Config(
             app,
+            http=_Protocol,
             host=settings.host,
             port=settings.port,
             ssl_certfile=settings.tls_certificate,
@@ -62,6 +66,34 @@ def server(
             log_level="warning",
         ),
     )
+
+
+class _Protocol(H11Protocol):
+    """Closes connections on which no request comes.
+
+    uvicorn waits for a first request for ever, and for the rest of one that has begun to arrive:
+    clients that went away, or mean it, would hold all of `max_connections` in the end.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The connection is there; so, from now on, is the watch."""
+        super().connection_made(transport)
+        self._idle_since: object = None  # the last request, if it was answered when last looked
+        self._watch = self.loop.call_later(_WATCH, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        last = self.cycle
+        answered = last is None or last.response_complete
+        if answered and last is self._idle_since:
+            self.transport.close()
+            return
+        self._idle_since = last if answered else self  # self: no request is that
+        self._watch = self.loop.call_later(_WATCH, self._look)
 
 
 class _Server(uvicorn.Server):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +13,7 @@ from typing import Final
 from secgear.errors import ServiceError
 from secgear.middleware.attestation.anchors import Anchors, builtin_anchors, read_anchors
 
+_MAX_PORT: Final = 65_535
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -32,6 +35,10 @@ class Rate:
 
     per_second: float
     burst: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.per_second < math.inf and self.burst >= 1):
+            raise ServiceError("settings: a rate is more than 0 a second, and 1 or more at once")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +87,14 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.issuer:
             raise ServiceError("settings: a result needs an issuer, for example this service's URL")
-        if min(self.max_nonces, self.max_body, self.verifications, self.queue) < 1:
+        limits = self.max_nonces, self.max_body, self.verifications, self.queue
+        if min(*limits, self.max_connections) < 1:
             raise ServiceError("settings: limits are 1 or more")
+        second = datetime.timedelta(seconds=1)
+        if min(self.nonce_lifetime, self.result_lifetime) < second or not self.body_timeout > 0:
+            raise ServiceError("settings: lifetimes are a second or more, timeouts more than 0")
+        if not 0 <= self.port <= _MAX_PORT:
+            raise ServiceError(f"settings: there is no port {self.port}")
         if (self.tls_certificate is None) is not (self.tls_key is None):
             raise ServiceError("settings: TLS needs both a certificate and its key")
 
@@ -108,9 +121,23 @@ class Settings:
         return found
 
     def check_listening(self) -> None:
-        """Raises ServiceError where tokens and evidence would travel in the clear."""
+        """Raises ServiceError where tokens and evidence would travel in the clear.
+
+        Also for a certificate and key that can't be used: encrypted, not PEM, not for each other.
+        """
         if self.tls_key is None and not self.insecure and self.host not in _LOOPBACK:
             raise ServiceError(
                 f"settings: listening on {self.host} needs TLS (tls_certificate, tls_key); "
                 "insecure=True is for a balancer in front that ends it"
             )
+        if self.tls_certificate is None or self.tls_key is None:
+            return
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # Without a callback OpenSSL would ask for a passphrase on the terminal.
+            context.load_cert_chain(self.tls_certificate, self.tls_key, password=lambda: b"")
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise ServiceError(
+                f"settings: {self.tls_certificate} and {self.tls_key} are no certificate "
+                f"and its key without passphrase, both PEM: {error}"
+            ) from None

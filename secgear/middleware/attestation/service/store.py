@@ -22,6 +22,8 @@ from secgear.errors import ServiceError
 from secgear.middleware.attestation.service.schema import COMMON, Layout, layouts
 
 BUSY_TIMEOUT: Final = 20_000  # milliseconds that a writer waits for another process's transaction
+CONNECT_TIMEOUT: Final = 10  # seconds that a PostgreSQL server may take to answer
+STALL_TIMEOUT: Final = 60_000  # milliseconds after which an instance that hangs loses its locks
 
 # Statements' parameters are kept out of messages and logs; threads bound how many connections.
 _OPTIONS: Final[dict[str, Any]] = {"hide_parameters": True, "max_overflow": -1}
@@ -35,6 +37,14 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._sqlite = engine.dialect.name == "sqlite"
+        # In SQLite any transaction sees one state; PostgreSQL has to be told.
+        self._reader = (
+            engine
+            if self._sqlite
+            else engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        )
         # SQLite has one writer at a time. Threads queue up here, where the wait is fair; other
         # processes compete by polling.
         self._turn = threading.Lock()
@@ -42,7 +52,7 @@ class Store:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state and changes nothing."""
-        with self._errors(), self._engine.begin() as connection:
+        with self._errors(), self._reader.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -79,9 +89,9 @@ class Store:
         try:
             yield
         except SQLAlchemyError as error:
-            # The message of the original has no parameters, which may be digests of secrets.
-            cause = getattr(error, "orig", None) or type(error).__name__
-            raise ServiceError(f"database: {cause}") from error
+            # Values, which may be digests of secrets, are kept out: SQLAlchemy leaves them away as
+            # it was told, but PostgreSQL's message goes on with a detail that has them.
+            raise ServiceError(f"database: {_message(error)}") from None
 
 
 def open_store(url: str, *components: Layout) -> Store:
@@ -99,6 +109,12 @@ def open_store(url: str, *components: Layout) -> Store:
     for component in components or (COMMON,):
         store.create(component)
     return store
+
+
+def _message(error: SQLAlchemyError) -> str:
+    original = getattr(error, "orig", None)
+    primary = getattr(getattr(original, "diag", None), "message_primary", None)
+    return str(primary or original or type(error).__name__)
 
 
 def _check_version(connection: Connection, layout: Layout) -> None:
@@ -149,6 +165,8 @@ def _postgresql(url: URL) -> Engine:
     if url.get_backend_name() != "postgresql":
         raise ServiceError(f"database: SQLite and PostgreSQL, not {url.get_backend_name()}")
     try:
+        if "connect_timeout" not in url.query:
+            url = url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT)})
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_OPTIONS
         )
@@ -161,6 +179,8 @@ def _postgresql(url: URL) -> Engine:
     def configure(connection: Any, _: object) -> None:
         connection.autocommit = True
         connection.execute("SET synchronous_commit TO on")
+        connection.execute(f"SET lock_timeout TO {BUSY_TIMEOUT}")
+        connection.execute(f"SET idle_in_transaction_session_timeout TO {STALL_TIMEOUT}")
         connection.autocommit = False
 
     return engine

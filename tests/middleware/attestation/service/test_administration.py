@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
+from sqlalchemy import text
 
 from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.attestation.service.tokens import Role, create_token, revoke_token
 from tests.adversary.vendors.pki import Authority
+from tests.middleware.attestation.service.conftest import POLICY
 
 PUBLIC = {
     ("POST", "/v1/challenge"),
@@ -209,6 +211,51 @@ def test_every_change_is_in_the_audit_trail(service: Any) -> None:
     assert all("mine" in subject or "laboratory" in subject for _, _, subject in changed)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "after=-1", "limit=x"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "after=-1", "limit=x", f"after={2**63}", f"after={10**30}"]
+)
 def test_the_trail_is_read_within_limits(service: Any, query: str) -> None:
     assert service.get(f"audit?{query}").status_code == 400
+    assert service.get(f"audit?after={2**63 - 1}").json()["records"] == []
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "x", "", str(2**31), str(10**30)])
+def test_versions_that_can_not_be_are_the_askers_fault(service: Any, version: str) -> None:
+    assert service.get(f"policies/laboratory?version={version}").status_code == 400
+    assert service.get(f"policies/laboratory?version={2**31 - 1}").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("name", ["a%00b", "UPPER", "laboratory%0A", "%ff", "x" * 5000])
+def test_documents_of_unusual_names_are_not_there(service: Any, method: str, name: str) -> None:
+    answer = service.client.request(method, f"/v1/policies/{name}", headers=service.admin)
+    assert answer.status_code == 404
+    assert service.get(f"policies/{name}/versions").json() == []
+
+
+def test_a_document_beyond_the_limit_is_refused(service: Any) -> None:
+    answer = service.put("policies/mine", b"#" * (4 << 20) + b"\n" + GOOD["policies"])
+    assert answer.status_code == 400
+    assert "at most" in answer.json()["detail"]
+    assert service.put("policies/mine", bytes((8 << 20) + 1)).status_code == 413
+
+
+def test_changes_are_counted(service: Any) -> None:
+    service.put("policies/mine", GOOD["policies"])
+    service.put("policies/mine", b"=")
+    service.client.delete("/v1/policies/mine", headers=service.admin)
+    changed = 'secgear_documents_changed_total{action="%s",kind="policies"}'
+    assert service.metric(changed % "put") == 2  # with the laboratory's
+    assert service.metric(changed % "delete") == 1
+
+
+def test_documents_of_no_use_are_the_services_fault(service: Any) -> None:
+    """As after an update that reads more strictly: the attester is not to blame."""
+    with service.store.writing() as connection:
+        connection.execute(text("UPDATE documents SET data = X'3d', version = 2"))
+        connection.execute(text("UPDATE generation SET number = number + 1"))
+    answer = service.attest()
+    assert (answer.status_code, answer.json()["code"]) == (503, "attestation.service")
+    assert "detail" not in answer.json()
+    service.put("policies/laboratory", POLICY).raise_for_status()  # how it is mended
+    assert service.attest().status_code == 200

@@ -1,4 +1,8 @@
-"""The audit trail: whole and in order, and any hand in it shows."""
+"""The audit trail: whole and in order, and any hand in it shows.
+
+The hashes have no key. So the chain alone shows what was changed, deleted, moved or put in; it
+can't show that the end is missing or that all was computed anew. A head kept elsewhere does.
+"""
 
 from __future__ import annotations
 
@@ -91,6 +95,46 @@ def test_a_cut_off_end_shows_only_against_a_head_that_was_kept(store: Store) -> 
     assert _check(store).hash != kept.hash
 
 
+def test_a_trail_that_was_rewritten_shows_only_against_a_head_that_was_kept(store: Store) -> None:
+    kept = _check(store)
+    with store.writing() as connection:
+        connection.execute(text("DELETE FROM audit"))
+    for number in range(COUNT):
+        _append(store, number + 100)
+    forged = _check(store)
+    assert forged.seq == kept.seq
+    assert forged.hash != kept.hash
+
+
+@pytest.mark.parametrize("batch", [1, 7, COUNT, COUNT + 1])
+@pytest.mark.parametrize("seq", [1, 7, 8, COUNT])
+def test_the_whole_of_a_long_trail_is_checked(
+    store: Store, monkeypatch: pytest.MonkeyPatch, batch: int, seq: int
+) -> None:
+    monkeypatch.setattr(audit, "_BATCH", batch)
+    assert _check(store).seq == COUNT
+    with store.writing() as connection:
+        connection.execute(text(f"UPDATE audit SET action = 'x' WHERE seq = {seq}"))
+    with pytest.raises(ServiceError, match=f"record {seq} "):
+        _check(store)
+
+
+@pytest.mark.parametrize("column", ["at", "actor", "action", "subject", "detail"])
+def test_every_field_is_covered(store: Store, column: str) -> None:
+    with store.writing() as connection:
+        connection.execute(text(f"UPDATE audit SET {column} = {column} || ' ' WHERE seq = 3"))
+    with pytest.raises(ServiceError, match="record 3 "):
+        _check(store)
+
+
+def test_fields_do_not_run_into_each_other(store: Store) -> None:
+    """What moves from one field to its neighbour changes the hash."""
+    with store.writing() as connection:
+        connection.execute(text("UPDATE audit SET actor = 'alicet', action = 'est' WHERE seq = 3"))
+    with pytest.raises(ServiceError, match="record 3 "):
+        _check(store)
+
+
 def test_racing_records_are_one_chain(store: Store) -> None:
     with ThreadPoolExecutor(16) as racers:
         heads = list(racers.map(lambda number: _append(store, number), range(100)))
@@ -132,3 +176,25 @@ def test_the_service_gives_the_head_for_keeping(start: Callable[..., Any]) -> No
     with service.store.reading() as connection:
         assert trail["head"]["hash"] == audit.check(connection).hash
     assert len(trail["records"]) == 1
+
+
+def test_what_can_not_be_recorded_does_not_happen(start: Callable[..., Any]) -> None:
+    """No record, no result: and the nonce is as good as before."""
+    service = start()
+    nonce = service.nonce()
+    body = service.request(nonce)
+    for statement, status in (
+        ("ALTER TABLE audit RENAME TO gone", 503),
+        ("ALTER TABLE gone RENAME TO audit", 200),
+    ):
+        with service.store.writing() as connection:
+            connection.execute(text(statement))
+        answer = service.client.post("/v1/attest", json=body)
+        assert answer.status_code == status
+        assert ("result" in answer.json()) is (status == 200)
+    with service.store.writing() as connection:
+        connection.execute(text("ALTER TABLE audit RENAME TO gone"))
+    assert service.put("policies/new", 'name = "new"').status_code == 503
+    with service.store.writing() as connection:
+        connection.execute(text("ALTER TABLE gone RENAME TO audit"))
+    assert service.get("policies/new").status_code == 404
