@@ -19,6 +19,7 @@ class Reader:
 
     def __init__(self, data: bytes, what: str, order: Literal["little", "big"] = "little") -> None:
         self._data = bytes(data)
+        self._size = len(self._data)
         self._what = what
         self._order: Literal["little", "big"] = order
         self._at = 0
@@ -35,14 +36,14 @@ class Reader:
 
     def take(self, size: int, field: str) -> bytes:
         """The next `size` bytes."""
-        if size < 0 or size > self.remaining:
+        start, end = self._at, self._at + size
+        if size < 0 or end > self._size:
             raise EvidenceMalformed(
-                f"format: {self._what}: {field} needs {size} bytes at offset {self._at}, "
+                f"format: {self._what}: {field} needs {size} bytes at offset {start}, "
                 f"{self.remaining} are left"
             )
-        taken = self._data[self._at : self._at + size]
-        self._at += size
-        return taken
+        self._at = end
+        return self._data[start:end]
 
     def integer(self, size: int, field: str) -> int:
         """An unsigned integer of `size` bytes."""

@@ -36,6 +36,7 @@ simulated = true
 test_roots = true
 """
 MANY = Rate(10_000, 10_000)
+PLAIN = ssl.create_default_context()  # reading all roots for each client would take longest
 
 
 class Clock:
@@ -61,7 +62,7 @@ class Running:
         self.clock = Clock()
         self.admin = {"Authorization": f"Bearer {create_token(self.store, Role.ADMIN, name)}"}
         trust = settings.tls_certificate
-        verify = ssl.create_default_context(cafile=trust) if trust else True
+        verify = ssl.create_default_context(cafile=trust) if trust else PLAIN
         self.client = httpx.Client(timeout=30, verify=verify)
 
     def nonce(self) -> bytes:
@@ -106,6 +107,16 @@ class Running:
 
 
 @pytest.fixture(scope="session")
+def ending() -> Iterator[list[threading.Thread]]:
+    """Servers that were told to end: they take a moment, for which the next test need not wait."""
+    threads: list[threading.Thread] = []
+    yield threads
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive(), "a server does not end"
+
+
+@pytest.fixture(scope="session")
 def vendor() -> SimulatedVendor:
     return SimulatedVendor()
 
@@ -136,7 +147,9 @@ def settings_in(tmp_path: Path, vendor: SimulatedVendor) -> Callable[..., Settin
 
 @pytest.fixture
 def start(
-    settings_in: Callable[..., Settings], vendor: SimulatedVendor
+    settings_in: Callable[..., Settings],
+    vendor: SimulatedVendor,
+    ending: list[threading.Thread],
 ) -> Iterator[Callable[..., Running]]:
     """Starts services with the laboratory's policy; they end with the test."""
     with contextlib.ExitStack() as running:
@@ -146,7 +159,7 @@ def start(
             clock = Clock()
             service = Running(create_app(settings, clock=clock), settings, vendor, administrator)
             service.clock = clock
-            service.client.base_url = running.enter_context(_listening(service))
+            service.client.base_url = running.enter_context(_listening(service, ending))
             running.enter_context(service.client)
             service.put("policies/laboratory", POLICY).raise_for_status()
             return service
@@ -160,7 +173,7 @@ def service(start: Callable[..., Running]) -> Running:
 
 
 @contextlib.contextmanager
-def _listening(service: Running) -> Iterator[str]:
+def _listening(service: Running, ending: list[threading.Thread]) -> Iterator[str]:
     uvicorn = server(service.app, service.settings)
     thread = threading.Thread(target=uvicorn.run, daemon=True)
     thread.start()
@@ -174,4 +187,4 @@ def _listening(service: Running) -> Iterator[str]:
         yield f"https://localhost:{port}" if service.settings.tls_key else f"http://{host}:{port}"
     finally:
         uvicorn.should_exit = True
-        thread.join(20)
+        ending.append(thread)
