@@ -126,7 +126,7 @@ def hostile() -> Iterator[Callable[[int, bytes, dict[str, str]], VerificationCli
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         clients.append(VerificationClient(f"http://127.0.0.1:{server.server_port}", timeout=10))
         return clients[-1]
 
