@@ -172,20 +172,23 @@ def verify(
 
     content = read(file, _MAX_FILE)
     if bundles.is_bundle(content):
-        if any(option is not None for option in (collateral, report_data, format_name)):
+        if collateral is not None or format_name is not None:
             raise UsageError(
-                f"{file} is a bundle and brings evidence, collateral and report data along; "
-                "--at, --policy, --root and --reference-values apply"
+                f"{file} is a bundle and brings evidence and collateral along; --at, --policy, "
+                "--root, --reference-values and --report-data apply"
             )
-        if policy is None and (root is not None or reference_values is not None):
+        if policy is None and any(
+            option is not None for option in (root, reference_values, report_data)
+        ):
             raise UsageError(
-                "--root and --reference-values need --policy: then all three are yours"
+                "--root, --reference-values and --report-data need --policy: then all are yours"
             )
         made = bundles.load_bundle(content)
         if policy is not None:
             made = bundles.with_rules(
                 made,
                 inputs.read_text(policy),
+                report_data=inputs.parse_report_data(report_data),
                 reference_values=inputs.text_of(reference_values),
                 roots=inputs.read_roots(root),
             )

@@ -121,7 +121,10 @@ def test_a_strangers_bundle_is_judged_by_my_rules(run: Any) -> None:
     mine = run("verify", "x.bundle", "--policy", "policy.toml", "--json")
     assert (mine.code, mine.json["policy_from"]) == (6, "caller")  # its root is not mine
     root = ("--root", "simulated=root.pem")
-    assert run("verify", "x.bundle", "--policy", "policy.toml", *root).code == 0
+    old = run("verify", "x.bundle", "--policy", "policy.toml", *root)
+    assert (old.code, "freshness" in old.out) == (6, True)  # its maker's word is not mine
+    nonce = ("--report-data", NONCE.hex())
+    assert run("verify", "x.bundle", "--policy", "policy.toml", *root, *nonce).code == 0
     assert run("verify", "x.bundle", *root).code == 2
     assert run("verify", "x.bundle", "--report-data", "00").code == 2
 

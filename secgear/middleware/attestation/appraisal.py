@@ -186,7 +186,7 @@ def _age(claims: Claims, policy: Policy, at: datetime.datetime) -> Iterator[Chec
         "policy.age",
         f"made at {made.isoformat()}",
         "the evidence is too old" if age > limit else "the evidence was made in the future",
-        expected=f"made at {(at - limit).isoformat()} or later, not after {at.isoformat()}",
+        expected=f"at most {limit} before {at.isoformat()}, and not after",
         found=made.isoformat(),
         fix="new evidence" if age > limit else "the attester's clock",
     )

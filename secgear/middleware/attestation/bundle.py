@@ -142,11 +142,24 @@ def reverify(bundle: Bundle, *, at: datetime.datetime | None = None) -> Verdict:
 
 
 def with_rules(
-    bundle: Bundle, policy: str, *, reference_values: str = "", roots: Sequence[AddedRoot] = ()
+    bundle: Bundle,
+    policy: str,
+    *,
+    report_data: bytes | None,
+    reference_values: str = "",
+    roots: Sequence[AddedRoot] = (),
 ) -> Bundle:
-    """The same evidence, collateral and time under other rules: nothing of the bundle's own."""
+    """The same evidence, collateral and time under other rules: nothing of the bundle's own.
+
+    report_data: what you expect in the evidence. What its maker expected says nothing to you, so
+    with None the freshness is not checked, and a policy that requires it says no.
+    """
     return msgspec.structs.replace(
-        bundle, policy=policy, reference_values=reference_values, roots=tuple(roots)
+        bundle,
+        policy=policy,
+        report_data=report_data,
+        reference_values=reference_values,
+        roots=tuple(roots),
     )
 
 

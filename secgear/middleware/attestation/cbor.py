@@ -12,8 +12,10 @@ from secgear.errors import EvidenceMalformed
 
 MAX_SIZE = 1 << 20  # bytes
 MAX_DEPTH = 24  # nesting of arrays, maps and tags
+MAX_ITEMS = 100_000  # an empty map is one byte here and a hundred in memory
 
 _KEYS = (int, str, bytes)
+_STRINGS = (2, 3)  # major types whose argument is a length in bytes
 
 
 def decode(data: bytes, what: str, *, max_size: int = MAX_SIZE, max_depth: int = MAX_DEPTH) -> Any:
@@ -26,6 +28,8 @@ def decode(data: bytes, what: str, *, max_size: int = MAX_SIZE, max_depth: int =
     """
     if len(data) > max_size:
         raise EvidenceMalformed(f"format: {what}: {len(data)} bytes of CBOR, at most {max_size}")
+    if len(data) > MAX_ITEMS and _items(data) > MAX_ITEMS:
+        raise EvidenceMalformed(f"format: {what}: more than {MAX_ITEMS} CBOR items")
     stream = io.BytesIO(data)
     try:
         item = cbor2.CBORDecoder(
@@ -42,6 +46,22 @@ def decode(data: bytes, what: str, *, max_size: int = MAX_SIZE, max_depth: int =
     if rest:
         raise EvidenceMalformed(f"format: {what}: {rest} bytes after the end of the CBOR")
     return item
+
+
+def _items(data: bytes) -> int:
+    """How many items there are, up to one more than is allowed.
+
+    Heads follow one another, whatever is nested in what (RFC 8949, section 3); what is not
+    well-formed is left to the decoder.
+    """
+    at = count = 0
+    while at < len(data) and count <= MAX_ITEMS:
+        kind, argument = data[at] >> 5, data[at] & 0x1F
+        size = 1 << (argument - 24) if 24 <= argument < 28 else 0
+        value = int.from_bytes(data[at + 1 : at + 1 + size]) if size else argument
+        at += 1 + size + (value if kind in _STRINGS else 0)
+        count += 1
+    return count
 
 
 def _checked_keys(item: Mapping[Any, Any], *_: object) -> Mapping[Any, Any]:
@@ -63,4 +83,5 @@ def _whole(error: BaseException) -> str:
 
 # Tags that make a decoder share objects, compile expressions or reach into other items: references
 # (25, 256, 28, 29), regular expressions (35), MIME messages (36), sets of unhashable things (258).
-_REFUSED_TAGS = dict.fromkeys((25, 28, 29, 35, 36, 256, 258), _refuse)
+# And numbers beyond 64 bits, which no format needs and Python can't even print: 2 to 5, 30.
+_REFUSED_TAGS = dict.fromkeys((2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 256, 258), _refuse)

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import NameOID
 
 from secgear.errors import EvidenceMalformed
 
@@ -59,6 +60,11 @@ class Certificate:
         return hash(self.der)
 
     @property
+    def common_name(self) -> str:
+        """The subject's common name; empty if it has none or several."""
+        return _common_name(self)
+
+    @property
     def fingerprint(self) -> bytes:
         """SHA-256 of the certificate."""
         return hashlib.sha256(self.der).digest()
@@ -89,6 +95,12 @@ class Certificate:
     def valid_at(self, at: datetime.datetime) -> bool:
         """Whether `at` is within its validity (RFC 5280, section 4.1.2.5)."""
         return self.not_before <= at <= self.not_after
+
+
+@functools.lru_cache(maxsize=1024)
+def _common_name(certificate: Certificate) -> str:
+    names = certificate.parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
 
 
 @functools.lru_cache(maxsize=512)

@@ -31,6 +31,7 @@ from secgear.middleware.attestation.checks import Checks
 from secgear.middleware.attestation.claims import Root
 
 MAX_CRL = 16 << 20  # bytes
+_REMEMBERED = 1 << 20  # bytes of lists; vendors' have a few thousand
 
 # Extensions that path validation here understands, so that marking them critical is fine.
 _UNDERSTOOD = frozenset(
@@ -221,7 +222,7 @@ def _check_revocation(
     """Each certificate but the root against a current list of its issuer."""
     name = f"{label}revocation"
     try:
-        listings = _listings(certificates, tuple(crls))
+        listings = _listed(certificates, tuple(crls))
     except _BadList as problem:
         checks.failed(name, str(problem), fix="a list as the vendor serves it, in DER")
     missing: list[str] = []
@@ -275,6 +276,14 @@ class _Listing:
     start: datetime.datetime
     end: datetime.datetime
     revoked: str
+
+
+def _listed(
+    certificates: tuple[Certificate, ...], crls: tuple[bytes, ...]
+) -> tuple[tuple[Certificate, Certificate, tuple[_Listing, ...]], ...]:
+    """`_listings`, remembered unless that would hold on to much of what somebody sent."""
+    small = sum(map(len, crls)) <= _REMEMBERED
+    return _listings(certificates, crls) if small else _listings.__wrapped__(certificates, crls)
 
 
 @functools.lru_cache(maxsize=256)

@@ -48,6 +48,19 @@ class Collateral(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     ocsp: tuple[bytes, ...] = ()
     documents: tuple[Document, ...] = ()
 
+    def __post_init__(self) -> None:
+        # A list would let somebody change what caches take for the same collateral.
+        for field in ("certificates", "crls", "ocsp", "documents"):
+            msgspec.structs.force_setattr(self, field, tuple(getattr(self, field)))
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything in it, roughly."""
+        parts = (*self.certificates, *self.crls, *self.ocsp)
+        return sum(map(len, parts)) + sum(
+            len(item.data) + sum(map(len, item.chain)) for item in self.documents
+        )
+
     def documents_of(self, kind: str) -> tuple[Document, ...]:
         """All documents of one kind."""
         return tuple(document for document in self.documents if document.kind == kind)

@@ -17,7 +17,8 @@ from secgear.middleware.attestation.collateral import Collateral, Document
 from secgear.middleware.attestation.reader import UNREADABLE
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,32})-----([^-]*)-----END \1-----")
-_TAG_ID = re.compile(rb'<[^>]{0,2000}?SoftwareIdentity[^>]{0,4000}? tagId="([^"]{1,200})"')
+_TAG_ID = re.compile(rb' tagId="([^"]{1,200})"')
+_ROOT_TAG = 4096  # bytes that the root element's start tag may have
 
 
 def import_collateral(data: bytes, name: str) -> Collateral:
@@ -65,7 +66,9 @@ def _from_json(data: bytes, name: str) -> Collateral:
 
 
 def _from_xml(data: bytes, name: str) -> Collateral:
-    found = _TAG_ID.search(data[:65536])
+    start = data[:65536].find(b"SoftwareIdentity")
+    tag = data[start : start + _ROOT_TAG].partition(b">")[0]
+    found = _TAG_ID.search(tag) if start >= 0 else None
     if found is None:
         raise CollateralError(f"{name}: XML, but no reference manifest (SoftwareIdentity)")
     identifier = found[1].decode("utf-8", "replace")

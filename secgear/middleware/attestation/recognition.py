@@ -159,7 +159,7 @@ def _cose(payload: bytes, data: bytes) -> Evidence | None:
 
 def _json(text: bytes) -> Evidence:
     try:
-        content = msgspec.json.decode(text)
+        content = msgspec.json.decode(text, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
     except UNREADABLE as error:
         raise EvidenceMalformed(f"format: JSON that can't be read: {error}") from None
     if isinstance(content, list):
@@ -197,12 +197,12 @@ def _csv(text: bytes) -> Evidence:
 
 def _tdx(text: bytes) -> Evidence:
     """Confidential Containers' TDX evidence: quote and log in base64."""
-    content = msgspec.json.decode(text)
-    quote, log = content.get("quote"), content.get("cc_eventlog")
     try:
+        content = msgspec.json.decode(text, type=dict[str, Any])
+        quote, log = content.get("quote"), content.get("cc_eventlog")
         data = base64.b64decode(quote, validate=True)
         attached = {"ccel": base64.b64decode(log, validate=True)} if log else {}
-    except (binascii.Error, ValueError, TypeError):
+    except (binascii.Error, TypeError, *UNREADABLE):
         raise EvidenceMalformed("format: a quote in JSON that is not base64") from None
     found = _quote(data)
     if found is None:

@@ -11,6 +11,7 @@ import msgspec
 
 _DURATION = re.compile(r"([1-9][0-9]{0,6})(s|m|h|d)", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = 36_500 * 86_400  # seconds
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,1024}", re.ASCII)
 
 
@@ -34,7 +35,10 @@ class Duration(datetime.timedelta):
         found = _DURATION.fullmatch(text) if isinstance(text, str) else None
         if found is None:
             raise ValueError(f"{_short(text)} is no duration such as 30s, 5m, 1h or 30d")
-        return cls(seconds=int(found[1]) * _SECONDS[found[2]])
+        seconds = int(found[1]) * _SECONDS[found[2]]
+        if seconds > _LONGEST:
+            raise ValueError(f"{_short(text)} is longer than a hundred years")
+        return cls(seconds=seconds)
 
 
 def decode_hook(kind: type, value: object) -> Any:

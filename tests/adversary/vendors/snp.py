@@ -33,6 +33,9 @@ class Amd:
         self.product, self.processor = product, processor
         self.ark = Authority(f"ARK-{product}", key=_rsa(f"ark{product}"), pss=True)
         self.ask = Authority(f"SEV-{product}", key=_rsa(f"ask{product}"), issuer=self.ark, pss=True)
+        self.asvk = Authority(
+            f"SEV-VLEK-{product}", key=_rsa(f"asvk{product}"), issuer=self.ark, pss=True
+        )
         self.key = ec_key()
         self.turin = processor == TURIN
         self.chip = CHIP[:8].ljust(64, b"\0") if self.turin else CHIP
@@ -68,7 +71,8 @@ class Amd:
         else:
             values["5"] = bytes([0x16, len(csp)]) + csp.encode()
         values |= replaced or {}
-        certificate = (issuer or self.ask).issue(
+        above = issuer or (self.ask if csp is None else self.asvk)
+        certificate = above.issue(
             "SEV-VCEK" if csp is None else "SEV-VLEK",
             (key or self.key).public_key(),
             extensions=[
@@ -78,11 +82,7 @@ class Amd:
             ],
             **times,
         )
-        return (
-            _reissued_as_number_zero(certificate, issuer or self.ask)
-            if zero_serial
-            else certificate
-        )
+        return _reissued_as_number_zero(certificate, above) if zero_serial else certificate
 
     def report(self, **changes: Any) -> bytes:
         """A signed report. Any field by name; `sign=False` leaves the signature empty."""
@@ -139,7 +139,7 @@ class Amd:
 
     @property
     def chain(self) -> bytes:
-        return to_pem(self.ask.certificate) + to_pem(self.ark.certificate)
+        return b"".join(to_pem(one.certificate) for one in (self.ask, self.asvk, self.ark))
 
     def _tcb(self, tcb: dict[str, int]) -> bytes:
         if self.turin:

@@ -452,7 +452,7 @@ reference_values = true
 [tcb]
 statuses = ["UpToDate", "OutOfDate", "SWHardeningNeeded"]
 advisories = ["A", "B"]
-minimum.snp = {{}}
+minimum.snp = {{microcode = 0}}
 minimum.tdx = {{microcode = 3}}
 [freshness]
 report_data = "optional"

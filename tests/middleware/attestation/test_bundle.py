@@ -82,11 +82,17 @@ def test_another_time_is_judged_for_itself() -> None:
 
 
 def test_own_rules_replace_all_rules_of_the_bundle() -> None:
-    mine = with_rules(GOOD, POLICY)
+    mine = with_rules(GOOD, POLICY, report_data=GOOD.report_data)
     verdict = reverify(mine)
     assert not verdict.trusted  # the bundle's root went with the bundle's policy
     assert verdict.checks[-1].name == "certificate-chain"
-    assert reverify(with_rules(GOOD, POLICY, roots=[ROOT])).trusted
+    again = with_rules(GOOD, POLICY, report_data=GOOD.report_data, roots=[ROOT])
+    assert reverify(again).trusted
+
+
+def test_what_its_maker_expected_is_no_freshness_for_others() -> None:
+    verdict = reverify(with_rules(GOOD, POLICY, report_data=None, roots=[ROOT]))
+    assert [check.name for check in verdict.reasons] == ["freshness"]
 
 
 def test_changed_evidence_is_refused() -> None:

@@ -19,6 +19,9 @@ from secgear.middleware.attestation.values import Duration, Hex, to_plain
 
 MAX_MODULE = 256 << 10  # bytes of one Rego module
 _QUERY = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
+MAX_REGO_TIME = 60  # seconds
+_TEES_WITH_COMPONENTS = ("snp", "tdx", "sgx", "cca")
+_PRODUCTS: Mapping[str, tuple[str, ...]] = {"snp": ("milan", "genoa", "turin")}
 MAX_PART_DEPTH = 3  # as in verification: parts of parts of parts
 
 
@@ -59,7 +62,8 @@ class TcbRules(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     statuses: accepted states, where the vendor tells one. advisories: tolerated ones; any other
     refuses. minimum: least security version by component, by TEE (``snp``) or by TEE and product
-    (``snp/milan``, which then counts alone); it makes up for a state that nobody assessed.
+    (``snp/milan``, which then counts alone); it makes up for a state that nobody assessed, but for
+    Intel's TEEs, where TCB information always has to be there.
     min_evaluation: least tcbEvaluationDataNumber of Intel's TCB information.
     """
 
@@ -77,6 +81,24 @@ class TcbRules(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=
                 "NotAssessed is no state to accept; give [tcb.minimum.<tee>] with the least "
                 "versions that will do"
             )
+        for place, components in self.minimum.items():
+            _check_minimum(place, components)
+
+
+def _check_minimum(place: str, components: Mapping[str, int]) -> None:
+    """A misspelt rule would be no rule: places are known, and something is demanded there."""
+    tee, slash, product = place.partition("/")
+    if tee not in _TEES_WITH_COMPONENTS:
+        known = ", ".join(_TEES_WITH_COMPONENTS)
+        raise ValueError(f"[tcb.minimum] {place!r}: components are known of {known}")
+    if slash and product not in _PRODUCTS.get(tee, ()):
+        known = ", ".join(f"{tee}/{name}" for name in _PRODUCTS.get(tee, ())) or "none"
+        raise ValueError(f"[tcb.minimum] {place!r}: products with a rule of their own: {known}")
+    if not components:
+        raise ValueError(f"[tcb.minimum] {place!r} demands nothing")
+    for name, least in components.items():
+        if not 0 <= least < 1 << 32:
+            raise ValueError(f"[tcb.minimum] {place!r}: {name} = {least} is no security version")
 
 
 class Freshness(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -158,6 +180,8 @@ class Rego(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=True
             raise ValueError(f"a Rego module of more than {MAX_MODULE} bytes")
         if not _QUERY.fullmatch(self.query):
             raise ValueError("query is a reference such as data.policy.allow")
+        if self.timeout.total_seconds() > MAX_REGO_TIME:
+            raise ValueError(f"a Rego timeout of more than {MAX_REGO_TIME} s")
 
 
 class Policy(Rules, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

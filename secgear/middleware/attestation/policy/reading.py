@@ -25,6 +25,8 @@ from secgear.middleware.attestation.policy.model import (
 from secgear.middleware.attestation.values import decode_hook
 
 MAX_SIZE = 1 << 20  # bytes of one policy
+MAX_DEPTH = 24  # of tables and lists in it
+MAX_DOTS = 256  # in one line
 
 _TABLES: Mapping[str, type[msgspec.Struct]] = {
     "accept": Accept,
@@ -44,15 +46,36 @@ def load_policy(toml: bytes) -> Policy:
     """
     if len(toml) > MAX_SIZE:
         raise PolicyError(f"a policy of {len(toml)} bytes; at most {MAX_SIZE} are read")
+    # The reader takes quadratic time for a dotted key; no rule needs a long one.
+    if any(line.count(b".") > MAX_DOTS for line in toml.split(b"\n")):
+        raise PolicyError(f"the policy has a line with more than {MAX_DOTS} dots")
     try:
         table = tomllib.loads(toml.decode())
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"the policy is no TOML: {error}") from None
+    _check_values(table)
     _known_keys(table, Policy, "")
     try:
         return msgspec.convert(table, Policy, dec_hook=decode_hook)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise PolicyError(f"policy: {error}") from None
+
+
+def _check_values(table: Any) -> None:
+    """Refuse nesting and numbers that TOML allows and nothing else could hold."""
+    layer = [table]
+    for _ in range(MAX_DEPTH):
+        items = [
+            item
+            for outer in layer
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if any(isinstance(item, int) and abs(item) >> 63 for item in items):
+            raise PolicyError("policy: a number of more than 64 bits")
+        layer = [item for item in items if isinstance(item, dict | list)]
+        if not layer:
+            return
+    raise PolicyError(f"policy: nested deeper than {MAX_DEPTH}")
 
 
 def _known_keys(table: Any, kind: type[msgspec.Struct], where: str, depth: int = 0) -> None:

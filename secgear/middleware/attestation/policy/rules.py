@@ -84,8 +84,12 @@ def unassessed_but_bounded(
 ) -> bool:
     """Whether nobody assessed the TCB and the policy brings what it is to be held against.
 
-    The verifier's check ``tcb`` can be missing then: ``policy.tcb`` decides instead of it.
+    The verifier's check ``tcb`` can be missing then: ``policy.tcb`` decides instead of it. Not for
+    Intel's TEEs: there the TCB information says besides which module is genuine and what is known
+    to be broken, and whoever brings the collateral could just leave it out.
     """
+    if claims.tee in _LEVELS_BY_INTEL:
+        return False
     return claims.tcb.status is TcbStatus.NOT_ASSESSED and (
         _minimum(claims, rules.tcb.minimum) is not None
         or _known_platform(claims, rules, values or ReferenceValues(), at) is not None
@@ -204,6 +208,14 @@ def _tcb(
             found=tcb.status.value,
             fix="firmware and microcode updates; or [tcb] statuses, if you take the risk",
         )
+    elif claims.tee in _LEVELS_BY_INTEL:
+        yield check(
+            False,
+            "policy.tcb",
+            "",
+            "nobody assessed the TCB: Intel's TCB information is missing",
+            fix="TCB information for this platform, as collateral",
+        )
     if minimum is not None:
         short = [
             f"{name} {tcb.components.get(name, 'missing')}, at least {least}"
@@ -212,14 +224,14 @@ def _tcb(
         ]
         yield check(
             not short,
-            "policy.tcb" if not assessed else "policy.tcb-minimum",
+            "policy.tcb-minimum" if assessed or claims.tee in _LEVELS_BY_INTEL else "policy.tcb",
             "every component has its least version",
             "; ".join(short),
             expected=_components(minimum),
             found=_components({name: tcb.components.get(name, -1) for name in minimum}),
             fix="a firmware update",
         )
-    elif not assessed:
+    elif not assessed and claims.tee not in _LEVELS_BY_INTEL:
         known = _known_platform(claims, rules, values, at)
         bare = claims.tee in _WITHOUT_TCB_LEVELS and not tcb.components
         yield check(

@@ -95,7 +95,8 @@ def _opened(
         raise PolicyError(f"no CoRIM: {tag} instead of tag {_UNSIGNED} or a COSE_Sign1")
     message = cose.parse(item, "CoRIM")
     protected = _map(cbor.decode(message.protected, "CoRIM: protected header"))
-    if protected.get(_CONTENT_TYPE) not in _CONTENT_TYPES:
+    content_type = protected.get(_CONTENT_TYPE)
+    if not isinstance(content_type, int | str) or content_type not in _CONTENT_TYPES:
         raise PolicyError(f"CoRIM: content type {protected.get(_CONTENT_TYPE)!r}")
     meta = protected.get(_META)
     signer = _signer(meta, at) if isinstance(meta, bytes) else "unnamed signer"

@@ -31,11 +31,11 @@ def accept(
         raise ResultInvalid(f"result: issued by {result.issuer[:80]!r}, not by {issuer!r}")
     if result.audience != audience:
         raise ResultInvalid(f"result: meant for {result.audience[:80]!r}, not for {audience!r}")
-    if result.issued_at > now + SKEW:
+    if result.issued_at - now > SKEW:
         raise ResultInvalid(f"result: issued in the future, at {result.issued_at.isoformat()}")
-    if result.not_before is not None and result.not_before > now + SKEW:
+    if result.not_before is not None and result.not_before - now > SKEW:
         raise ResultInvalid(f"result: not valid before {result.not_before.isoformat()}")
-    if result.expires + SKEW <= now:
+    if now - result.expires >= SKEW:
         raise ResultInvalid(f"result: expired at {result.expires.isoformat()}")
     if not datetime.timedelta(0) < result.expires - result.issued_at <= MAX_LIFETIME:
         raise ResultInvalid("result: a lifetime out of bounds")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
-
-from cryptography import x509
 
 from secgear.errors import EvidenceMalformed
 from secgear.middleware.attestation.anchors import Anchor
@@ -106,7 +103,8 @@ def _find(kind: _Kind[D], wanted: str, context: Context, roots: tuple[Anchor, ..
     if found is None:
         before = len(context.checks.done)
         found, dates = _choose(kind, wanted, documents, context, roots)
-        kind.memory.keep(key, context.at, dates, context.checks.done[before:], found)
+        checks, size = context.checks.done[before:], context.collateral.size
+        kind.memory.keep(key, context.at, dates, checks, found, size=size)
     return found
 
 
@@ -209,15 +207,8 @@ def _signers(document: Document, context: Context) -> Iterator[Certificate]:
             certificate = load_certificate(der)
         except EvidenceMalformed:
             continue
-        if common_name(certificate) == _SIGNER:
+        if certificate.common_name == _SIGNER:
             yield certificate
             found += 1
         if found >= _MAX_SIGNERS:
             return
-
-
-@functools.lru_cache(maxsize=1024)
-def common_name(certificate: Certificate) -> str:
-    """The subject's common name; empty if it has none or several."""
-    names = certificate.parsed.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""

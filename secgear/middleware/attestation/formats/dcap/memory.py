@@ -22,6 +22,7 @@ from secgear.middleware.attestation.collateral import Collateral
 T = TypeVar("T")
 
 _LIMIT = 64  # entries; each holds on to its collateral
+_REMEMBERED = 1 << 20  # bytes of collateral; Intel's has some fifty thousand
 _FIRST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 _LAST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 
@@ -73,8 +74,15 @@ class Memory(Generic[T]):
         dates: Iterable[datetime.datetime],
         checks: tuple[Check, ...],
         value: T,
+        *,
+        size: int = 0,
     ) -> None:
-        """Remember a success at `at`. dates: all that could have mattered."""
+        """Remember a success at `at`. dates: all that could have mattered.
+
+        size: bytes of what the entry holds on to; somebody may have sent much of it.
+        """
+        if size > _REMEMBERED:
+            return
         after, before = _FIRST, _LAST
         for date in dates:
             if date <= at:

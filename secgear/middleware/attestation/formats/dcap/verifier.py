@@ -23,7 +23,6 @@ from secgear.middleware.attestation.claims import Claims, Tcb
 from secgear.middleware.attestation.formats.dcap import rtmr, tcb
 from secgear.middleware.attestation.formats.dcap.describing import describe_sgx, describe_td
 from secgear.middleware.attestation.formats.dcap.documents import (
-    common_name,
     find_qe_identity,
     find_tcb_info,
 )
@@ -154,6 +153,12 @@ def assess(quote: Quote, pck: Pck, path: Path, context: Context) -> Tcb:
     if identity is not None:
         platform = tcb.with_qe(platform, identity, quote.certification.qe_report, checks)
     if info is None:
+        if td_report is not None:
+            checks.not_performed(
+                "tdx-module",
+                "without TCB information nobody knows which modules are genuine",
+                fix="TCB information of Intel's PCS for this platform, as collateral",
+            )
         return Tcb(components=tcb.components(pck, td_report))
     if td_report is not None:
         platform = tcb.with_module(platform, info, td_report, checks)
@@ -198,7 +203,8 @@ def _check_platform(leaf: Certificate, chain: tuple[Certificate, ...], context: 
     )
     _check_roles(path, context.checks)
     dates = dates_of(path.certificates, context.collateral)
-    _paths.keep(key, context.at, dates, context.checks.done[before:], path)
+    checks, size = context.checks.done[before:], context.collateral.size
+    _paths.keep(key, context.at, dates, checks, path, size=size)
     return path
 
 
@@ -214,7 +220,7 @@ def _candidates(context: Context) -> Iterator[Certificate]:
 
 def _check_roles(path: Path, checks: Checks) -> None:
     """Intel's root signs more than PCK CAs; only these may vouch for platforms."""
-    names = [common_name(certificate) for certificate in path.certificates]
+    names = [certificate.common_name for certificate in path.certificates]
     fits = len(names) == _PCK_CHAIN and names[0] == _PCK and names[1] in _PCK_CAS
     if not fits:
         checks.failed(

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import msgspec
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from secgear.errors import EvidenceMalformed
 from secgear.middleware.attestation.certificates import Certificate
@@ -51,7 +50,7 @@ class Device(msgspec.Struct, frozen=True):
 def identify(path: Path, kind: str, checks: Checks) -> Device:
     """Which chip the chain is about; refuses one that is no `kind`. Check ``binding``."""
     leaf = path.leaf
-    model = _common_name(path.certificates[1]) if len(path.certificates) > 2 else ""
+    model = path.certificates[1].common_name if len(path.certificates) > 2 else ""
     gpu, switch = _GPU.match(model), _SWITCH.match(model)
     found = "gpu" if gpu else "nvswitch" if switch else "another device"
     checks.require(
@@ -134,11 +133,6 @@ def _may_sign_evidence(leaf: Certificate) -> bool:
         return extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
     except x509.ExtensionNotFound:
         return False
-
-
-def _common_name(certificate: Certificate) -> str:
-    names = certificate.parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""
 
 
 def _pdi(leaf: Certificate) -> str:

@@ -18,6 +18,7 @@ SIGNED = 0x2A0  # bytes at the front that the signature covers
 VERSIONS = (2, 3, 5)
 
 _ECDSA_P384_SHA384 = 1
+_LEAST_PRIVILEGED = 3  # VMPL
 _COMPONENT = 72  # bytes of r and of s, little-endian
 _P384 = 48
 
@@ -120,6 +121,9 @@ def parse(data: bytes) -> Report:
     policy = _policy(reader.integer(8, "policy"))
     family_id, image_id = reader.take(16, "family id"), reader.take(16, "image id")
     vmpl = reader.integer(4, "vmpl")
+    if vmpl > _LEAST_PRIVILEGED:
+        # All ones: the host has asked for the report, and has chosen its report data.
+        raise EvidenceUnsupported(f"format: SEV-SNP report: VMPL {vmpl:#x} is no guest's")
     algorithm = reader.integer(4, "signature algorithm")
     if algorithm != _ECDSA_P384_SHA384:
         raise EvidenceUnsupported(f"format: SEV-SNP report: signature algorithm {algorithm}")

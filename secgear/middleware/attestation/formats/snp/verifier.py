@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from secgear.base.tee import Evidence
 from secgear.errors import EvidenceMalformed, EvidenceUnsupported
 from secgear.middleware.attestation.certificates import load_pem
-from secgear.middleware.attestation.chains import check_path
+from secgear.middleware.attestation.chains import Path, check_path
+from secgear.middleware.attestation.checks import Checks
 from secgear.middleware.attestation.claims import Claims, Root, Tcb
 from secgear.middleware.attestation.formats.snp.certificates import (
     Endorsement,
@@ -75,9 +76,27 @@ def authenticate(
         checks=checks,
         revocable="issuers",
     )
+    _check_roles(path, endorsement, checks)
     fault = signature_fault(report, endorsement)
     checks.require(fault is None, "signature", "ECDSA P-384 over the report", fault or "")
     return path.root
+
+
+def _check_roles(path: Path, endorsement: Endorsement, checks: Checks) -> None:
+    """Each product has an authority for VCEKs and one for VLEKs, and neither is another's."""
+    if endorsement.line is Product.UNSTATED:
+        return  # `check_binding` refuses it
+    line = endorsement.line.value
+    authority = f"SEV-{line}" if endorsement.kind == "vcek" else f"SEV-VLEK-{line}"
+    names = [certificate.common_name for certificate in path.certificates[1:]]
+    checks.require(
+        names == [authority, f"ARK-{line}"],
+        "binding.issuer",
+        f"issued by {authority}",
+        f"a {endorsement.kind.upper()} of {line} is issued by another authority",
+        expected=f"{authority}, ARK-{line}",
+        found=", ".join(names),
+    )
 
 
 def signature_fault(report: Report, endorsement: Endorsement) -> str | None:
