@@ -198,7 +198,7 @@ def _csv(text: bytes) -> Evidence:
 def _tdx(text: bytes) -> Evidence:
     """Confidential Containers' TDX evidence: quote and log in base64."""
     try:
-        content = msgspec.json.decode(text, type=dict[str, Any])
+        content: Any = msgspec.json.decode(text, type=dict[str, Any])
         quote, log = content.get("quote"), content.get("cc_eventlog")
         data = base64.b64decode(quote, validate=True)
         attached = {"ccel": base64.b64decode(log, validate=True)} if log else {}
