@@ -22,6 +22,7 @@ from secgear.middleware.attestation.service.http import DATABASE_THREADS, Servic
 from secgear.middleware.attestation.service.keyfile import open_keys
 from secgear.middleware.attestation.service.limits import Buckets, Threads
 from secgear.middleware.attestation.service.metrics import Metrics
+from secgear.middleware.attestation.service.preparing import prepare
 from secgear.middleware.attestation.service.schema import ATTESTATION, COMMON, Layout
 from secgear.middleware.attestation.service.settings import Settings
 from secgear.middleware.attestation.service.store import open_store
@@ -77,6 +78,7 @@ def compose(
     on_shutdown: Sequence[Callable[[], None]] = (),
 ) -> Litestar:
     """An application with these routes besides those that each has: audit, health, metrics."""
+    prepare()
     return Litestar(
         route_handlers=[
             *routes,

@@ -10,6 +10,7 @@ import datetime
 import enum
 import hashlib
 import re
+import threading
 from typing import Final
 
 import msgspec
@@ -116,6 +117,7 @@ class Shelf:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._loading = threading.Lock()  # one thread does it for those that come meanwhile
         self._rules: Rules | None = None
 
     def rules(self) -> Rules:
@@ -124,17 +126,15 @@ class Shelf:
         Raises ServiceError if what is stored can't be read, after an update that reads more
         strictly: an attester is not to blame for it.
         """
-        # What another thread keeps meanwhile may be older than what this one has seen.
-        rules = self._rules
         with self._store.reading() as connection:
             number = connection.execute(select(generation.c.number)).scalar() or 0
-            if rules is None or rules.number != number:
-                try:
-                    rules = _load(connection, number)
-                except (PolicyError, CollateralError) as error:
-                    raise ServiceError(f"documents: stored, but of no use: {error}") from None
-                self._rules = rules
-        return rules
+            with self._loading:
+                if self._rules is None or self._rules.number != number:
+                    try:
+                        self._rules = _load(connection, number)
+                    except (PolicyError, CollateralError) as error:
+                        raise ServiceError(f"documents: stored, but of no use: {error}") from None
+                return self._rules
 
 
 def _load(connection: Connection, number: int) -> Rules:

@@ -128,21 +128,16 @@ def settings_in(tmp_path: Path, vendor: SimulatedVendor) -> Callable[..., Settin
     body = base64.encodebytes(vendor.certificate.der).decode()
     root.write_text(f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n")
 
-    def make(**changes: Any) -> Settings:
-        return Settings(
-            **{
-                "issuer": "https://verifier.example",
-                "directory": tmp_path / "service",
-                "extra_anchors": (AnchorFile("simulated", root),),
-                "challenge_rate": MANY,
-                "attest_rate": MANY,
-                "failure_rate": MANY,
-                "port": 0,
-            }
-            | changes
-        )
-
-    return make
+    usual: dict[str, Any] = {
+        "issuer": "https://verifier.example",
+        "directory": tmp_path / "service",
+        "extra_anchors": (AnchorFile("simulated", root),),
+        "challenge_rate": MANY,
+        "attest_rate": MANY,
+        "failure_rate": MANY,
+        "port": 0,
+    }
+    return lambda **changes: Settings(**usual | changes)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from sqlalchemy import text
 
 from secgear.middleware.attestation.collateral import Collateral
+from secgear.middleware.attestation.reference import model
 from secgear.middleware.attestation.service.tokens import Role, create_token, revoke_token
 from tests.adversary.vendors.pki import Authority
 from tests.middleware.attestation.service.conftest import POLICY
@@ -238,6 +239,20 @@ def test_a_document_beyond_the_limit_is_refused(service: Any) -> None:
     assert answer.status_code == 400
     assert "at most" in answer.json()["detail"]
     assert service.put("policies/mine", bytes((8 << 20) + 1)).status_code == 413
+
+
+def test_what_is_good_alone_but_not_together_is_refused(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every attestation would fail from then on."""
+    monkeypatch.setattr(model, "MAX_VALUES", 1)
+    service.put("reference-values/one", VALUES).raise_for_status()
+    answer = service.put("reference-values/two", VALUES.replace(b'"n"', b'"other"'))
+    assert answer.status_code == 400
+    assert "at most 1" in answer.json()["detail"]
+    assert [entry["name"] for entry in service.get("reference-values").json()] == ["one"]
+    assert service.get("reference-values/two/versions").json() == []
+    assert service.attest().status_code == 200
 
 
 def test_changes_are_counted(service: Any) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from secgear.errors import ResultInvalid
+from secgear.middleware.attestation.base64url import unpack
 from secgear.middleware.attestation.results import Result, Tier, public_keys, verify_cwt, verify_jwt
 from secgear.middleware.attestation.service import audit
-from secgear.middleware.attestation.service.messages import unpack
 from secgear.middleware.attestation.service.settings import Rate
 
 Start = Callable[..., Any]
@@ -24,7 +24,8 @@ def verified(service: Any, answer: Any, nonce: bytes | None, **changes: Any) -> 
     """What a relying party makes of the answer."""
     body = answer.json()
     keys = public_keys(service.client.get("/v1/keys").content)
-    token, verify = body["result"], verify_jwt
+    token: Any = body["result"]
+    verify: Callable[..., Result] = verify_jwt
     if body["form"] == "cwt":
         token, verify = unpack(token), verify_cwt
     return verify(

@@ -101,7 +101,7 @@ def test_of_a_burst_exactly_so_many_wait_and_their_places_are_given_back() -> No
 
         async def one(number: int) -> int:
             try:
-                return await threads.run(lambda: go.wait(20) and number)
+                return await threads.run(lambda: go.wait(2) and number)
             except Problem as problem:
                 go.set()  # the last one is refused before any other ends
                 return -problem.status

@@ -57,7 +57,7 @@ def test_who_needs_a_token_is_told(described: dict[str, Any]) -> None:
         "scheme": "bearer",
     }
     for path, method, operation in operations(described):
-        needed = None if path in OPEN else [{"token": []}]
+        needed: list[dict[str, list[str]]] | None = None if path in OPEN else [{"token": []}]
         assert operation.get("security") == needed, (path, method)
 
 

@@ -124,16 +124,19 @@ def test_tls_that_can_not_work_is_one_clear_error_before_listening(
     settings_in: Make, tls: dict[str, Path], spoilt: str
 ) -> None:
     settings_in(**tls).check_listening()
-    path, key = tls["tls_key"], ec.generate_private_key(ec.SECP256R1())
-    path.unlink()
-    hidden: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if spoilt == "encrypted":  # must not ask on a terminal
-        hidden = serialization.BestAvailableEncryption(b"passphrase")
-    pkcs8 = serialization.PrivateFormat.PKCS8
-    if spoilt == "rubbish":
+    path = tls["tls_key"]
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    if spoilt == "missing":
+        path.unlink()
+    elif spoilt == "rubbish":
         path.write_text("rubbish")
-    elif spoilt != "missing":
-        path.write_bytes(key.private_bytes(serialization.Encoding.PEM, pkcs8, hidden))
+    elif spoilt == "another's":
+        other = ec.generate_private_key(ec.SECP256R1())
+        path.write_bytes(other.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    else:  # must not ask on a terminal
+        same = serialization.load_pem_private_key(path.read_bytes(), None)
+        hidden = serialization.BestAvailableEncryption(b"passphrase")
+        path.write_bytes(same.private_bytes(pem, pkcs8, hidden))
     with pytest.raises(ServiceError, match="no certificate and its key") as caught:
         serve(settings_in(**tls))
     assert "tls.key" in str(caught.value)
@@ -176,7 +179,7 @@ def test_a_request_that_takes_its_time_keeps_its_connection(
 
 def test_only_a_trusted_proxy_says_who_asks(start: Any) -> None:
     limit = {"challenge_rate": Rate(0.001, 1)}
-    codes = {}
+    codes: dict[tuple[str, ...], list[int]] = {}
     for proxies in ((), ("192.0.2.7",), ("127.0.0.1",)):
         service = start(f"a{len(codes)}", trusted_proxies=proxies, **limit)
         codes[proxies] = [
