@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 import msgspec
 import typer
 
+from secgear.base.tee import Evidence
 from secgear.cli._demo import parties, unprivileged
 from secgear.cli._demo.report import (
     Attack,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from secgear.base.image import Image
     from secgear.base.tee import Availability, Tee
     from secgear.cli._demo.screen import Screen
+    from secgear.middleware.attestation.claims import Claims
+    from secgear.middleware.attestation.verdict import Verdict
 
 _FILES: Final = Path(__file__).with_name("_demo")
 _QUESTION: Final = "What does the weather cost a flight from New York?"
@@ -54,9 +58,18 @@ _MEANS: Final = {
     "/proc/PID/environ": "read environment",
     "ptrace": "attach a debugger",
 }
-# Registered claims have numbers: RFC 8392, section 4; RFC 9711, section 10.2.
-_CLAIMS: Final = {6: "issued at", 10: "report data", 263: "debug status", 265: "profile"}
-_ORDER: Final = ("tee", "simulated", "measurement", "signer", "product", "svn", "layers")
+_POLICY: Final = """
+name = "data owners"
+[accept]
+tees = ["process", "vm", "snp", "tdx", "cca", "sgx", "nitro"]
+measurements = ["{}"]
+{}
+"""
+_ALLOWANCES: Final = """
+[allow]
+simulated = true
+test_roots = true
+"""
 
 
 class BreakInFailed(SecGearError):
@@ -137,8 +150,11 @@ def _run(screen: Screen, report: Report) -> None:
         with _timed(report, "break in"):
             _break_in(screen, report, enclave)
     report.limits = _limits(report, tee)
-    report.holds = all(attempt.refused for attempt in report.escapes) and all(
-        attack.verdict != "broken" for attack in report.attacks
+    report.holds = (
+        all(attempt.refused for attempt in report.escapes)
+        and report.evidence is not None
+        and report.evidence.trusted
+        and all(attack.verdict != "broken" for attack in report.attacks)
     )
     screen.chapter("What this shows, and what it does not")
     screen.closing(report)
@@ -214,37 +230,58 @@ def _escape(screen: Screen, report: Report, enclave: Enclave) -> None:
 
 
 def _evidence(screen: Screen, report: Report, enclave: Enclave, image: Image) -> None:
-    screen.chapter("6  Ask for evidence")
+    screen.chapter("6  Verify the evidence")
     nonce = secrets.token_bytes(32)
     with screen.step("asking for evidence"):
         proof = enclave.prove(nonce)
-    claims = _claims(proof.data)
     expected = hashlib.sha512(parties.EVIDENCE_LABEL + nonce).digest()
+    evidence = Evidence(proof.format, proof.data)
+    with screen.step("verifying it"):
+        production = _judged(evidence, _POLICY.format(_measured(image), ""), expected)
+        allowing = _judged(evidence, _POLICY.format(_measured(image), _ALLOWANCES), expected)
+    claims = allowing.claims
     report.evidence = EvidenceFacts(
         proof.format,
         len(proof.data),
-        {
-            name: claim.hex() if isinstance(claim, bytes) else claim
-            for name, claim in claims.items()
-        },
-        fresh=claims.get("report data") == expected,
-        right_image=claims.get("measurement") == image.measurement,
+        {} if claims is None else _shown(claims),
+        trusted=allowing.trusted,
+        refused_for=[check.name for check in production.reasons],
     )
     screen.evidence(report.evidence)
 
 
-def _claims(data: bytes) -> dict[str, Any]:
-    """What a COSE_Sign1 (RFC 9052, section 4.2) with a CWT inside claims, nothing verified."""
-    import cbor2
+def _judged(evidence: Evidence, policy: str, expected: bytes) -> Verdict:
+    """As a data owner does it, who knows the image's measurement and chose the nonce."""
+    from secgear.middleware.attestation import examine, load_policy
+    from secgear.middleware.attestation.bundle import anchors_with
+    from secgear.middleware.attestation.own import own_simulated_root
 
-    try:
-        token = cbor2.loads(data)
-        claims = cbor2.loads(token.value[2])
-        named = {_CLAIMS.get(name, str(name)): value for name, value in claims.items()}
-    except (cbor2.CBORDecodeError, AttributeError, IndexError, TypeError):
-        return {}
-    first = {name: named.pop(name) for name in _ORDER if name in named}
-    return first | named
+    return examine(
+        evidence,
+        load_policy(policy.encode()),
+        at=datetime.datetime.now(datetime.UTC),
+        report_data=expected,
+        anchors=anchors_with([own_simulated_root()]),
+    )
+
+
+def _measured(image: Image) -> str:
+    return image.measurement.hex()
+
+
+def _shown(claims: Claims) -> dict[str, Any]:
+    made = claims.evidence_time
+    return {
+        "tee": claims.tee,
+        "simulated": claims.simulated,
+        "debug": claims.debug,
+        "measurement": claims.measurements["launch"].hex(),
+        "signer": claims.signer.hex() if claims.signer else None,
+        "product": claims.product,
+        "svn": claims.svn,
+        "root": claims.root.name,
+        "made at": made.isoformat() if made else None,
+    }
 
 
 def _break_in(screen: Screen, report: Report, enclave: Enclave) -> None:
@@ -326,7 +363,6 @@ def _limits(report: Report, tee: Tee) -> list[str]:
         "processes of the same user can read. Connections that end inside the enclave are not in "
         "this release."
     )
-    limits.append("Nobody verified the evidence: that too comes with a later release.")
     limits.append("The same user can still end the enclave, and learns when it works and how long.")
     if report.attacker is not None and report.attacker.uid == 0:
         limits.append(

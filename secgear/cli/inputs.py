@@ -106,11 +106,12 @@ def text_of(paths: Sequence[Path] | None) -> str:
 def read_roots(roots: Sequence[str] | None) -> tuple[AddedRoot, ...]:
     """``FAMILY[:SUBJECT]=FILE`` to roots; ``simulated`` to this user's own."""
     from secgear.middleware.attestation.bundle import AddedRoot
+    from secgear.middleware.attestation.own import own_simulated_root
 
     found = []
     for root in roots or ():
         if root == "simulated":
-            found.append(_own_simulated_root())
+            found.append(own_simulated_root())
             continue
         selector, equals, file = root.partition("=")
         family, _, subject = selector.partition(":")
@@ -143,14 +144,3 @@ def parse_report_data(text: str | None) -> bytes | None:
     if not 1 <= len(data) <= 64:
         raise UsageError(f"--report-data takes 1 to 64 bytes, not {len(data)}")
     return data
-
-
-def _own_simulated_root() -> AddedRoot:
-    from cryptography.hazmat.primitives import serialization
-
-    from secgear.base.tees.simulated import SimulatedPlatform, home
-    from secgear.middleware.attestation.bundle import AddedRoot
-
-    root = SimulatedPlatform(home()).root
-    pem = root.public_bytes(serialization.Encoding.PEM).decode()
-    return AddedRoot("simulated", "own-simulated-platform", pem)

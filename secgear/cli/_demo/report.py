@@ -62,18 +62,17 @@ class Escape(msgspec.Struct, frozen=True):
 
 
 class EvidenceFacts(msgspec.Struct, frozen=True):
-    """What the enclave's evidence says. claims: empty for a format that is not decoded here.
+    """What the enclave's evidence says, once it was verified. claims: empty if it is not authentic.
 
-    fresh: it carries the digest of our nonce. right_image: it names the image that was built.
-    verified: the demo checks no signature chain.
+    trusted: under a policy that demands this image and our nonce, and allows a simulation.
+    refused_for: the checks by which the same policy without that allowance says no.
     """
 
     format: str
     bytes: int
     claims: dict[str, Any]
-    fresh: bool
-    right_image: bool
-    verified: Literal[False] = False
+    trusted: bool
+    refused_for: list[str]
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -140,14 +140,18 @@ class Screen:
         self._out.print(table)
 
     def evidence(self, facts: EvidenceFacts) -> None:
-        """What the evidence claims."""
+        """What the evidence claims, and what two policies make of it."""
         pairs = {"format": f"{facts.format}, {facts.bytes:,} bytes"}
         pairs |= {name: _claim(name, value) for name, value in facts.claims.items()}
-        pairs["fresh"] = _yes(facts.fresh, "carries the digest of our nonce")
-        pairs["our image"] = _yes(facts.right_image, "names the measurement printed above")
+        what = "is authentic, fresh, and of the image measured above"
+        pairs["verdict"] = _yes(facts.trusted, what)
         self._pairs(pairs)
         if facts.claims.get("simulated"):
-            self.say("It says so itself: simulated. No verifier accepts it by default.", "yellow")
+            self.say(
+                "It says so itself: simulated. Without an explicit allowance it is refused by "
+                f"{', '.join(facts.refused_for)}.",
+                "yellow",
+            )
 
     def attacks(self, attacks: list[Attack], attacker: User) -> None:
         """Each attack, on the enclave and on an ordinary process."""
