@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from bench import attestation, bulk, calls, memory, service, start
+from bench import attestation, bulk, calls, envelopes, memory, service, start
 from bench.measure import Row, human, machine
 
 TIMED = {
@@ -14,6 +14,7 @@ TIMED = {
     "calls": calls.main,
     "bulk": bulk.main,
     "attestation": attestation.main,
+    "envelopes": envelopes.main,
 }
 
 

@@ -38,8 +38,7 @@ def decode(private: bytearray | memoryview, *, batch: bool) -> Any:
     source = pa.py_buffer(private)
     try:
         for message in pa.ipc.MessageReader.open_stream(source):
-            if _compressed(memoryview(message.metadata)):
-                raise ValueError("compressed Arrow buffers are not accepted here")
+            check_metadata(memoryview(message.metadata))
         with pa.ipc.open_stream(source) as reader:
             batches = list(reader)
             schema = reader.schema
@@ -53,6 +52,12 @@ def decode(private: bytearray | memoryview, *, batch: bool) -> Any:
     except (pa.ArrowException, OSError, EOFError, StopIteration, UnicodeDecodeError) as error:
         raise ValueError(f"not a valid Arrow IPC stream: {type(error).__name__}") from error
     return table
+
+
+def check_metadata(metadata: memoryview) -> None:
+    """Raise ValueError unless an IPC message with this metadata may be decoded."""
+    if _compressed(metadata):
+        raise ValueError("compressed Arrow buffers are not accepted here")
 
 
 def _compressed(metadata: memoryview) -> bool:
