@@ -52,6 +52,13 @@ def test_verifying_is_measured_against_bare_signatures_and_dcap_qvl() -> None:
     assert all(medians[what, "cold"] > medians[what, "warm"] for what in ("tdx", "nitro"))
 
 
+def test_envelopes_are_measured_against_the_bare_cipher() -> None:
+    rows = _run("envelopes")["envelopes"]
+    against = {row["name"] for row in rows if row["ratio"] == 1}
+    assert {"AES-GCM", "AES-GCM into", "HPKE"} <= against
+    assert all(row["median"] > 0 for row in rows)
+
+
 def test_the_service_is_measured_under_load() -> None:
     loads = _run("service")["service"]
     assert [(load["clients"], load["what"]) for load in loads] == [
