@@ -228,7 +228,7 @@ def _describe(root: Path, entry: str, files: dict[str, bytes]) -> Description:
             + (f":\n{tail}" if tail else "; it printed nothing")
         )
     try:
-        description = msgspec.msgpack.decode(answer, type=Description)
+        description = _DESCRIPTION.decode(answer)
     except msgspec.DecodeError as error:
         raise BuildError(f"importing {entry} disturbed the build: {error}") from error
     if description.error:
@@ -291,3 +291,7 @@ def _explain(root: Path, description: Description) -> str:
         tail = description.trace.replace("<image>/", f"{root}{os.sep}").strip().splitlines()[-15:]
         message += "\n" + "\n".join(tail)
     return message
+
+
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_DESCRIPTION = msgspec.msgpack.Decoder(Description)

@@ -174,7 +174,7 @@ class _ProcessRunning(Running):
     def platform(self, request: bytes) -> bytes:
         """Sign evidence or derive a sealing key, about the image that was started here."""
         try:
-            wanted = msgspec.msgpack.decode(request, type=Request)
+            wanted = _REQUEST.decode(request)
             if isinstance(wanted, EvidenceRequest):
                 data = self._authority.evidence(self._image, self.layers, wanted.report_data)
             else:
@@ -396,3 +396,5 @@ class _Spawner:
 
 
 _spawner = _Spawner()
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_REQUEST = msgspec.msgpack.Decoder(Request)

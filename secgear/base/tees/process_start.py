@@ -136,9 +136,13 @@ class ProcessGuest(Guest):
     def _request(self, request: EvidenceRequest | KeyRequest) -> bytes:
         reply = self._ask(msgspec.msgpack.encode(request))
         try:
-            answer = msgspec.msgpack.decode(reply, type=Answer)
+            answer = _ANSWER.decode(reply)
         except (msgspec.DecodeError, ValueError) as error:
             raise GuestError("the platform's answer is malformed") from error
         if answer.error:
             raise GuestError(answer.error)
         return answer.data
+
+
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_ANSWER = msgspec.msgpack.Decoder(Answer)

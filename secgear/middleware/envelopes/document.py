@@ -131,6 +131,10 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     evidence: bytes
 
 
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_DESCRIBED = msgspec.json.Decoder(_Document)
+
+
 def key_id(suite: Suite, public: bytes) -> bytes:
     """SHA-256 over the label, the suite's name and the public key."""
     return hashlib.sha256(_ID_LABEL + prefixed(suite.name) + public).digest()

@@ -189,6 +189,10 @@ class _Secret(msgspec.Struct, forbid_unknown_fields=True):
         return "_Secret(…)"
 
 
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_DESCRIBED = msgspec.json.Decoder(_Secret)
+
+
 def _attested(
     *,
     suite: str,

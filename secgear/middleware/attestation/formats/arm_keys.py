@@ -28,6 +28,10 @@ class _Jwk(msgspec.Struct):
     y: str
 
 
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_JWK = msgspec.json.Decoder(_Jwk)
+
+
 def check_signature(
     message: cose.Sign1, instance_id: bytes, context: Context, *, check: str = "signature"
 ) -> Root:
@@ -61,7 +65,7 @@ def key_from_jwk(name: str, jwk: bytes, instance_id: bytes = b"") -> KeyAnchor:
     Raises CollateralError.
     """
     try:
-        key = msgspec.json.decode(jwk, type=_Jwk)
+        key = _JWK.decode(jwk)
         size = _CURVES[key.crv]
         x, y = (base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in (key.x, key.y))
         if key.kty != "EC" or len(x) != size or len(y) != size:

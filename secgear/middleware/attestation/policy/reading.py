@@ -106,3 +106,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known here: {', '.join(sorted(known))}"
+
+
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_DESCRIBED = msgspec.json.Decoder(Policy, dec_hook=decode_hook)

@@ -19,6 +19,10 @@ class _Output(msgspec.Struct, forbid_unknown_fields=True):
     tees: dict[str, dict[str, Any]]
 
 
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_OUTPUT = msgspec.json.Decoder(_Output)
+
+
 def is_measurement(data: bytes) -> bool:
     """Whether a file claims to be that output."""
     return b'"secgear.measure/' in data[:256]
@@ -30,7 +34,7 @@ def from_measurement(data: bytes) -> ReferenceValues:
     The measurement decides; signer, product and svn come along and must agree.
     """
     try:
-        output = msgspec.json.decode(data, type=_Output)
+        output = _OUTPUT.decode(data)
         if output.schema != SCHEMA:
             raise PolicyError(f"no output of this release's secgear measure: {output.schema!r}")
         values = tuple(
