@@ -11,10 +11,16 @@ import pytest
 # In a process of its own: in this one other tests have used everything already.
 PROGRAM = """
 import sys
+import msgspec
 from secgear.base.tee import Evidence
 from secgear.middleware.attestation import envelope, load_policy
 from secgear.middleware.attestation.service.preparing import prepare
 
+# One of ours that no decoder was made for at import.
+class Late(msgspec.Struct):
+    number: int
+
+Late.__module__ = "secgear.late"
 if sys.argv[1] == "prepared":
     prepare()
 described = 0
@@ -26,6 +32,7 @@ def watch(frame, event, _):
 sys.setprofile(watch)
 load_policy(b'name = "x"\\n[accept]\\ntees = ["snp"]\\n')
 envelope.from_json(envelope.to_json(Evidence("f", b"x", {}, {"gpu0": Evidence("g", b"y")})))
+msgspec.json.decode(b'{"number": 1}', type=Late)
 sys.setprofile(None)
 loaded = "secgear.middleware.attestation.formats.nvidia.verifier" in sys.modules
 print(described > 0, loaded)
