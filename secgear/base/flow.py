@@ -11,13 +11,29 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import Any, Protocol, Self, final
 
 from secgear.base.marshal import Packed
 from secgear.base.workers import Inbox
 from secgear.errors import ProtocolError
 
 Wait = Callable[[Inbox, Callable[[], bool]], None]
+Poll = Callable[[Callable[[], None]], bool]
+
+
+class Pollable(Protocol):
+    """An iterator of results that is fed from elsewhere, such as a connection."""
+
+    def poll(self, wake: Callable[[], None]) -> bool:
+        """Whether ``next`` would return or raise at once; if not, `wake` is called when it would.
+
+        `wake` may be called more often than that, and after the next `poll`.
+        """
+        ...
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
 
 AHEAD = 32 << 20
 """Bytes of items sent and not granted anew with which a producer waits. A consumer grants anew at
@@ -30,6 +46,8 @@ class Producer:
 
     pack: makes an item what can be sent. send: sends that; both raise when they can't. finish: told
     once how it ended, None when complete. schedule: runs a task on some thread.
+
+    An iterator that is fed from elsewhere (`Pollable`) holds no thread while it has nothing.
     """
 
     def __init__(
@@ -43,6 +61,7 @@ class Producer:
         schedule: Callable[[Callable[[], None]], object],
     ) -> None:
         self._iterator = iterator
+        self._poll: Poll | None = getattr(iterator, "poll", None)
         self._window = window
         self._pack = pack
         self._send = send
@@ -83,6 +102,21 @@ class Producer:
             self._running = True
         self._schedule(self._step)
 
+    def _has_next(self) -> bool:
+        """Whether to go on; if not, the iterator wakes this producer when there is something."""
+        if self._poll is None:
+            return True
+        # Idle before it is asked, or a wake-up in between would find nobody to be woken.
+        with self._lock:
+            self._running = False
+        if not self._poll(lambda: self._wake(0)):
+            return False
+        with self._lock:
+            if self._running:  # somebody woke another thread meanwhile, which goes on
+                return False
+            self._running = True
+            return True
+
     def _step(self) -> None:
         while True:
             with self._lock:
@@ -90,6 +124,9 @@ class Producer:
                 if not stopped and (not self._credit or self._ahead >= AHEAD):
                     self._running = False
                     return
+            if not stopped and not self._has_next():
+                return
+            with self._lock:
                 self._credit -= not stopped
             try:
                 if stopped:

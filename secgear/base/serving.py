@@ -13,7 +13,7 @@ from secgear.base.calls import as_iterator
 from secgear.base.context import Call
 from secgear.base.exchange import Incoming
 from secgear.base.faults import Refused
-from secgear.base.flow import Producer
+from secgear.base.flow import Poll, Producer
 from secgear.base.functions import Served
 from secgear.base.link import Link, encode
 from secgear.base.marshal import Packed
@@ -269,6 +269,7 @@ class _AppIterator:
         self._iterator = iterator
         self._incoming = incoming
         self._exposed = exposed
+        self.poll: Poll | None = getattr(iterator, "poll", None)
 
     def __iter__(self) -> Iterator[Any]:
         return self
