@@ -11,23 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secgear import errors as errors
-    from secgear.base.app import App as App
     from secgear.base.context import current_call as current_call
     from secgear.base.context import guest as guest
     from secgear.base.enclave import Enclave as Enclave
     from secgear.base.launch import launch as launch
+    from secgear.middleware.channel.aio import connect_async as connect_async
+    from secgear.middleware.channel.app import App as App
+    from secgear.middleware.channel.client import connect as connect
+    from secgear.middleware.channel.relay import Relay as Relay
+    from secgear.middleware.channel.session import Session as Session
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "App": "secgear.base.app",
+    "App": "secgear.middleware.channel.app",
     "Enclave": "secgear.base.enclave",
+    "Relay": "secgear.middleware.channel.relay",
+    "Session": "secgear.middleware.channel.session",
+    "connect": "secgear.middleware.channel.client",
+    "connect_async": "secgear.middleware.channel.aio",
     "current_call": "secgear.base.context",
     "guest": "secgear.base.context",
     "launch": "secgear.base.launch",
 }
 
-__all__ = ["App", "Enclave", "current_call", "errors", "guest", "launch"]
+__all__ = [
+    "App",
+    "Enclave",
+    "Relay",
+    "Session",
+    "connect",
+    "connect_async",
+    "current_call",
+    "errors",
+    "guest",
+    "launch",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,8 @@ class Pollable(Protocol):
     def poll(self, wake: Callable[[], None]) -> bool:
         """Whether ``next`` would return or raise at once; if not, `wake` is called when it would.
 
-        `wake` may be called more often than that, and after the next `poll`.
+        `wake` may be called more often than that, and after the next `poll`. Several threads may
+        ask at once; only one of them goes on to take the next item.
         """
         ...
 

@@ -1,0 +1,310 @@
+"""A session: messages, streams and calls over a channel, for threads that wait.
+
+The same class on both sides. One thread may send while another receives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, final
+
+from secgear.errors import ChannelClosed, ChannelError
+from secgear.middleware.channel.arrivals import Arrivals
+from secgear.middleware.channel.binding import Role
+from secgear.middleware.channel.core import Core, Event
+from secgear.middleware.channel.messages import (
+    Failed,
+    Kind,
+    Open,
+    Opened,
+    clipped,
+)
+from secgear.middleware.channel.trust import Remote
+
+if TYPE_CHECKING:
+    from secgear.base.interface import Interface
+
+T = TypeVar("T")
+
+MAX_MESSAGE = 64 << 20
+"""Bytes of a message that `Session.recv` puts together; longer ones come by `recv_stream`."""
+_READ = 256 << 10
+
+
+class ByteStream(Protocol):
+    """What a channel runs over: any reliable, ordered bytes."""
+
+    def recv(self, size: int, timeout: float | None) -> bytes:
+        """Up to `size` bytes, empty at the end. Raises TimeoutError after `timeout` seconds."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """All of `data`; waits for room. Raises ChannelError when nobody is there any more."""
+        ...
+
+    def close(self) -> None:
+        """Both directions, waking whoever waits. Idempotent."""
+        ...
+
+
+@final
+class Session:
+    """One verified connection. A context manager; iterating gives messages until the end.
+
+    `secgear.connect` makes the client's, a handler gets the enclave's. peer: who is there.
+    lifetime: seconds after which a verification no longer counts and the session ends.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        stream: ByteStream,
+        peer: Remote,
+        *,
+        service: str = "",
+        events: Iterable[Event] = (),
+        lifetime: float,
+        interface: Interface | None = None,
+    ) -> None:
+        self._core = core
+        self._stream = stream
+        self.peer = peer
+        self._service = service
+        self._expires = time.monotonic() + lifetime
+        self._interface = interface
+        self._lock = threading.Lock()  # the core
+        self._sending = threading.RLock()  # the order of what goes out
+        self._receiving = threading.Lock()
+        self._arrivals = Arrivals(core, events)
+        # What for. The client says so before anything else; a server's handler knows.
+        self._for_calls: bool | None = None if core.role is Role.CLIENT else False
+        self._described = b""
+        self._calls: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Session, {self._core.role.name.lower()}'s side, {self._core.state.name}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()  # the peer must not take what was sent so far for all there is
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def send(self, message: bytes | bytearray | memoryview) -> None:
+        """One message; arrives whole. Waits while the peer takes nothing.
+
+        Raises ChannelClosed, ChannelError.
+        """
+        self._open(calls=False)
+        with self._sending:
+            self._send_parts(message, last=True)
+
+    def send_stream(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
+        """One message of any length, from parts as they come; both sides need little memory.
+
+        When `parts` raises, the session is ended: what was sent so far is no message.
+        """
+        self._open(calls=False)
+        with self._sending:
+            try:
+                for part in parts:
+                    self._send_parts(part, last=False)
+            except ChannelError:
+                raise
+            except BaseException:
+                self.abort()
+                raise
+            self._send_parts(b"", last=True)
+
+    def recv(self, timeout: float | None = None) -> bytes:
+        """The next message.
+
+        Raises ChannelClosed when the peer has closed in good order, ChannelTruncated when the
+        connection broke, TimeoutError after `timeout` seconds (the session goes on),
+        ChannelError for a message over `MAX_MESSAGE`.
+        """
+        self._open(calls=False)
+        parts: list[bytes] = []
+        size = 0
+        with self._receiving:
+            for part in self._parts(timeout):
+                size += len(part)
+                if size > MAX_MESSAGE:
+                    self.abort()
+                    raise ChannelError(f"a message of over {MAX_MESSAGE} bytes: use recv_stream()")
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
+        """The next message in parts, as they arrive. Take them all before anything else.
+
+        timeout: seconds to wait for each part. Errors as in `recv`.
+        """
+        self._open(calls=False)
+        with self._receiving:
+            yield from self._parts(timeout)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            try:
+                message = self.recv()
+            except ChannelClosed:
+                return
+            yield message
+
+    def close(self) -> None:
+        """Say goodbye and leave. Idempotent."""
+        if self._calls is not None:
+            self._calls.close()
+        with contextlib.suppress(ChannelError):
+            with self._lock:
+                self._core.close()
+            self._flush()
+        self._stream.close()
+
+    def abort(self) -> None:
+        """Leave without goodbye: the peer is told that something is missing."""
+        with self._lock:
+            self._core.abandon()
+        self._stream.close()
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    @property
+    def call(self) -> Any:
+        """ECALLs of the enclave at the other end: ``session.call.count("…")``.
+
+        As methods of `secgear.Enclave`, with ``submit`` and ``aio``. A session is for calls or
+        for messages, whichever is used first.
+        """
+        if self._calls is None:
+            from secgear.middleware.channel.calling import Calls
+
+            described = self._open(calls=True)
+            with self._sending:
+                if self._calls is None:
+                    self._calls = Calls(self, described, self._interface)
+        return self._calls.faces
+
+    def send_calls(self, data: bytes | memoryview) -> None:
+        """Bytes of the boundary's protocol, for `call` and what serves it."""
+        with self._sending:
+            with self._lock:
+                self._core.send_calls(data)
+            self._flush()
+
+    def recv_calls(self) -> bytes:
+        """As above; empty at the end in good order."""
+        with self._receiving:
+            try:
+                kind, payload = self._wait(self._arrivals.take, None)
+            except ChannelClosed:
+                return b""
+        if kind is not Kind.CALLS:
+            self.abort()
+            raise self._arrivals.broken(f"{kind.name} in a session for calls")
+        return payload
+
+    # --- beginning and end -----------------------------------------------------------------------
+
+    def await_open(self) -> Open:
+        """What the client wants, on the server's side."""
+        with self._receiving:
+            message = self._wait(lambda: self._arrivals.control(Kind.OPEN), None)
+        if not isinstance(message, Open):
+            raise ChannelError("OPEN is no OPEN")
+        return message
+
+    def opened(self, interface: bytes = b"") -> None:
+        """Answer OPEN: here we are."""
+        self._send_control(Opened(interface))
+
+    def failed(self, code: str, text: str) -> None:
+        """Tell the client that it won't be served any more, and leave."""
+        with contextlib.suppress(ChannelError):
+            message = clipped(Failed, code, text)
+            if isinstance(message, Failed):
+                self._send_control(message)
+        self.close()
+
+    def _send_control(self, message: Open | Opened | Failed) -> None:
+        with self._sending:
+            with self._lock:
+                self._core.send_control(message)
+            self._flush()
+
+    def _open(self, *, calls: bool) -> bytes:
+        """On the client's side, once, before anything else: say what the session is for."""
+        if self._for_calls is calls:
+            return self._described
+        with self._sending, self._receiving:
+            if self._for_calls is None:
+                self._send_control(Open("" if calls else self._service, calls=calls))
+                message = self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+                if isinstance(message, Opened):
+                    self._for_calls, self._described = calls, message.interface
+        if self._for_calls is not calls:
+            used, other = ("calls", "messages") if self._for_calls else ("messages", "calls")
+            raise ChannelError(f"this session is for {used}; open another one for {other}")
+        return self._described
+
+    # --- the way in and out ----------------------------------------------------------------------
+
+    def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
+        if time.monotonic() >= self._expires:
+            self.abort()
+        steps = self._core.send(message, last=last)
+        while True:
+            with self._lock:
+                if next(steps, steps) is steps:
+                    return
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._sending:
+            with self._lock:
+                data = self._core.outgoing()
+            if data:
+                self._stream.send(data)
+
+    def _parts(self, timeout: float | None) -> Iterator[bytes]:
+        last = False
+        while not last:
+            part, last = self._wait(self._arrivals.part, timeout)
+            yield part
+
+    def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
+        """What `take` gives, once enough has arrived for it."""
+        until = None if timeout is None else time.monotonic() + timeout
+        try:
+            while (taken := take()) is None:
+                self._check_age()
+                self._receive(None if until is None else max(0.0, until - time.monotonic()))
+        except ChannelError:
+            self.abort()
+            raise
+        return taken
+
+    def _receive(self, timeout: float | None) -> None:
+        data = self._stream.recv(_READ, timeout)
+        with self._lock:
+            self._arrivals.feed(data)
+        # An answer to a key update can wait for whoever is sending just now.
+        if self._sending.acquire(blocking=False):
+            try:
+                with contextlib.suppress(ChannelError):
+                    self._flush()
+            finally:
+                self._sending.release()
+
+    def _check_age(self) -> None:
+        if time.monotonic() >= self._expires:
+            raise ChannelClosed("the peer was verified too long ago; connect again")
