@@ -152,6 +152,7 @@ class AsyncSession:
         self._expires = time.monotonic() + lifetime
         self._sending = asyncio.Lock()
         self._receiving = asyncio.Lock()
+        self._opening = asyncio.Lock()
         self._opened = False
 
     def __repr__(self) -> str:
@@ -232,7 +233,7 @@ class AsyncSession:
     async def _open(self) -> None:
         if self._opened:
             return
-        async with self._sending, self._receiving:
+        async with self._opening:  # of its own: a receiver must not wait for a long message
             if not self._opened:
                 self._core.send_control(Open(self._service))
                 await _write(self._writer, self._core.outgoing())

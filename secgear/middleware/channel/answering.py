@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -44,10 +45,15 @@ def answer(session: Session, served: Mapping[str, Served], digest: bytes) -> Non
         opened.update(served)
         peer.outbox.post(frame(Kind.READY, 0, _encode(Ready(VERSION, digest, LIMITS))))
 
+    def leave() -> None:
+        with contextlib.suppress(EnclaveLost):
+            peer.outbox.send(frame(Kind.BYE))
+        session.close()
+
     def on_close(_: Frame) -> None:
         opened.clear()
         peer.cancel_all()
-        peer.outbox.post(frame(Kind.BYE))
+        peer.defer(leave)  # the thread that reads must not wait for what it writes
 
     peer.handlers[Kind.HELLO] = on_hello
     peer.handlers[Kind.CLOSE] = on_close

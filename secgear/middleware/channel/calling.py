@@ -12,6 +12,7 @@ from secgear.base.tee import Running
 from secgear.base.wire import Limits
 from secgear.errors import GuestError, InterfaceError, InterfaceMismatch
 from secgear.middleware.channel.lines import CallStream
+from secgear.middleware.channel.messages import Opened
 from secgear.middleware.channel.session import Session
 
 _TIMEOUT = 30.0
@@ -22,12 +23,13 @@ _CLOSING = 1.0
 class Calls:
     """ECALLs of the app at the other end.
 
-    described: its interface, as it says. expected: what it has to be, if that is known.
+    opened: its interface and what it offers, as it says. expected: what the interface has to be,
+    if that is known.
     Raises InterfaceMismatch with the differences, InterfaceError for a description that is none.
     """
 
-    def __init__(self, session: Session, described: bytes, expected: Interface | None) -> None:
-        interface = Interface.from_json(described)
+    def __init__(self, session: Session, opened: Opened, expected: Interface | None) -> None:
+        interface = Interface.from_json(opened.interface)
         if expected is not None and expected.digest() != interface.digest():
             lines = "\n".join(diff(expected, interface))
             raise InterfaceMismatch(
@@ -41,6 +43,8 @@ class Calls:
         self._connection = Connection(
             _Remote(session), interface.name, interface, types, ocalls={}, limits=Limits()
         )
+        for name in self._connection.functions.keys() - set(opened.offered):
+            del self._connection.functions[name]
         self.faces = Faces(self._connection, None)
         self.types = types
         self._connection.meet(_TIMEOUT)

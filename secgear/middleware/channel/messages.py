@@ -106,9 +106,10 @@ class Open(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Opened(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The server is ready. interface: description of what can be called, empty for messages."""
+    """The server is ready. For calls: the app's interface, and the names that clients may call."""
 
     interface: bytes = b""
+    offered: tuple[str, ...] = ()
 
 
 Message = Challenge | Presented | Accept | Refuse | Open | Opened | Failed

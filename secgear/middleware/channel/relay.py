@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import threading
@@ -129,6 +130,8 @@ class Relay:
     def close(self) -> None:
         """Stop listening and end all connections. Idempotent."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
             active = list(self._active.values())
         with contextlib.suppress(OSError):
@@ -259,6 +262,8 @@ class _Poller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, select.EPOLLIN)
         self._lock = threading.Lock()
         self._waiting: dict[int, Callable[[], None]] = {}
         self._known: set[int] = set()
@@ -302,16 +307,18 @@ class _Poller:
             waiting, self._waiting = list(self._waiting.values()), {}
         for wake in waiting:
             wake()
+        os.eventfd_write(self._bell, 1)
         self._thread.join(5)
 
     def _run(self) -> None:
         while not self._closed:
-            for number, _ in self._epoll.poll(1.0):
+            for number, _ in self._epoll.poll():
                 with self._lock:
                     wake = self._waiting.pop(number, None)
                 if wake is not None:
                     wake()
         self._epoll.close()
+        os.close(self._bell)
 
 
 def _bound(place: Address, listener: socket.socket) -> Address:

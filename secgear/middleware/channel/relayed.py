@@ -19,9 +19,13 @@ _AHEAD = 1 << 20
 
 @final
 class Outflow:
-    """What the enclave says to one client: an iterator for the boundary, fed by `put`."""
+    """What the enclave says to one client: an iterator for the boundary, fed by `put`.
+
+    ended: told when the host takes no more. used: time at which the host took the last piece.
+    """
 
     def __init__(self, ended: Callable[[], None]) -> None:
+        self.used = time.monotonic()
         self._condition = threading.Condition()
         self._pieces: deque[bytes] = deque()
         self._held = 0
@@ -79,19 +83,25 @@ class Outflow:
                 raise StopIteration
             piece = self._pieces.popleft()
             self._held -= len(piece)
+            self.used = time.monotonic()
             self._condition.notify_all()
             return piece
 
 
 @final
 class RelayedBytes:
-    """`session.ByteStream` over what the host carries. used: time of the last byte from outside."""
+    """`session.ByteStream` over what the host carries."""
 
     def __init__(self, inbound: Iterator[bytes]) -> None:
         self._inbound = inbound
         self._rest = b""
         self.outflow = Outflow(self.close)
-        self.used = time.monotonic()
+        self._used = time.monotonic()
+
+    @property
+    def used(self) -> float:
+        """When the last bytes went, either way, on the clock of `time.monotonic`."""
+        return max(self._used, self.outflow.used)
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         """See `ByteStream.recv`; who watches the time closes the stream, `timeout` is not used."""
@@ -105,7 +115,7 @@ class RelayedBytes:
                 raise ChannelError("the host has dropped the connection") from error
             if len(data) > MAX_PIECE:
                 raise ChannelError(f"the host hands in {len(data)} bytes in one piece")
-            self.used = time.monotonic()
+            self._used = time.monotonic()
         self._rest = data[size:]
         return data[:size]
 

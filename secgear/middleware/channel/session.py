@@ -78,10 +78,11 @@ class Session:
         self._lock = threading.Lock()  # the core
         self._sending = threading.RLock()  # the order of what goes out
         self._receiving = threading.Lock()
+        self._opening = threading.Lock()
         self._arrivals = Arrivals(core, events)
         # What for. The client says so before anything else; a server's handler knows.
         self._for_calls: bool | None = None if core.role is Role.CLIENT else False
-        self._described = b""
+        self._described = Opened()
         self._calls: Any = None
 
     def __repr__(self) -> str:
@@ -189,7 +190,7 @@ class Session:
             from secgear.middleware.channel.calling import Calls
 
             described = self._open(calls=True)
-            with self._sending:
+            with self._opening:
                 if self._calls is None:
                     self._calls = Calls(self, described, self._interface)
         return self._calls.faces
@@ -223,9 +224,9 @@ class Session:
             raise ChannelError("OPEN is no OPEN")
         return message
 
-    def opened(self, interface: bytes = b"") -> None:
+    def opened(self, answer: Opened) -> None:
         """Answer OPEN: here we are."""
-        self._send_control(Opened(interface))
+        self._send_control(answer)
 
     def failed(self, code: str, text: str) -> None:
         """Tell the client that it won't be served any more, and leave."""
@@ -241,16 +242,17 @@ class Session:
                 self._core.send_control(message)
             self._flush()
 
-    def _open(self, *, calls: bool) -> bytes:
+    def _open(self, *, calls: bool) -> Opened:
         """On the client's side, once, before anything else: say what the session is for."""
         if self._for_calls is calls:
             return self._described
-        with self._sending, self._receiving:
+        with self._opening:  # of its own: a receiver must not wait for somebody's long message
             if self._for_calls is None:
                 self._send_control(Open("" if calls else self._service, calls=calls))
-                message = self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+                with self._receiving:
+                    message = self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
                 if isinstance(message, Opened):
-                    self._for_calls, self._described = calls, message.interface
+                    self._for_calls, self._described = calls, message
         if self._for_calls is not calls:
             used, other = ("calls", "messages") if self._for_calls else ("messages", "calls")
             raise ChannelError(f"this session is for {used}; open another one for {other}")

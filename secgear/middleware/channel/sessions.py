@@ -20,6 +20,7 @@ from secgear.middleware.channel.binding import Role
 from secgear.middleware.channel.core import Core
 from secgear.middleware.channel.handshake import Answers, shake
 from secgear.middleware.channel.identity import Identity
+from secgear.middleware.channel.messages import Opened
 from secgear.middleware.channel.relayed import Outflow, RelayedBytes
 from secgear.middleware.channel.session import Session
 from secgear.middleware.channel.tls import Parameters
@@ -40,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     for none. OpenSSL checks them, by the host's clock.
     parameters: of TLS. limit: sessions at once. per_client: at once from one client, by its key
     or, where it has none, its address, which the host tells. handshake, idle: seconds that a
-    handshake may take, and that a session may be without a byte from the client.
+    handshake may take, and that a session may be without a byte going either way.
     lifetime: seconds after which a session ends, whatever it does.
     """
 
@@ -182,7 +183,7 @@ class Sessions:
             from secgear.middleware.channel.answering import answer
 
             interface = self._app.interface
-            session.opened(interface.to_json())
+            session.opened(Opened(interface.to_json(), tuple(sorted(self._offered))))
             answer(session, self._functions(), interface.digest())
             return
         handler = self._handlers.get(wish.service)
@@ -191,7 +192,7 @@ class Sessions:
         if handler is None:
             session.failed("session.no-handler", "there is no such handler")
             return
-        session.opened()
+        session.opened(Opened())
         self._handle(session, handler)
 
     def _handle(self, session: Session, handler: Handler) -> None:

@@ -89,8 +89,8 @@ def context(
             store.add_cert(crypto.X509.from_cryptography(x509.load_pem_x509_certificate(authority)))
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     if identity is not None:
-        made.use_privatekey(crypto.PKey.from_cryptography_key(identity.key))
-        made.use_certificate(crypto.X509.from_cryptography(identity.certificate))
+        made.use_privatekey(identity.key)
+        made.use_certificate(identity.certificate)
     return made
 
 
