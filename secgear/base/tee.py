@@ -80,9 +80,13 @@ class SealingPolicy(enum.Enum):
 
 
 class Guest(ABC):
-    """What the TEE offers to the program inside it."""
+    """What the TEE offers to the program inside it.
+
+    svn: security version number of the image it was started from.
+    """
 
     tee: ClassVar[str]
+    svn: int
 
     @abstractmethod
     def evidence(self, report_data: bytes) -> Evidence:

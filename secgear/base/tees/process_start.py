@@ -72,7 +72,13 @@ def start(sock: socket.socket) -> None:
         os._exit(3)
     send(sock, Sealed(tuple(layers)))
     pool = seal.pool()
-    runtime.serve(app, image, SocketStream(sock), arena, lambda ask: ProcessGuest(ask, pool))
+    runtime.serve(
+        app,
+        image,
+        SocketStream(sock),
+        arena,
+        lambda ask: ProcessGuest(ask, pool, image.manifest.svn),
+    )
     os._exit(0)
 
 
@@ -112,7 +118,8 @@ class ProcessGuest(Guest):
 
     tee: ClassVar[str] = "process"
 
-    def __init__(self, ask: Callable[[bytes], bytes], pool: SecretPool) -> None:
+    def __init__(self, ask: Callable[[bytes], bytes], pool: SecretPool, svn: int) -> None:
+        self.svn = svn
         self._ask = ask
         self._pool = pool
 

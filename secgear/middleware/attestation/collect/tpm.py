@@ -51,7 +51,7 @@ def collect_tpm(
     wanted = sorted(set(pcrs))
     if not wanted or wanted[0] < 0 or wanted[-1] not in ALL_PCRS:
         raise CollectionFailed("tpm: PCRs are 0 to 23, and one at least")
-    with _open(device) as channel:
+    with open_tpm(device) as channel:
         handle, public = tpm_commands.create_attestation_key(channel)
         try:
             attest, signature, values = _consistent(channel, handle, report_data, wanted)
@@ -118,7 +118,8 @@ class _Socket:
 
 
 @contextlib.contextmanager
-def _open(device: str | None) -> Iterator[tpm_commands.Channel]:
+def open_tpm(device: str | None = None) -> Iterator[tpm_commands.Channel]:
+    """A way to a TPM; `device` as for `collect_tpm`. Raises CollectionFailed."""
     path = device or next((path for path in DEVICES if Path(path).exists()), None)
     if path is None:
         raise CollectionFailed(

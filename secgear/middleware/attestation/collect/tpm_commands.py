@@ -18,7 +18,8 @@ MAX_RESPONSE = 4096  # bytes: TPM2_MAX_RESPONSE_SIZE of every implementation
 
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
 _CREATE_PRIMARY, _QUOTE, _PCR_READ, _FLUSH = 0x131, 0x158, 0x17E, 0x165
-_OWNER, _PASSWORD = 0x40000001, 0x40000009
+OWNER = 0x40000001
+_PASSWORD = 0x40000009
 _SHA256, _ECDSA, _NULL, _ECC, _P256 = 0x000B, 0x0018, 0x0010, 0x0023, 0x0003
 # fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign: a key that signs only
 # what the TPM itself has made.
@@ -30,6 +31,9 @@ _READ_AT_ONCE = 8  # PCRs that every TPM returns in one answer
 # What the codes mean that people meet (Part 2, section 6.6), without the bits that tell where.
 _ERRORS: Mapping[int, str] = {
     0x100: "the TPM is not started",
+    0x10B: "there is nothing of that handle",
+    0x14A: "the index was never written",
+    0x14C: "the index exists already",
     0x120: "the TPM's commands need an authorization that this program has not",
     0x12F: "the owner hierarchy has a password",
     0x922: "the TPM is busy and stays so; try again later",
@@ -56,7 +60,7 @@ def create_attestation_key(channel: Channel) -> tuple[int, bytes]:
     template = struct.pack(">HHIH", _ECC, _SHA256, _ATTESTATION_KEY, 0)
     template += struct.pack(">HHHHH", _NULL, _ECDSA, _SHA256, _P256, _NULL) + bytes(4)
     parameters = struct.pack(">HHH", 4, 0, 0) + _sized(template) + _sized(b"") + bytes(4)
-    response = _run(channel, _CREATE_PRIMARY, parameters, handle=_OWNER)
+    response = run(channel, _CREATE_PRIMARY, parameters, handles=(OWNER,), password=b"")
     handle = response.integer(4, "handle")
     response.integer(4, "parameter size")
     return handle, _take_sized(response, "public area")
@@ -65,7 +69,7 @@ def create_attestation_key(channel: Channel) -> tuple[int, bytes]:
 def quote(channel: Channel, handle: int, nonce: bytes, pcrs: Sequence[int]) -> tuple[bytes, bytes]:
     """TPMS_ATTEST and TPMT_SIGNATURE over the SHA-256 PCRs. Raises CollectionFailed."""
     parameters = _sized(nonce) + struct.pack(">H", _NULL) + _selection(pcrs)
-    response = _run(channel, _QUOTE, parameters, handle=handle)
+    response = run(channel, _QUOTE, parameters, handles=(handle,), password=b"")
     size = response.integer(4, "parameter size")
     before = response.remaining
     attest = _take_sized(response, "quote")
@@ -78,7 +82,7 @@ def read_pcrs(channel: Channel, pcrs: Sequence[int]) -> Mapping[int, bytes]:
     values: dict[int, bytes] = {}
     for start in range(0, len(pcrs), _READ_AT_ONCE):
         wanted = pcrs[start : start + _READ_AT_ONCE]
-        response = _run(channel, _PCR_READ, _selection(wanted))
+        response = run(channel, _PCR_READ, _selection(wanted))
         response.integer(4, "update counter")
         for _ in range(response.integer(4, "number of selections")):
             response.integer(2, "bank")
@@ -95,16 +99,29 @@ def read_pcrs(channel: Channel, pcrs: Sequence[int]) -> Mapping[int, bytes]:
 
 def flush(channel: Channel, handle: int) -> None:
     """Let go of a key. Raises CollectionFailed."""
-    _run(channel, _FLUSH, struct.pack(">I", handle))
+    run(channel, _FLUSH, struct.pack(">I", handle))
 
 
-def _run(channel: Channel, code: int, parameters: bytes, *, handle: int | None = None) -> _Response:
-    """Send one command; the response behind its header."""
-    body = parameters
-    if handle is not None:  # each command on a handle here wants its (empty) password
-        session = struct.pack(">IHBH", _PASSWORD, 0, 0, 0)
-        body = struct.pack(">II", handle, len(session)) + session + parameters
-    tag = _NO_SESSIONS if handle is None else _SESSIONS
+def run(
+    channel: Channel,
+    code: int,
+    parameters: bytes,
+    *,
+    handles: Sequence[int] = (),
+    password: bytes | None = None,
+) -> Reader:
+    """Send one command; the response behind its header.
+
+    handles: what it is about. password: of the first handle, in clear, with the response beginning
+    with the size of its parameters then; None for a command without authorization.
+    Raises CollectionFailed with the TPM's code and what it means.
+    """
+    body = struct.pack(f">{len(handles)}I", *handles)
+    if password is not None:
+        session = struct.pack(">IHB", _PASSWORD, 0, 0) + _sized(password)
+        body += struct.pack(">I", len(session)) + session
+    body += parameters
+    tag = _NO_SESSIONS if password is None else _SESSIONS
     command = struct.pack(">HII", tag, 10 + len(body), code) + body
     for _ in range(_ATTEMPTS):
         response, result = _exchange(channel, command)

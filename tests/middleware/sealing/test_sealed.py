@@ -1,0 +1,194 @@
+"""What is sealed opens for whom it was sealed, once more and unchanged, and for nobody else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secgear.base.tee import SealingPolicy
+from secgear.errors import RolledBack, SealedForOther, SealedMalformed, SealingError
+from secgear.middleware.sealing import derive_key, parse, reseal, seal, store, unseal
+from secgear.middleware.sealing.format import MAGIC
+from tests.middleware.sealing.conftest import FakeGuest
+
+SIGNER, MEASUREMENT = SealingPolicy.SIGNER, SealingPolicy.MEASUREMENT
+
+
+class Memory:
+    """A counter of a test."""
+
+    def __init__(self, value: int = 0, identity: bytes = b"memory") -> None:
+        self.value, self.identity = value, identity
+
+    def read(self) -> int:
+        return self.value
+
+    def increment(self) -> int:
+        self.value += 1
+        return self.value
+
+
+@given(
+    data=st.binary(max_size=300),
+    aad=st.binary(max_size=50),
+    policy=st.sampled_from([*SealingPolicy]),
+)
+def test_what_is_sealed_opens_again(data: bytes, aad: bytes, policy: SealingPolicy) -> None:
+    guest = FakeGuest()
+    sealed = seal(data, policy=policy, aad=aad, guest=guest)
+    assert unseal(sealed, aad=aad, guest=FakeGuest()) == data
+    header, _ = parse(sealed)
+    assert (header.policy, header.svn, header.counter, header.value) == (policy, 3, b"", 0)
+    assert len(data) < 8 or data not in sealed[54:]
+
+
+def test_two_seals_have_nothing_in_common(guest: FakeGuest) -> None:
+    first, second = (seal(bytes(100), guest=guest) for _ in range(2))
+    assert first[54:] != second[54:]
+    assert parse(first)[0].salt != parse(second)[0].salt
+
+
+@pytest.mark.parametrize(
+    ("other", "policy"),
+    [
+        (FakeGuest(measurement="n"), MEASUREMENT),
+        (FakeGuest(root="another machine"), MEASUREMENT),
+        (FakeGuest(root="another machine"), SIGNER),
+        (FakeGuest(signer="t"), SIGNER),
+        (FakeGuest(svn=2), SIGNER),
+        (FakeGuest(signer=""), SIGNER),
+    ],
+)
+def test_others_can_not_open_it(guest: FakeGuest, other: FakeGuest, policy: SealingPolicy) -> None:
+    with pytest.raises(SealedForOther):
+        unseal(seal(b"x", policy=policy, guest=guest), guest=other)
+
+
+def test_other_associated_data_is_refused(guest: FakeGuest) -> None:
+    with pytest.raises(SealedForOther):
+        unseal(seal(b"x", aad=b"a", guest=guest), aad=b"b", guest=guest)
+    with pytest.raises(SealedForOther):
+        unseal(seal(b"x", guest=guest), aad=b"b", guest=guest)
+
+
+def test_newer_version_reads_and_reseals_and_the_older_is_locked_out() -> None:
+    old, new = FakeGuest("old", svn=3), FakeGuest("new", svn=5)
+    sealed = seal(b"state", policy=SIGNER, guest=old)
+    assert unseal(sealed, guest=new) == b"state"
+    again = reseal(sealed, guest=new)
+    assert parse(again)[0].svn == 5
+    assert unseal(again, guest=new) == b"state"
+    with pytest.raises(SealedForOther, match="above the enclave's own"):
+        unseal(again, guest=old)
+
+
+def test_floor_of_versions(guest: FakeGuest) -> None:
+    sealed = seal(b"x", policy=SIGNER, svn=1, guest=guest)
+    assert unseal(sealed, min_svn=1, guest=guest) == b"x"
+    with pytest.raises(SealedForOther, match="svn 1; 2 at least"):
+        unseal(sealed, min_svn=2, guest=guest)
+    with pytest.raises(SealedForOther):
+        seal(b"x", policy=SIGNER, svn=4, guest=guest)
+
+
+# --- counters ------------------------------------------------------------------------------------
+
+
+def test_rollback_is_refused_by_name(guest: FakeGuest) -> None:
+    counter = Memory()
+    kept: list[bytes] = []
+    for version in (b"one", b"two", b"three"):
+        store(version, kept.append, counter=counter, guest=guest)
+    assert unseal(kept[-1], counter=counter, guest=guest) == b"three"
+    for old in kept[:-1]:
+        with pytest.raises(RolledBack, match="there is newer data"):
+            unseal(old, counter=counter, guest=guest)
+
+
+def test_crash_between_storing_and_counting_loses_nothing(guest: FakeGuest) -> None:
+    counter = Memory()
+    kept: list[bytes] = []
+    store(b"one", kept.append, counter=counter, guest=guest)
+    kept.append(seal(b"two", counter=counter, guest=guest))  # and then the power went
+    assert unseal(kept[0], counter=counter, guest=guest) == b"one"
+    assert unseal(kept[1], counter=counter, guest=guest) == b"two"
+    assert counter.value == 2
+    with pytest.raises(RolledBack):
+        unseal(kept[0], counter=counter, guest=guest)
+
+
+def test_counter_that_was_set_back_is_noticed(guest: FakeGuest) -> None:
+    counter = Memory(7)
+    kept: list[bytes] = []
+    store(b"one", kept.append, counter=counter, guest=guest)
+    counter.value = 3
+    with pytest.raises(RolledBack, match="it was set back"):
+        unseal(kept[0], counter=counter, guest=guest)
+
+
+@pytest.mark.parametrize("given_counter", [None, Memory(identity=b"another")])
+def test_counter_is_part_of_it(guest: FakeGuest, given_counter: Memory | None) -> None:
+    with pytest.raises(SealedForOther, match="another counter"):
+        unseal(seal(b"x", counter=Memory(), guest=guest), counter=given_counter, guest=guest)
+    with pytest.raises(SealedForOther, match="without a counter"):
+        unseal(seal(b"x", guest=guest), counter=Memory(), guest=guest)
+
+
+def test_counter_that_somebody_else_uses_is_noticed(guest: FakeGuest) -> None:
+    counter = Memory()
+    with pytest.raises(RolledBack, match="somebody else"):
+        store(b"x", lambda _: counter.increment(), counter=counter, guest=guest)
+
+
+# --- bytes of unknown worth ----------------------------------------------------------------------
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_refused_as_such(data: bytes) -> None:
+    for given_data in (data, MAGIC + data):
+        with pytest.raises(SealingError):
+            unseal(given_data, guest=FakeGuest())
+
+
+def test_every_flipped_bit_and_every_cut_is_refused(guest: FakeGuest) -> None:
+    counter = Memory()
+    sealed = seal(b"secret", aad=b"a", counter=counter, guest=guest)
+    for position in range(len(sealed) * 8):
+        changed = bytearray(sealed)
+        changed[position // 8] ^= 1 << position % 8
+        with pytest.raises(SealingError):
+            unseal(changed, aad=b"a", counter=counter, guest=guest)
+    for length in range(len(sealed)):
+        with pytest.raises(SealingError):
+            unseal(sealed[:length], aad=b"a", counter=counter, guest=guest)
+    with pytest.raises(SealingError):
+        unseal(sealed + b"\0", aad=b"a", counter=counter, guest=guest)
+
+
+def test_other_versions_are_named(guest: FakeGuest) -> None:
+    sealed = bytearray(seal(b"x", guest=guest))
+    sealed[7] = 2
+    with pytest.raises(SealedMalformed, match="version 2; this release reads 1"):
+        unseal(sealed, guest=guest)
+
+
+def test_derived_keys_differ_in_everything() -> None:
+    def key(purpose: str = "p", salt: bytes = b"s", **given_guest: Any) -> bytes:
+        return derive_key(purpose, salt=salt, guest=FakeGuest(**given_guest))
+
+    assert key() == key()
+    others = [key("q"), key(salt=b"t"), key(measurement="n"), key(root="r")]
+    assert len({key(), *others}) == 5
+    assert len(derive_key("p", salt=b"s", size=64, guest=FakeGuest())) == 64
+    with pytest.raises(ValueError, match="purpose"):
+        derive_key("", salt=b"s", guest=FakeGuest())
+
+
+def test_no_secret_is_shown(guest: FakeGuest) -> None:
+    sealed = seal(b"CANARY", guest=guest)
+    with pytest.raises(SealedForOther) as caught:
+        unseal(sealed, aad=b"x", guest=guest)
+    assert "CANARY" not in repr(caught.value) + repr(parse(sealed)[0])
