@@ -92,7 +92,8 @@ class Guest(ABC):
     def evidence(self, report_data: bytes) -> Evidence:
         """Evidence about this enclave that carries `report_data`.
 
-        report_data: exactly 64 bytes; bind what the evidence vouches for through a labelled hash.
+        report_data: exactly 64 bytes; bind what the evidence vouches for through a labelled hash,
+        computed inside: whoever chooses it chooses what the enclave stands for.
         Raises GuestError when the TEE can't produce it, ValueError on a wrong length.
         """
 

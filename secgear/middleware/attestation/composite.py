@@ -33,6 +33,8 @@ DEVICE_FORMATS: Mapping[str, str] = {
     "tpm.quote": "tpm",
 }
 
+# The data of these is made once, when the machine starts: a nonce is in the quote of its vTPM.
+_FRESH: Mapping[str, str] = {"azure.snp": "quote", "azure.tdx": "quote"}
 _LABEL = b"secgear device nonce v1\0"
 _NUMBER = r"(0|[1-9][0-9]?)"
 
@@ -40,9 +42,15 @@ _NUMBER = r"(0|[1-9][0-9]?)"
 def device_nonce(evidence: Evidence) -> bytes:
     """The nonce to ask the devices of a machine with, once the machine's `evidence` is there.
 
-    Returns 32 bytes: SHA-256 over a label and the evidence's data.
+    Returns 32 bytes: SHA-256 over a label and the evidence's data; where something attached is what
+    carries the verifier's nonce, over that as well, each with its length before it.
     """
-    return hashlib.sha256(_LABEL + evidence.data).digest()
+    fresh = _FRESH.get(evidence.format)
+    if fresh is None:
+        return hashlib.sha256(_LABEL + evidence.data).digest()
+    pieces = (evidence.data, evidence.attachments.get(fresh, b""))
+    sized = b"".join(len(piece).to_bytes(8, "big") + piece for piece in pieces)
+    return hashlib.sha256(_LABEL + sized).digest()
 
 
 def verify_parts(evidence: Evidence, claims: Claims, context: verification.Context) -> Claims:

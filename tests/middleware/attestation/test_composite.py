@@ -231,3 +231,16 @@ def test_a_policy_for_machine_and_gpu_trusts_both_and_nothing_less() -> None:
     assert not trusted(whole, Collateral(ocsp=everything.ocsp))
     assert not trusted(whole, Collateral(documents=everything.documents))
     assert not trusted(composed({"gpu0": answered(), "nvswitch0": answered(SWITCH)}), everything)
+
+
+@pytest.mark.parametrize("kind", ["azure.snp", "azure.tdx"])
+def test_device_of_an_azure_machine_answers_its_quote_and_not_its_report(kind: str) -> None:
+    """The report is the same since the machine started; one old answer would do for ever."""
+    nonces = {
+        device_nonce(Evidence(kind, data, {"quote": quote, "signature": b"s"}))
+        for data in (b"report", b"other report")
+        for quote in (b"first", b"second")
+    }
+    assert len(nonces) == 4
+    first, second = Evidence(kind, b"ab", {"quote": b"c"}), Evidence(kind, b"a", {"quote": b"bc"})
+    assert device_nonce(first) != device_nonce(second)

@@ -116,9 +116,12 @@ def verify(evidence: Evidence, context: Context) -> Claims:
     )
 
 
+_MAX_TIME = 253_402_300_799  # the last second of the year 9999, where Python's time ends
+
+
 def _typed(claims: Mapping[Any, Any], key: int | str, kind: type[Any]) -> Any:
     value = claims[key]
-    if type(value) is not kind or (kind is int and not 0 <= value < 1 << 40):
+    if type(value) is not kind or (kind is int and not 0 <= value <= _MAX_TIME):
         raise EvidenceMalformed(f"format: claim {key} of process evidence is no {kind.__name__}")
     return value
 

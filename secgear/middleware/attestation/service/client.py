@@ -149,6 +149,7 @@ class VerificationClient:
         policy: str,
         audience: str,
         user_data: bytes | None = None,
+        bound_inside: bool = False,
         form: Literal["jwt", "cwt"] = "jwt",
     ) -> Attested:
         """Have an enclave judged and get the result that says so.
@@ -156,10 +157,15 @@ class VerificationClient:
         collect: makes evidence with the 64 bytes of report data that it is given. policy: its name
         at the service. audience: who shall rely on the result. user_data: what the enclave vouches
         for besides itself, for example its public key; the result carries its SHA-256.
+        bound_inside: `collect` is given the nonce instead, and the enclave that it asks makes the
+        report data itself (`binding.report_data`). So it must be wherever somebody else than the
+        enclave collects: an enclave that puts any report data into its evidence vouches for
+        whatever its host likes.
         Raises Untrusted (with the verdict), ServiceRefused, ServiceError, CollectionFailed.
         """
         nonce = _nonce(self._door.ask("POST", "/v1/challenge"))
-        evidence = collect(binding.report_data(nonce, user_data).ljust(REPORT_DATA, b"\0"))
+        bound = nonce if bound_inside else binding.report_data(nonce, user_data)
+        evidence = collect(bound if bound_inside else bound.ljust(REPORT_DATA, b"\0"))
         request: dict[str, Any] = {
             "evidence": msgspec.Raw(envelope.to_json(evidence)),
             "nonce": base64url.pack(nonce),

@@ -191,3 +191,7 @@ def test_the_negative_pair_of_the_vectors_is_refused(vector: Any) -> None:
 def test_other_json_is_refused(text: bytes) -> None:
     with pytest.raises(EvidenceMalformed):
         from_coco(text)
+
+
+def test_report_asked_for_from_below_the_paravisor_is_refused() -> None:
+    refused("binding.vmpl", MACHINE.evidence(report={"vmpl": 2}))

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
@@ -56,7 +57,11 @@ def test_a_quote_of_a_provisioned_key_passes() -> None:
     assert not claims.root.builtin
     assert claims.report_data == b"r" * 32
     assert claims.measurements["pcr7"] == VALUES[7]
-    assert claims.measurements["launch"] == over(VALUES)
+    selected = b"sha256\0" + bytes.fromhex("00ffffff")
+    assert (
+        claims.measurements["launch"]
+        == hashlib.sha256(b"secgear tpm launch v1\0" + selected + over(VALUES)).digest()
+    )
     assert len(claims.measurements) == 25
     assert claims.evidence_time is None
     assert {check.outcome for check in claims.checks} == {Outcome.PASS}
@@ -81,16 +86,68 @@ def test_a_quote_of_another_key_is_refused() -> None:
         refused(check, other.evidence(attachments={"ak": ak}))
 
 
+def test_launch_says_which_registers_were_quoted() -> None:
+    """The system may reset PCR 16, and bring it to what PCR 7 had on a good machine."""
+    launches = {
+        judge(
+            TPM.evidence(
+                values=None,
+                selection=selection([(SHA256, (index,))]),
+                digest=over({index: VALUES[7]}),
+            )
+        ).measurements["launch"]
+        for index in (7, 16)
+    }
+    assert len(launches) == 2
+
+
+AK = x509.ExtendedKeyUsage([x509.ObjectIdentifier("2.23.133.8.3")])
+TLS = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH])
+ENCIPHERS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=True,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        [],
+        [(TLS, True)],
+        [(AK, False), (x509.BasicConstraints(ca=True, path_length=None), True)],
+        [(AK, False), (ENCIPHERS, True)],
+    ],
+)
+def test_other_certificates_of_the_maker_are_no_attestation_keys(
+    extensions: list[tuple[x509.ExtensionType, bool]],
+) -> None:
+    maker = Authority("maker of TPMs")
+    certificate = maker.issue("other", TPM.key.public_key(), extensions=extensions)
+    refused(
+        "binding.purpose",
+        TPM.evidence(attachments={"ak": certificate.der}),
+        Anchors((maker.anchor("maker", "tpm"),)),
+        crls=(maker.revoke(),),
+    )
+
+
 def test_a_certified_key_needs_no_provisioning() -> None:
     maker = Authority("maker of TPMs")
-    certificate = maker.issue("ak", TPM.key.public_key())
+    certificate = maker.issue("ak", TPM.key.public_key(), extensions=[(AK, False)])
     anchors = Anchors((maker.anchor("maker", "tpm"),))
     evidence = TPM.evidence(attachments={"ak": to_pem(certificate)})
     claims = judge(evidence, anchors, crls=(maker.revoke(),))
     assert claims.root.name == "maker"
     refused("revocation", evidence, anchors, crls=(maker.revoke(certificate),))
     refused("certificate-chain", evidence)
-    wrong = maker.issue("ak", ec_key(ec.SECP256R1()).public_key())
+    wrong = maker.issue("ak", ec_key(ec.SECP256R1()).public_key(), extensions=[(AK, False)])
     refused("signature", TPM.evidence(attachments={"ak": wrong.der}), anchors)
 
 

@@ -21,6 +21,7 @@ from secgear.errors import EvidenceMalformed, EvidenceUnsupported
 from secgear.middleware.attestation.claims import Claims
 from secgear.middleware.attestation.formats.tpm.pcrs import check_values
 from secgear.middleware.attestation.formats.tpm.structures import (
+    launch_digest,
     parse_quote,
     parse_signature,
     signature_fault,
@@ -100,7 +101,18 @@ def verify_snp(evidence: Evidence, context: Context) -> Claims:
         name: data for name, data in evidence.attachments.items() if name in ("vcek", "chain")
     }
     hardware = Evidence("amd.sev-snp", report.hardware, attachments)
-    return _verify("azure.snp", evidence, report, hardware, context)
+    claims = _verify("azure.snp", evidence, report, hardware, context)
+    # The paravisor is at VMPL 0; what runs above it could ask for a report over its own "runtime".
+    level = claims.details.get("vmpl")
+    context.checks.require(
+        level == 0,
+        "binding.vmpl",
+        "the report is the paravisor's own",
+        "the report was asked for from a level below the paravisor's",
+        expected="0",
+        found=str(level),
+    )
+    return msgspec.structs.replace(claims, checks=context.checks.done)
 
 
 def verify_tdx(evidence: Evidence, context: Context) -> Claims:
@@ -150,7 +162,7 @@ def _verify(
     return Claims(
         format=format_name,
         tee=below.tee,
-        measurements={**below.measurements, **registers, "pcrs": quote.digest},
+        measurements={**below.measurements, **registers, "pcrs": launch_digest(quote)},
         debug=below.debug,
         simulated=below.simulated,
         migratable=below.migratable,

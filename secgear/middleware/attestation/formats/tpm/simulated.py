@@ -9,7 +9,7 @@ from __future__ import annotations
 from secgear.base.tee import Evidence
 from secgear.middleware.attestation.claims import Claims
 from secgear.middleware.attestation.formats.tpm.pcrs import check_values
-from secgear.middleware.attestation.formats.tpm.structures import signature_fault
+from secgear.middleware.attestation.formats.tpm.structures import launch_digest, signature_fault
 from secgear.middleware.attestation.formats.tpm.verifier import certified, describe, read
 from secgear.middleware.attestation.verification import Context
 
@@ -28,7 +28,7 @@ def verify(evidence: Evidence, context: Context) -> Claims:
     return Claims(
         format=FORMAT,
         tee="vm",
-        measurements={"launch": quote.digest, **measurements},
+        measurements={"launch": launch_digest(quote), **measurements},
         debug=False,
         simulated=True,
         report_data=quote.extra_data,

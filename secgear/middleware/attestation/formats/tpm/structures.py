@@ -23,6 +23,7 @@ MAX_ATTEST = 1024  # bytes; a quote over all PCRs of all banks has some 200
 MAX_BANKS = 8
 PCRS = 24
 
+_LAUNCH_LABEL = b"secgear tpm launch v1\0"
 _GENERATED = 0xFF544347
 _QUOTE = 0x8018
 _RSASSA, _RSAPSS, _ECDSA = 0x0014, 0x0016, 0x0018
@@ -59,6 +60,20 @@ class Quote(msgspec.Struct, frozen=True):
     firmware_version: int
     selection: Mapping[str, tuple[int, ...]]
     digest: bytes
+
+
+def launch_digest(quote: Quote) -> bytes:
+    """One measurement for all that was quoted: SHA-256 over which PCRs it was, and their digest.
+
+    Without the selection, a register that software may reset (16, 23) could stand for one that it
+    may not: label, then for each bank in the order of names its name, a zero byte and four bytes of
+    bitmap, then the quote's digest.
+    """
+    selected = b"".join(
+        bank.encode() + b"\0" + sum(1 << index for index in set(indices)).to_bytes(4, "big")
+        for bank, indices in sorted(quote.selection.items())
+    )
+    return hashlib.sha256(_LAUNCH_LABEL + selected + quote.digest).digest()
 
 
 class Signature(msgspec.Struct, frozen=True):

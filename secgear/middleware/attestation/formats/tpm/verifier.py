@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -19,6 +20,7 @@ from secgear.middleware.attestation.formats.tpm.pcrs import check_values
 from secgear.middleware.attestation.formats.tpm.structures import (
     Quote,
     Signature,
+    launch_digest,
     parse_public,
     parse_quote,
     parse_signature,
@@ -27,12 +29,13 @@ from secgear.middleware.attestation.formats.tpm.structures import (
 from secgear.middleware.attestation.verification import Context
 
 FORMAT = "tpm.quote"
+_ATTESTATION_KEY = x509.ObjectIdentifier("2.23.133.8.3")  # tcg-kp-AIKCertificate
 
 
 def verify(evidence: Evidence, context: Context) -> Claims:
     """Quote under a key that the caller provisioned, or whose certificate leads to such a root.
 
-    The measurement ``launch`` is the quoted digest of all selected PCRs.
+    The measurement ``launch`` is `launch_digest`: of all quoted PCRs, and which they were.
     """
     quote, signature = read(evidence, context)
     root, fingerprint = authenticate(evidence, quote, signature, context)
@@ -40,7 +43,7 @@ def verify(evidence: Evidence, context: Context) -> Claims:
     return Claims(
         format=FORMAT,
         tee="tpm",
-        measurements={"launch": quote.digest, **measurements},
+        measurements={"launch": launch_digest(quote), **measurements},
         debug=False,
         simulated=False,
         report_data=quote.extra_data,
@@ -72,6 +75,13 @@ def authenticate(
     attached = _attached(evidence.attachments.get("ak"))
     if isinstance(attached, Certificate):
         root, key = _certified(attached, context, "tpm"), attached.public_key
+        fault = purpose_fault(attached)
+        checks.require(
+            fault is None,
+            "binding.purpose",
+            "the certificate is for an attestation key",
+            fault or "",
+        )
         fault = signature_fault(quote, signature, key)
         checks.require(fault is None, "signature", "by the certified attestation key", fault or "")
         return root, attached.spki_digest.hex()
@@ -101,6 +111,34 @@ def describe(quote: Quote) -> dict[str, object]:
         "restart_count": quote.restart_count,
         "firmware_version": f"{quote.firmware_version:016x}",
     }
+
+
+def purpose_fault(certificate: Certificate) -> str | None:
+    """Why a certificate is none of an attestation key: a root vouches for other keys as well.
+
+    tcg-kp-AIKCertificate among its extended key usages (TPM 2.0 Keys for Device Identity and
+    Attestation, section 8); no authority's.
+    """
+    try:
+        extensions = certificate.parsed.extensions
+        usages = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return "it says nothing of what its key is for"
+    except ValueError as error:
+        return f"its extensions can't be read: {error}"
+    if _ATTESTATION_KEY not in usages:
+        return "it is for other purposes than attestation"
+    try:
+        if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return "it is an authority's"
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        if not extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
+            return "its key may not sign"
+    except x509.ExtensionNotFound:
+        pass
+    return None
 
 
 def certified(evidence: Evidence, context: Context, family: str) -> tuple[Root, Certificate]:
