@@ -38,6 +38,9 @@ class Peer:
             except SSL.WantReadError:
                 self._flush()
                 self._fill()
+            except SSL.Error:
+                self._flush()  # the alert that says why
+                raise
             else:
                 self._flush()
                 return
@@ -95,26 +98,38 @@ class Peer:
                 return
 
     def _fill(self) -> None:
-        data = self._socket.recv(1 << 16)
+        try:
+            data = self._socket.recv(1 << 16)
+        except ConnectionError:
+            data = b""
         if not data:
             raise Malformed("the connection ended")
         self._tls.bio_write(data)
 
 
+Setting = Callable[[SSL.Context], object]
+
+
+def _tls13(context: SSL.Context) -> None:
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+
+
 class Client(Peer):
-    """trusts: whether evidence (an envelope in CBOR) is good and carries that report data."""
+    """setting: of TLS, by default what the page says. floor: of groups; empty for none."""
 
     role = b"C"
+    floor: tuple[str, ...] = ("X25519MLKEM768",)
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, setting: Setting = _tls13) -> None:
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        setting(context)
         super().__init__(sock, context)
         self._tls.set_connect_state()
 
     def connect(self, trusts: Callable[[bytes, bytes], bool], service: str = "") -> None:
+        """trusts: whether evidence (an envelope in CBOR) is good and carries that report data."""
         self.shake()
-        if self._tls.get_group_name() != "X25519MLKEM768":
+        if self.floor and self._tls.get_group_name() not in self.floor:
             raise Malformed("a key exchange below the floor")
         self.say("CHALLENGE", version=1, nonce=self.nonce)
         presented = self.hear("EVIDENCE").message
@@ -132,24 +147,32 @@ class Client(Peer):
 
 
 class Server(Peer):
-    """One connection. attest: evidence (an envelope in CBOR) that carries this report data."""
+    """One connection. setting: of TLS, by default what the page says."""
 
     role = b"S"
 
-    def __init__(self, sock: socket.socket, key: Any, certificate: Any) -> None:
+    def __init__(
+        self, sock: socket.socket, key: Any, certificate: Any, setting: Setting = _tls13
+    ) -> None:
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        setting(context)
         context.use_privatekey(key)
         context.use_certificate(certificate)
         super().__init__(sock, context)
         self._tls.set_accept_state()
 
-    def accept(self, attest: Callable[[bytes], bytes]) -> dict[str, Any]:
-        """Take the client; returns what it wants."""
+    def accept(self, attest: Callable[[bytes], bytes], *, demand: bool = False) -> dict[str, Any]:
+        """Take the client; returns what it wants.
+
+        attest: evidence (an envelope in CBOR) that carries this report data. demand: ask for the
+        client's and give up, for what it would be held against is not here.
+        """
         self.shake()
         challenge = self.hear("CHALLENGE").message
         evidence = attest(self.binding(b"S", challenge["nonce"], self.nonce))
-        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=False)
+        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=demand)
+        if demand:
+            return self.hear("EVIDENCE").message
         self.hear("ACCEPT")
         self.say("ACCEPT")
         return self.hear("OPEN").message

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import socket
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
 
 import secgear
 from secgear import errors
+from secgear.base.tee import Evidence
 from secgear.base.tees.simulated import SimulatedPlatform, home
 from secgear.middleware.attestation import Anchor, builtin_anchors, envelope, examine, load_policy
 from secgear.middleware.attestation.certificates import load_pem
-from secgear.middleware.channel import Identity, Relay
+from secgear.middleware.channel import CLASSIC, HYBRID, Identity, Parameters, Relay
 from tests.adversary.vendors.simulated import SimulatedVendor
 from tests.middleware.channel_protocol import independent
 from tests.middleware.channel_protocol.make_vectors import POLICY
 from tests.middleware.channel_protocol.peers import Client, Server
 
+OWNER = load_policy(POLICY % (b"m" * 48).hex().encode())
 APP = """
 from secgear import App, Session
 
@@ -91,43 +95,162 @@ def test_another_implementations_client_refuses_in_our_words(
         client.connect(lambda *_: False)
 
 
-@pytest.mark.parametrize("honest", [True, False], ids=["honest", "of-another-connection"])
-def test_our_client_talks_to_another_implementations_server(honest: bool, tmp_path: Path) -> None:
-    vendor = SimulatedVendor()
-    policy = load_policy(POLICY % (b"m" * 48).hex().encode())
+def enveloped(vendor: SimulatedVendor, report_data: bytes) -> bytes:
+    """Evidence as another implementation packs it."""
+    made = vendor.evidence(report_data=report_data)
+    members = {"format": made.format, "data": made.data, "attachments": {}, "parts": {}}
+    return independent.to_cbor({"secgear-evidence": 1, **members})
+
+
+@contextlib.contextmanager
+def serving(
+    serve: Callable[[Server], object], setting: Callable[[SSL.Context], object] | None = None
+) -> Iterator[socket.socket]:
+    """The client's end of a connection to another implementation's server."""
     identity = Identity.fresh("another")
-    heard: list[Any] = []
-
-    def attest(report_data: bytes) -> bytes:
-        made = vendor.evidence(report_data=report_data if honest else bytes(64))
-        members = {"format": made.format, "data": made.data, "attachments": {}, "parts": {}}
-        return independent.to_cbor({"secgear-evidence": 1, **members})
-
-    def serve(sock: socket.socket) -> None:
-        with (
-            Server(sock, identity.key, identity.certificate) as server,
-            contextlib.suppress(independent.Malformed, OSError),
-        ):
-            heard.append(server.accept(attest))
-            server.say("OPENED", interface=b"", offered=[])
-            heard.append(server.hear("LAST").payload)
-            server.write(independent.frame("PART", b"and back "))
-            server.write(independent.frame("LAST", b"again"))
-            server.goodbye()
-
     mine, other = socket.socketpair()
-    thread = threading.Thread(target=serve, args=(other,))
+    given = () if setting is None else (setting,)
+
+    def run() -> None:
+        ended = (independent.Malformed, OSError, SSL.Error)
+        with (
+            Server(other, identity.key, identity.certificate, *given) as server,
+            contextlib.suppress(*ended),
+        ):
+            serve(server)
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
-        if honest:
-            with secgear.connect(mine, policy, anchors=vendor.anchors, service="some") as session:
-                session.send(b"there")
-                assert session.recv(20) == b"and back again"
-                assert list(session) == []
-            assert heard == [{"service": "some", "calls": False}, b"there"]
-        else:
-            with pytest.raises(errors.Untrusted):
-                secgear.connect(mine, policy, anchors=vendor.anchors)
-            assert heard == []
+        yield mine
     finally:
+        mine.close()
         thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_our_client_talks_to_another_implementations_server() -> None:
+    vendor = SimulatedVendor()
+    heard: list[Any] = []
+
+    def serve(server: Server) -> None:
+        heard.append(server.accept(functools.partial(enveloped, vendor)))
+        server.say("OPENED", interface=b"", offered=[])
+        heard.append(server.hear("LAST").payload)
+        server.write(independent.frame("PART", b"and back "))
+        server.write(independent.frame("LAST", b"again"))
+        server.goodbye()
+
+    with (
+        serving(serve) as sock,
+        secgear.connect(sock, OWNER, anchors=vendor.anchors, service="some") as session,
+    ):
+        session.send(b"there")
+        assert session.recv(20) == b"and back again"
+        assert list(session) == []
+    assert heard == [{"service": "some", "calls": False}, b"there"]
+
+
+def test_our_client_refuses_evidence_about_another_connection() -> None:
+    vendor = SimulatedVendor()
+    heard: list[Any] = []
+
+    def serve(server: Server) -> None:
+        heard.append(server.accept(lambda _: enveloped(vendor, bytes(64))))
+
+    with serving(serve) as sock, pytest.raises(errors.Untrusted):
+        secgear.connect(sock, OWNER, anchors=vendor.anchors)
+    assert heard == []
+
+
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not-trusted"])
+def test_client_shows_its_evidence_only_to_whom_it_trusts(trusted: bool) -> None:
+    vendor, foreign = SimulatedVendor(), SimulatedVendor()
+    shown: list[bytes] = []
+    heard: list[Any] = []
+
+    def serve(server: Server) -> None:
+        own = vendor if trusted else foreign
+        heard.append(server.accept(functools.partial(enveloped, own), demand=True))
+
+    def attester(report_data: bytes) -> Evidence:
+        shown.append(report_data)
+        return vendor.evidence(report_data=report_data)
+
+    expected = errors.HandshakeFailed if trusted else errors.Untrusted
+    with serving(serve) as sock, pytest.raises(expected):
+        secgear.connect(sock, OWNER, anchors=vendor.anchors, attester=attester)
+    assert len(shown) == len(heard) == int(trusted)
+    if trusted:
+        assert carries(heard[0]["evidence"], shown[0])
+        assert (heard[0]["nonce"], heard[0]["demand"]) == (bytes(32), False)
+
+
+# --- less than the two sides can do --------------------------------------------------------------
+
+
+def _older(context: SSL.Context) -> None:
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+
+
+def _weaker_suite(context: SSL.Context) -> None:
+    context.set_tls13_ciphersuites(b"TLS_AES_128_GCM_SHA256")
+
+
+def _classic_group(context: SSL.Context) -> None:
+    context.set_tmp_ecdh(ec.SECP256R1())
+
+
+LESS = pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (_older, "TLS: "),
+        (_weaker_suite, "TLS: "),
+        (_classic_group, "secp256r1 is below the floor"),
+    ],
+    ids=["version", "suite", "group"],
+)
+
+
+@LESS
+def test_server_that_offers_less_gets_not_even_a_challenge(setting: Any, message: str) -> None:
+    heard: list[Any] = []
+    with serving(lambda server: heard.append(server.accept(lambda _: b"")), setting) as sock:
+        with pytest.raises(errors.HandshakeFailed, match=message):
+            secgear.connect(sock, OWNER)
+        assert heard == []
+
+
+@LESS
+def test_client_that_offers_less_gets_no_evidence(
+    echo: tuple[tuple[str, int], bytes], setting: Any, message: str
+) -> None:
+    del message
+    asked: list[bytes] = []
+
+    def trusts(evidence: bytes, _: bytes) -> bool:
+        asked.append(evidence)
+        return False
+
+    with Client(socket.create_connection(echo[0]), setting) as client:
+        client.floor = ()
+        with pytest.raises((independent.Malformed, SSL.Error)) as caught:
+            client.connect(trusts)
+    assert "not trusted" not in str(caught.value)
+    assert asked == []
+
+
+def test_who_accepts_the_classic_group_gets_it() -> None:
+    """So what is refused above is refused for being below the floor."""
+    vendor = SimulatedVendor()
+
+    def serve(server: Server) -> None:
+        server.accept(functools.partial(enveloped, vendor))
+        server.say("OPENED", interface=b"", offered=[])
+        server.write(independent.frame("LAST", b"here"))
+
+    parameters = Parameters(groups=(*HYBRID, *CLASSIC))
+    with serving(serve, _classic_group) as sock:
+        session = secgear.connect(sock, OWNER, anchors=vendor.anchors, parameters=parameters)
+        assert session.peer.tls["group"] == "secp256r1"
+        assert session.recv(20) == b"here"
