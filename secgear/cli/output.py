@@ -20,6 +20,7 @@ import msgspec
 import typer
 
 from secgear import errors
+from secgear.base.printing import printable
 from secgear.errors import SecGearError
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -96,13 +97,6 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """A line for people, on stdout, with words in it that somebody else may have chosen."""
     typer.echo(printable(text))
-
-
-def printable(text: str) -> str:
-    """One line without anything that moves a terminal's cursor, or turns the order of letters."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 def emit(value: Any) -> None:

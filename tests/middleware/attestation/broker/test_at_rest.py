@@ -7,6 +7,7 @@ import concurrent.futures
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,6 +137,19 @@ def test_old_versions_and_deleted_secrets_leave_no_ciphertext(broker: Running) -
     assert kept() == {1: False, 2: True}
     broker.delete(f"secrets/{NAME}").raise_for_status()
     assert kept() == {1: False, 2: False, 3: False}
+
+
+def test_what_is_erased_is_not_in_the_database_file(broker: Running) -> None:
+    with broker.store.reading() as connection:
+        (before,) = connection.execute(select(table.c.ciphertext)).one()
+    broker.delete(f"secrets/{NAME}").raise_for_status()
+    path = Path(broker.settings.database_url.removeprefix("sqlite:///"))
+    with broker.store.reading() as connection:
+        (erasing,) = connection.exec_driver_sql("PRAGMA secure_delete").one()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert erasing == 1  # a build of SQLite that does not by default would keep what it freed
+    assert before not in path.read_bytes()
 
 
 def test_without_its_master_key_a_broker_with_secrets_does_not_start(broker: Running) -> None:
