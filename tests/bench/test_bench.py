@@ -59,6 +59,22 @@ def test_envelopes_are_measured_against_the_bare_cipher() -> None:
     assert all(row["median"] > 0 for row in rows)
 
 
+def test_the_channel_is_measured_against_plain_tls() -> None:
+    rows = _run("channel")["channel"]
+    tables: dict[str, set[str]] = {}
+    for row in rows:
+        assert row["median"] > 0
+        tables.setdefault(row["what"], set()).add(row["name"])
+    both = {"plain TLS 1.3", "channel"}
+    apart = {"of it, making evidence", "of it, checking evidence"}
+    assert both | apart <= tables["handshake"]
+    assert both <= tables["64 B there and back"]
+    assert both | {"AES-256-GCM, both ways"} == tables["16 MiB"]
+    medians = {row["name"]: row["median"] for row in rows if row["what"] == "handshake"}
+    # What the words say: evidence for nothing costs less than evidence.
+    assert medians["channel, evidence for nothing"] < medians["channel"]
+
+
 def test_the_service_is_measured_under_load() -> None:
     loads = _run("service")["service"]
     assert [(load["clients"], load["what"]) for load in loads] == [

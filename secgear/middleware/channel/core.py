@@ -22,9 +22,10 @@ from secgear.middleware.attestation import envelope
 from secgear.middleware.channel.binding import Role, key_digest, report_data
 from secgear.middleware.channel.identity import Identity
 from secgear.middleware.channel.messages import (
+    ACCEPTED,
     ATTESTATION,
-    MAX_PART,
     NONCE_SIZE,
+    PART,
     VERSION,
     Accept,
     Challenge,
@@ -152,10 +153,13 @@ class Core:
                 if not self._tls.shake():
                     return
                 self._begin()
-            while plain := self._tls.read():
-                self._frames.feed(plain)
-                for kind, payload in self._frames:
-                    yield from self._take(kind, payload)
+            self._frames.feed(self._tls.read())
+            for kind, payload in self._frames:
+                if self.state is State.OPEN and kind not in ATTESTATION:
+                    yield Received(kind, payload)
+                else:
+                    yield self._take(kind, payload)
+            self._tls.check()
             if self._tls.finished and self.state is not State.CLOSED:
                 yield self._goodbye()
         except ChannelError as error:
@@ -186,20 +190,18 @@ class Core:
             self._tls.write(encode(Challenge(VERSION, self._nonce)))
             self.state = State.EVIDENCE
 
-    def _take(self, kind: Kind, payload: bytes) -> Iterator[Event]:
+    def _take(self, kind: Kind, payload: bytes) -> Event:
+        """A frame that is none of the application's."""
         if self.state is State.CLOSED:
             raise ChannelError("frames after the end")
         if self.state is State.OPEN:
-            if kind in ATTESTATION:
-                raise ChannelError(f"{kind.name} in the middle of a session")
-            yield Received(kind, payload)
-            return
+            raise ChannelError(f"{kind.name} in the middle of a session")
         if kind not in ATTESTATION:
             raise HandshakeFailed(f"{kind.name} before the attestation is complete")
         message = decode(kind, payload)
         if isinstance(message, Refuse):
             raise HandshakeFailed(f"the peer refused: {reason(message)}")
-        yield self._step(kind, message)
+        return self._step(kind, message)
 
     def _step(self, kind: Kind, message: object) -> Event:
         match self.state, message:
@@ -230,7 +232,7 @@ class Core:
         return self._open()
 
     def _open(self) -> Established:
-        self._tls.write(encode(Accept()))
+        self._tls.write(ACCEPTED)
         self.state = State.OPEN
         return Established()
 
@@ -258,7 +260,7 @@ class Core:
         if self._demand:
             self.state = State.PRESENT
             return Present(self._binding(own=True))
-        self._tls.write(encode(Accept()))
+        self._tls.write(ACCEPTED)
         self.state = State.ACCEPT
         return None
 
@@ -291,10 +293,8 @@ class Core:
         self._expect(State.OPEN)
         view = memoryview(message).cast("B")
         while True:
-            part, view = view[:MAX_PART], view[MAX_PART:]
-            kind = Kind.LAST if last and not view else Kind.PART
-            self._tls.write(header(kind, len(part)))
-            self._tls.write(part)
+            part, view = view[:PART], view[PART:]
+            self._write(Kind.LAST if last and not view else Kind.PART, part)
             yield
             if not view:
                 return
@@ -302,8 +302,11 @@ class Core:
     def send_calls(self, data: bytes | memoryview) -> None:
         """Bytes of the boundary's protocol, at most `MAX_PART`."""
         self._expect(State.OPEN)
-        self._tls.write(header(Kind.CALLS, len(data)))
-        self._tls.write(data)
+        self._write(Kind.CALLS, data)
+
+    def _write(self, kind: Kind, payload: bytes | memoryview) -> None:
+        """A frame in one go: a header of its own would cost a record, more than the copy does."""
+        self._tls.write(b"".join((header(kind, len(payload)), payload)))
 
     def send_control(self, message: Open | Opened | Failed) -> None:
         """What a session is for, and the answer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, final
 
 import cbor2
@@ -24,6 +24,11 @@ NONCE_SIZE: Final = 32  # bytes
 HEADER_SIZE: Final = 4  # bytes
 MAX_PART: Final = 256 << 10
 """Bytes that one frame of a message carries at most."""
+RECORD: Final = 16 << 10
+"""Bytes of plaintext in a full TLS record (RFC 8446, section 5.1)."""
+PART: Final = 7 * RECORD - HEADER_SIZE
+"""Bytes that this side puts into one frame: with the header just full records, and below the
+128 KiB from which on malloc may map each buffer anew, which costs more than encrypting it."""
 
 _SMALL = 4 << 10
 _MAX_NAME = 64
@@ -144,8 +149,14 @@ def encode(message: Message) -> bytes:
     return header(kind, len(payload)) + payload
 
 
+ACCEPTED: Final = encode(Accept())
+"""The frame of ACCEPT, which is always the same."""
+
+
 def decode(kind: Kind, payload: bytes) -> Message:
     """Read the payload of a frame of `kind`. Raises HandshakeFailed, naming the kind."""
+    if kind is Kind.ACCEPT and payload == ACCEPTED[HEADER_SIZE:]:
+        return Accept()
     try:
         content = cbor.decode(payload, kind.name, max_size=_LIMITS[kind], max_depth=2)
         message: Any = msgspec.convert(content, _TYPES[kind], builtin_types=(bytes,))
@@ -198,15 +209,14 @@ class Frames:
     """Bytes in, frames out: `feed`, then iterate. Holds at most one frame that is not complete."""
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
         self._held = 0
         self._head: tuple[Kind, int] | None = None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, pieces: Sequence[bytes]) -> None:
         """More of what arrived."""
-        if data:
-            self._chunks.append(data)
-            self._held += len(data)
+        self._chunks.extend(pieces)
+        self._held += sum(map(len, pieces))
 
     @property
     def pending(self) -> bool:
@@ -230,16 +240,19 @@ class Frames:
             yield kind, self._take(size)
 
     def _take(self, size: int) -> bytes:
+        """The next `size` bytes, which are there, copied once."""
         self._held -= size
-        taken = []
+        chunks = self._chunks
+        taken: list[bytes | memoryview] = []
         while size:
-            chunk = self._chunks.popleft()
+            chunk = chunks.popleft()
             if len(chunk) > size:
-                self._chunks.appendleft(chunk[size:])
-                chunk = chunk[:size]
+                view = memoryview(chunk)
+                chunks.appendleft(view[size:])
+                chunk = view[:size]
             taken.append(chunk)
             size -= len(chunk)
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        return b"".join(taken)
 
 
 def _read_header(data: bytes) -> tuple[Kind, int]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, final
@@ -24,13 +25,14 @@ from secgear.middleware.channel.messages import Opened
 from secgear.middleware.channel.relayed import Outflow, RelayedBytes
 from secgear.middleware.channel.session import Session
 from secgear.middleware.channel.tls import Parameters
-from secgear.middleware.channel.trust import Trust
+from secgear.middleware.channel.trust import Remote, Trust
 
 if TYPE_CHECKING:
     from secgear.base.app import App
 
 _logger = logging.getLogger(__name__)
 Handler = Callable[[Session], None]
+Invoke = Callable[[dict[str, object]], object]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +72,7 @@ class Sessions:
         self._watching = False
         self._identity: Identity | None = None
         self._served: dict[str, Served] | None = None
+        self._callers: weakref.WeakKeyDictionary[object, Remote] = weakref.WeakKeyDictionary()
 
     # --- declaring -------------------------------------------------------------------------------
 
@@ -92,6 +95,14 @@ class Sessions:
         return len(self._running)
 
     # --- serving ---------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> Remote | None:
+        """Who makes the call that this thread serves; None for the host.
+
+        Raises GuestError outside of a call.
+        """
+        return self._callers.get(context.current_call().owner)
 
     def take(self, address: str, inbound: Iterator[bytes]) -> Outflow:
         """A relayed connection begins. Returns what goes out, at once; a thread does the rest."""
@@ -184,7 +195,7 @@ class Sessions:
 
             interface = self._app.interface
             session.opened(Opened(interface.to_json(), tuple(sorted(self._offered))))
-            answer(session, self._functions(), interface.digest())
+            answer(session, self._functions_for(session), interface.digest())
             return
         handler = self._handlers.get(wish.service)
         if handler is None and not wish.service and len(self._handlers) == 1:
@@ -215,6 +226,21 @@ class Sessions:
             if self._served is None:
                 self._served = {name: self._function(name) for name in self._offered}
             return self._served
+
+    def _functions_for(self, session: Session) -> dict[str, Served]:
+        """What is offered, knowing who calls: see `peer`."""
+
+        def of_the_client(invoke: Invoke) -> Invoke:
+            def run(values: dict[str, object]) -> object:
+                self._callers[context.current_call().owner] = session.peer
+                return invoke(values)
+
+            return run
+
+        return {
+            name: served._replace(invoke=of_the_client(served.invoke))
+            for name, served in self._functions().items()
+        }
 
     def _function(self, name: str) -> Served:
         ecall = self._app.ecalls[name]
