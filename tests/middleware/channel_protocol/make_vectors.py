@@ -99,8 +99,8 @@ def bindings() -> Iterator[dict[str, Any]]:
 def messages() -> Iterator[dict[str, Any]]:
     for message in (
         Challenge(1, CLIENT_NONCE),
-        Presented(SERVER_NONCE, b"\xa0", demand=True),
-        Presented(bytes(32), bytes(300), demand=False),
+        Presented(SERVER_NONCE, b"\xa0", demand=True, client_key=True),
+        Presented(bytes(32), bytes(300), demand=False, client_key=False),
         Accept(),
         Refuse("attestation.untrusted", "the evidence was not trusted"),
         Refuse("channel.handshake"),
@@ -148,6 +148,11 @@ def refused() -> Iterator[dict[str, str]]:
         "a code that is too long": independent.message("REFUSE", code="c" * 65, text=""),
         "a text that is too long": independent.message("REFUSE", code="c", text="t" * 513),
         "a name that is too long": independent.message("OPEN", service="s" * 65, calls=False),
+        "names that are not in order": independent.message(
+            "OPENED", interface=b"", offered=["b", "a"]
+        ),
+        "a name twice": independent.message("OPENED", interface=b"", offered=["a", "a"]),
+        "a handler for calls": independent.message("OPEN", service="s", calls=True),
         "names that are bytes": independent.message("OPENED", interface=b"", offered=[b"n"]),
         "an unknown kind": b"\x05\0\0\x01\xa0",
         "over the limit of its kind": b"\x01\0\x10\x01" + bytes(4097),

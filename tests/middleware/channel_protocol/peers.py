@@ -170,7 +170,8 @@ class Server(Peer):
         self.shake()
         challenge = self.hear("CHALLENGE").message
         evidence = attest(self.binding(b"S", challenge["nonce"], self.nonce))
-        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=demand)
+        seen = self._tls.get_peer_certificate() is not None
+        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=demand, client_key=seen)
         if demand:
             return self.hear("EVIDENCE").message
         self.hear("ACCEPT")
