@@ -11,6 +11,7 @@ import hmac
 import struct
 from typing import NamedTuple
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 
@@ -53,3 +54,83 @@ def open_sealed(key: bytes, sealed: bytes, associated: bytes) -> Sealed:
     material = hkdf(key, salt, b"secgear sealing v1\0", 44)
     data = AESGCM(material[:32]).decrypt(material[32:], sealed[end:], sealed[:end] + associated)
     return Sealed(policy, svn, value, sealed[54:end], data, hashlib.sha256(sealed).digest())
+
+
+# --- protected files -----------------------------------------------------------------------------
+
+
+class Version(NamedTuple):
+    commit: int
+    size: int
+    depth: int
+    value: int
+    counter: bytes
+    mark: bytes
+    data: bytes
+
+
+def open_file(key: bytes, stored: bytes, name: bytes) -> Version:
+    """The newest version. key: the file's. stored: all that the host keeps."""
+    found = [version for slot in (0, 1) if (version := _version(key, stored, slot, name))]
+    assert found, "no header of this key and name"
+    return max(found, key=lambda version: version.commit)
+
+
+def _version(key: bytes, stored: bytes, slot: int, name: bytes) -> Version | None:
+    header = stored[4096 * slot : 4096 * slot + 214]
+    if len(header) < 214 or header[:8] != b"secfile\x01":
+        return None
+    salt, size, nonce = struct.unpack(">32sI12s", header[8:56])
+    label = b"secgear protected file v1\0"
+    ciphers = {what: AESGCM(hkdf(key, salt, label + what, 32)) for what in (b"header", b"blocks")}
+    try:
+        state = ciphers[b"header"].decrypt(nonce, header[56:], header[:56] + name)
+    except InvalidTag:
+        return None
+    assert len(state) == 142
+    commit, length, depth = struct.unpack(">QQB", state[:17])
+    root, (value, identity) = state[17:53], struct.unpack(">QB", state[69:78])
+    assert commit % 2 == slot
+    chunks = [
+        _chunk(ciphers[b"blocks"], stored, size, (root, depth), index)
+        for index in range(-(-length // size))
+    ]
+    return Version(
+        commit,
+        length,
+        depth,
+        value,
+        state[78 : 78 + identity],
+        hashlib.sha256(header).digest(),
+        b"".join(chunks)[:length],
+    )
+
+
+def _chunk(cipher: AESGCM, stored: bytes, size: int, tree: tuple[bytes, int], index: int) -> bytes:
+    """Down from the root: the block of each level says where the next one is."""
+    reference, depth = tree
+    fanout = size // 36
+    for level in range(depth, -1, -1):
+        number, nonce, tag = struct.unpack(">Q12s16s", reference)
+        if not number:
+            return bytes(size)
+        at = 8192 + (number - 1) * size
+        place = index // fanout**level
+        block = cipher.decrypt(
+            nonce, stored[at : at + size] + tag, struct.pack(">BQ", level, place)
+        )
+        if level:
+            position = index // fanout ** (level - 1) % fanout
+            reference = block[36 * position : 36 * position + 36]
+    return block
+
+
+# --- counters ------------------------------------------------------------------------------------
+
+
+def read_counter(record: bytes) -> tuple[int, bytes]:
+    """Value and mark in a counter's file."""
+    magic, value, mark, digest = struct.unpack(">8sQ32s32s", record)
+    assert magic == b"seccount"
+    assert digest == hashlib.sha256(record[:48]).digest()
+    return value, mark
