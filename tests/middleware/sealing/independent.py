@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.middleware.channel_protocol.independent import from_cbor, to_cbor
 
 
 def hkdf(key: bytes, salt: bytes, info: bytes, size: int) -> bytes:
@@ -133,4 +136,37 @@ def read_counter(record: bytes) -> tuple[int, bytes]:
     magic, value, mark, digest = struct.unpack(">8sQ32s32s", record)
     assert magic == b"seccount"
     assert digest == hashlib.sha256(record[:48]).digest()
+    return value, mark
+
+
+# --- the witness ---------------------------------------------------------------------------------
+
+
+def ask(seed: bytes, witness: bytes, nonce: bytes, value: int, mark: bytes) -> bytes:
+    """A request of the holder whose private key is `seed`."""
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    told = witness + nonce + value.to_bytes(8, "big") + mark
+    members: dict[str, Any] = {
+        "version": 1,
+        "holder": key.public_key().public_bytes_raw(),
+        "nonce": nonce,
+        "value": value,
+        "mark": mark,
+        "signature": key.sign(b"secgear witness request v1\0" + told),
+    }
+    return to_cbor(members)
+
+
+def told(answer: bytes, witness: bytes, holder: bytes, nonce: bytes) -> tuple[int, bytes]:
+    """Value and mark in an answer. Raises InvalidSignature."""
+    members, rest = from_cbor(answer)
+    assert not rest
+    assert to_cbor(members) == answer
+    assert members.keys() == {"version", "value", "mark", "signature"}
+    assert members["version"] == 1
+    value, mark = members["value"], members["mark"]
+    signed = hashlib.sha256(holder).digest() + nonce + value.to_bytes(8, "big") + mark
+    Ed25519PublicKey.from_public_bytes(witness).verify(
+        members["signature"], b"secgear witness answer v1\0" + signed
+    )
     return value, mark

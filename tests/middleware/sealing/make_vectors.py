@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from secgear.base.tee import SealingPolicy
 from secgear.middleware import sealing
-from secgear.middleware.sealing import FileCounter, ProtectedFile, Standing
+from secgear.middleware.sealing import FileCounter, ProtectedFile, Standing, witness_messages
+from secgear.middleware.sealing.witness_messages import Answer, Request
 from tests.middleware.sealing.conftest import FakeGuest
 
 PLACE = Path(__file__).parents[2] / "vectors" / "own" / "sealing.json"
 FILE_KEY = bytes(range(32))
 CHUNK = 4096
 NAME = b"vectors"
+HOLDER, KEEPER = bytes(range(32)), bytes(range(32, 64))
 
 
 class Memory:
@@ -65,6 +69,7 @@ def main() -> None:
         "derived": list(derived()),
         "files": list(files()),
         "counters": list(counters()),
+        "witness": list(witness()),
     }
     PLACE.write_text(json.dumps(vectors, indent=1) + "\n")
 
@@ -191,6 +196,33 @@ def counters() -> Iterator[dict[str, Any]]:
                 "identity": counter.identity.hex(),
                 "record": record.hex(),
             }
+
+
+def witness() -> Iterator[dict[str, Any]]:
+    """What a holder asks and what the witness answers; all of it is determined."""
+    holder, keeper = (Ed25519PrivateKey.from_private_bytes(seed) for seed in (HOLDER, KEEPER))
+    keys = [key.public_key().public_bytes_raw() for key in (holder, keeper)]
+    identity = witness_messages.identity_of(keys[0])
+    for number, (asked, stands) in enumerate(
+        (
+            (Standing(0, bytes(32)), Standing(0, bytes(32))),
+            (Standing(1, b"m" * 32), Standing(1, b"m" * 32)),
+            (Standing(2, b"n" * 32), Standing(7, b"o" * 32)),
+        )
+    ):
+        nonce = bytes([number]) * 32
+        wanted = witness_messages.request_message(keys[1], nonce, *asked)
+        request = Request(1, keys[0], nonce, *asked, holder.sign(wanted))
+        said = keeper.sign(witness_messages.answer_message(identity, nonce, stands))
+        yield {
+            "holder_seed": HOLDER.hex(),
+            "witness": keys[1].hex(),
+            "nonce": nonce.hex(),
+            "asked": {"value": asked.value, "mark": asked.mark.hex()},
+            "stands": {"value": stands.value, "mark": stands.mark.hex()},
+            "request": witness_messages.write(request).hex(),
+            "answer": witness_messages.write(Answer(1, *stands, said)).hex(),
+        }
 
 
 def packed(data: bytes) -> str:

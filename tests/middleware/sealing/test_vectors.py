@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secgear.base.tee import SealingPolicy
 from secgear.errors import RolledBack, SealedForOther
 from secgear.middleware import sealing
-from secgear.middleware.sealing import FileCounter, ProtectedFile, Standing
+from secgear.middleware.sealing import FileCounter, ProtectedFile, Standing, witness_messages
+from secgear.middleware.sealing.witness_messages import Answer, Request
 from tests.middleware.sealing import independent
 from tests.middleware.sealing.conftest import FakeGuest
 from tests.middleware.sealing.make_vectors import CASES, Counting, Memory, unpacked
@@ -36,6 +38,7 @@ def test_vectors_are_all_there() -> None:
     assert len(VECTORS["sealed"]) == 4
     assert len(VECTORS["derived"]) == 3
     assert len(VECTORS["counters"]) == 2
+    assert len(VECTORS["witness"]) == 3
     assert [vector["name"] for vector in VECTORS["files"]] == list(CASES)
 
 
@@ -147,3 +150,28 @@ def test_counters_file(vector: dict[str, Any], tmp_path: Path) -> None:
     assert counter.identity.hex() == vector["identity"]
     assert counter.identity == hashlib.sha256(b"counter").digest()[:16]
     assert independent.read_counter(record) == counter.read()
+
+
+# --- the witness ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", VECTORS["witness"], ids=["read", "advance", "too-late"])
+def test_witness_messages(vector: dict[str, Any]) -> None:
+    names = ("holder_seed", "witness", "nonce", "request", "answer")
+    seed, witness, nonce, request, answer = (bytes.fromhex(vector[name]) for name in names)
+    asked, stands = (
+        Standing(vector[name]["value"], bytes.fromhex(vector[name]["mark"]))
+        for name in ("asked", "stands")
+    )
+    holder = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+
+    ours = witness_messages.read(request, Request)
+    ours.verify(witness)
+    assert (ours.holder, ours.nonce, ours.value, ours.mark) == (holder, nonce, *asked)
+    said = witness_messages.read(answer, Answer)
+    assert said.verify(witness, ours.identity, nonce) == stands
+
+    assert independent.ask(seed, witness, nonce, *asked) == request
+    assert independent.told(answer, witness, holder, nonce) == stands
+    with pytest.raises(InvalidSignature):
+        independent.told(answer, witness, holder, bytes(reversed(nonce[:-1])) + b"x")
