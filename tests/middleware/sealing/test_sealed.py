@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from secgear.base.tee import SealingPolicy
 from secgear.errors import RolledBack, SealedForOther, SealedMalformed, SealingError
-from secgear.middleware.sealing import Header, commit, derive_key, parse, reseal, seal, store, unseal
+from secgear.middleware.sealing import (
+    Header,
+    commit,
+    derive_key,
+    parse,
+    reseal,
+    seal,
+    store,
+    unseal,
+)
 from secgear.middleware.sealing.counters import MAX_VALUE
 from secgear.middleware.sealing.format import MAGIC
 from tests.middleware.sealing.conftest import FakeGuest, MemoryCounter
@@ -193,9 +202,7 @@ def test_every_flipped_bit_and_every_cut_is_refused(guest: FakeGuest) -> None:
         unseal(sealed + b"\0", aad=b"a", counter=counter, guest=guest)
 
 
-@pytest.mark.parametrize(
-    ("identity", "value"), [(b"", 1), (b"c", 0), (b"c", 2**64 - 1)], ids=repr
-)
+@pytest.mark.parametrize(("identity", "value"), [(b"", 1), (b"c", 0), (b"c", 2**64 - 1)], ids=repr)
 def test_header_with_half_a_counter_is_malformed(identity: bytes, value: int) -> None:
     header = Header(MEASUREMENT, 1, bytes(32), identity, value)
     with pytest.raises(SealedMalformed, match="a counter without a value"):
