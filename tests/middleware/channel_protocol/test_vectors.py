@@ -74,7 +74,7 @@ def test_every_field_of_the_binding_counts() -> None:
 
 def ours(data: bytes) -> Any:
     frames = Frames()
-    frames.feed(data)
+    frames.feed([data])
     ((kind, payload),) = list(frames)
     return decode(kind, payload)
 
