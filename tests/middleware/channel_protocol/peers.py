@@ -126,8 +126,13 @@ class Client(Peer):
         super().__init__(sock, context)
         self._tls.set_connect_state()
 
-    def connect(self, trusts: Callable[[bytes, bytes], bool], service: str = "") -> None:
-        """trusts: whether evidence (an envelope in CBOR) is good and carries that report data."""
+    def connect(
+        self, trusts: Callable[[bytes, bytes], bool], service: str = "", *, opening: bool = True
+    ) -> None:
+        """Up to a session; not `opening`, only to where it would be opened.
+
+        trusts: whether evidence (an envelope in CBOR) is good and carries that report data.
+        """
         self.shake()
         if self.floor and self._tls.get_group_name() not in self.floor:
             raise Malformed("a key exchange below the floor")
@@ -142,6 +147,8 @@ class Client(Peer):
             raise Malformed("the evidence is not trusted")
         self.say("ACCEPT")
         self.hear("ACCEPT")
+        if not opening:
+            return
         self.say("OPEN", service=service, calls=False)
         self.hear("OPENED")
 
