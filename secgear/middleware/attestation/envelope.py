@@ -82,13 +82,13 @@ def _checked(envelope: _Envelope) -> Evidence:
         raise EvidenceMalformed(
             f"format: envelope of version {envelope.version}; this release reads {VERSION}"
         )
-    if _count(envelope) > MAX_PARTS:
-        raise EvidenceMalformed(f"format: an envelope with more than {MAX_PARTS} parts")
+    count, layer = 0, list(envelope.parts.values())
+    while layer:  # not by recursion, of which an interpreter may do less than the decoder
+        count += len(layer)
+        if count > MAX_PARTS:
+            raise EvidenceMalformed(f"format: an envelope with more than {MAX_PARTS} parts")
+        layer = [part for body in layer for part in body.parts.values()]
     return _evidence(envelope)
-
-
-def _count(body: _Body) -> int:
-    return len(body.parts) + sum(_count(part) for part in body.parts.values())
 
 
 def _evidence(body: _Body) -> Evidence:

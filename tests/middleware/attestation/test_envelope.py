@@ -82,3 +82,13 @@ def test_rubbish_is_refused(data: bytes) -> None:
     for read in (envelope.from_json, envelope.from_cbor):
         with pytest.raises(EvidenceMalformed):
             read(data)
+
+
+def test_deep_envelopes_are_counted_before_anything_recurses_into_them() -> None:
+    """Newer interpreters let the decoder nest deeper than Python's own functions."""
+    body = envelope._Body("x", b"")
+    for _ in range(5000):
+        body = envelope._Body("x", b"", parts={"a": body})
+    deep = envelope._Envelope("x", b"", parts={"a": body}, version=1)
+    with pytest.raises(EvidenceMalformed, match="more than 64 parts"):
+        envelope._checked(deep)

@@ -148,6 +148,7 @@ def _sqlite(url: URL) -> Engine:
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
+            "secure_delete=ON",  # what is erased is overwritten, and not only let go
             "trusted_schema=OFF",
         ):
             connection.execute(f"PRAGMA {pragma}")
