@@ -76,7 +76,7 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 
 @app.command()
 def demo(as_json: AsJson = False) -> None:
-    """Join two parties' real data inside an enclave, then try to break in.
+    """Join two owners' real data inside an enclave that they verify, then try to see any of it.
 
     Started by root, it continues as nobody: root may look into every process, so a break-in by
     root would show nothing.

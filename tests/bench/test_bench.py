@@ -75,6 +75,20 @@ def test_the_channel_is_measured_against_plain_tls() -> None:
     assert medians["channel, evidence for nothing"] < medians["channel"]
 
 
+def test_sealing_is_measured_against_plain_files_and_the_bare_cipher() -> None:
+    rows = _run("sealing")["sealing"]
+    tables = {row["what"]: set() for row in rows}
+    for row in rows:
+        assert row["median"] > 0
+        tables[row["what"]].add(row["name"])
+    files = [names for what, names in tables.items() if what.startswith(("read", "write"))]
+    assert len(files) == 4
+    for names in files:
+        assert names == {"plain file", *(f"protected, chunks of {k} KiB" for k in (4, 64))}
+    assert tables["seal 1 KiB"] == {"HKDF and AES-GCM", "seal"}
+    assert tables["unseal 1024 KiB"] == {"HKDF and AES-GCM", "unseal"}
+
+
 def test_the_service_is_measured_under_load() -> None:
     loads = _run("service")["service"]
     assert [(load["clients"], load["what"]) for load in loads] == [
