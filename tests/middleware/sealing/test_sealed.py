@@ -24,6 +24,7 @@ from secgear.middleware.sealing import (
     seal,
     store,
     unseal,
+    version_of,
 )
 from secgear.middleware.sealing.counters import MAX_VALUE
 from secgear.middleware.sealing.format import MAGIC
