@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secgear.middleware.sealing.files import ProtectedFile as ProtectedFile
     from secgear.middleware.sealing.format import Header as Header
     from secgear.middleware.sealing.format import parse as parse
+    from secgear.middleware.sealing.format import version_of as version_of
     from secgear.middleware.sealing.keys import derive_key as derive_key
     from secgear.middleware.sealing.remote_counter import RemoteCounter as RemoteCounter
     from secgear.middleware.sealing.sealed import commit as commit
@@ -55,6 +56,7 @@ _PUBLIC = {
     "seal": f"{_HERE}.sealed",
     "store": f"{_HERE}.sealed",
     "unseal": f"{_HERE}.sealed",
+    "version_of": f"{_HERE}.format",
 }
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "seal",
     "store",
     "unseal",
+    "version_of",
 ]
 
 

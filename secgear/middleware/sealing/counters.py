@@ -66,12 +66,11 @@ def identity_of(counter: Counter | None) -> bytes:
     return identity
 
 
-def next_value(counter: Counter) -> int:
-    """The value for what is stored next. Raises SealingError at the end of the counter."""
-    value = counter.read().value + 1
-    if value > MAX_VALUE:
-        raise SealingError("the counter is at its end")
-    return value
+def following(value: int) -> int:
+    """The value of what is stored after the version of `value`. Raises SealingError at the end."""
+    if not 0 <= value < MAX_VALUE:
+        raise SealingError(f"nothing comes after {value}: a counter ends at {MAX_VALUE}")
+    return value + 1
 
 
 def acknowledge(counter: Counter, value: int, mark: bytes) -> None:

@@ -22,8 +22,8 @@ from secgear.middleware.sealing.counters import (
     Counter,
     acknowledge,
     check_newest,
+    following,
     identity_of,
-    next_value,
 )
 from secgear.middleware.sealing.header import DEFAULT_CHUNK, SALT_SIZE, Keys, State
 from secgear.middleware.sealing.storage import Storage
@@ -64,6 +64,7 @@ class ProtectedFile(io.RawIOBase):
         self._counter = counter
         self._chunk_size = chunk_size
         self.version = state.commit
+        self._value = state.value  # of the counter, which this version has
         self._size = state.size
         self._blocks = Blocks(
             storage, keys.blocks, chunk_size, count=state.blocks, writes=state.writes
@@ -120,12 +121,15 @@ class ProtectedFile(io.RawIOBase):
         keys = Keys(key, os.urandom(SALT_SIZE))
         if not header.is_begun(storage) or header.read(storage, key, name):
             raise SealingError("there is a file already")
-        if counter is not None and counter.read().mark != NO_MARK:
-            raise RolledBack("there is no file, yet by its counter there has been one")
+        value = 0
+        if counter is not None:
+            value, mark = counter.read()
+            if mark != NO_MARK:
+                raise RolledBack("there is no file, yet by its counter there has been one")
         made = cls(
             storage,
             keys,
-            State(),
+            State(value=value),
             chunk_size=chunk_size,
             name=name,
             writable=True,
@@ -341,7 +345,7 @@ class ProtectedFile(io.RawIOBase):
 
     def _commit(self) -> None:
         """Blocks first, then the header in the other slot, then the counter."""
-        value = 0 if self._counter is None else next_value(self._counter)
+        value = 0 if self._counter is None else following(self._value)
         state = State(
             commit=self.version + 1,
             size=self._size,
@@ -356,7 +360,7 @@ class ProtectedFile(io.RawIOBase):
         sealed = self._keys.seal(state, self._chunk_size, self._name)
         header.write(self._storage, sealed, state.commit)
         self._storage.flush()
-        self.version = state.commit
+        self.version, self._value = state.commit, value
         self._changed = False
         self._blocks.committed()
         if self._counter is not None:

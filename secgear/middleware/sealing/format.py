@@ -94,3 +94,11 @@ def parse(sealed: bytes | bytearray | memoryview) -> tuple[Header, memoryview]:
 def mark_of(sealed: bytes | bytearray | memoryview) -> bytes:
     """What a counter keeps of sealed data, to know it again: SHA-256, 32 bytes."""
     return hashlib.sha256(sealed).digest()
+
+
+def version_of(sealed: bytes | bytearray | memoryview) -> int:
+    """The counter's value that sealed data says it is of; 0 for data without a counter.
+
+    Raises SealedMalformed.
+    """
+    return parse(sealed)[0].value

@@ -17,8 +17,8 @@ from secgear.middleware.sealing.counters import (
     Counter,
     acknowledge,
     check_newest,
+    following,
     identity_of,
-    next_value,
 )
 from secgear.middleware.sealing.format import (
     MAX_SIZE,
@@ -42,16 +42,22 @@ def seal(
     policy: SealingPolicy = SealingPolicy.MEASUREMENT,
     aad: bytes = b"",
     counter: Counter | None = None,
+    after: int | None = None,
     svn: int | None = None,
     guest: Guest | None = None,
 ) -> bytes:
     """`data`, encrypted for this enclave (MEASUREMENT) or its signer's (SIGNER).
 
-    aad: what it belongs to; has to be given again. counter: seals it as the counter's next value;
-    store the result, then call `commit`, or let `store` do both. svn: the oldest version that may
-    read it, by default this enclave's own. guest: by default this enclave's.
+    aad: what it belongs to; has to be given again. counter: makes it the version that follows
+    `after`; store the result, then call `commit`, or let `store` do both. after: the version that
+    this one was made from, `version_of` what was unsealed; the counter's value if there was none.
+    So an enclave that the host has started twice can't undo what its twin has stored. svn: the
+    oldest version that may read it, by default this enclave's own. guest: by default this
+    enclave's.
     Raises SealingError, SealedForOther when the TEE gives no key for that policy and svn.
     """
+    if (counter is None) != (after is None):
+        raise SealingError("counter and after go together")
     view = memoryview(data).cast("B")
     if len(view) > MAX_SIZE:
         raise SealingError(f"{len(view)} bytes in one piece; {MAX_SIZE} are allowed")
@@ -61,7 +67,7 @@ def seal(
         svn=guest.svn if svn is None else svn,
         salt=os.urandom(SALT_SIZE),
         counter=identity_of(counter),
-        value=0 if counter is None else next_value(counter),
+        value=0 if after is None else following(after),
     )
     return _Cipher(header, guest).seal(view, aad)
 
@@ -112,7 +118,8 @@ def reseal(
     """
     header, _ = parse(sealed)
     data = unseal(sealed, aad=aad, counter=counter, min_svn=min_svn, guest=guest)
-    return seal(data, policy=header.policy, aad=aad, counter=counter, guest=guest)
+    after = None if counter is None else header.value
+    return seal(data, policy=header.policy, aad=aad, counter=counter, after=after, guest=guest)
 
 
 def commit(sealed: Buffer, *, counter: Counter) -> None:
@@ -132,6 +139,7 @@ def store(
     write: Callable[[bytes], object],
     *,
     counter: Counter,
+    after: int,
     policy: SealingPolicy = SealingPolicy.MEASUREMENT,
     aad: bytes = b"",
     guest: Guest | None = None,
@@ -139,9 +147,10 @@ def store(
     """`seal`, then `write`, then `commit`: in the order that a crash at any point survives.
 
     write: puts the sealed data where it is kept, and returns once it is durable there. When this
-    returns the data is the newest; when it raises, either it or the data before is.
+    returns the data is the newest; when it raises, either it or the data before is, and RolledBack
+    says that it is not: somebody else has stored something after `after`. Others as of `seal`.
     """
-    sealed = seal(data, policy=policy, aad=aad, counter=counter, guest=guest)
+    sealed = seal(data, policy=policy, aad=aad, counter=counter, after=after, guest=guest)
     write(sealed)
     commit(sealed, counter=counter)
 

@@ -89,7 +89,13 @@ def sealed() -> Iterator[dict[str, Any]]:
         (b"the eighth", b"ledger", signer, 3, Counting(7)),
     ):
         made = sealing.seal(
-            data, aad=aad, policy=policy, svn=svn, counter=counter, guest=FakeGuest()
+            data,
+            aad=aad,
+            policy=policy,
+            svn=svn,
+            counter=counter,
+            after=None if counter is None else counter.read().value,
+            guest=FakeGuest(),
         )
         if counter is not None:
             sealing.commit(made, counter=counter)

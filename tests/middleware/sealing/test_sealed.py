@@ -24,6 +24,7 @@ from secgear.middleware.sealing import (
     seal,
     store,
     unseal,
+    version_of,
 )
 from secgear.middleware.sealing.counters import MAX_VALUE
 from secgear.middleware.sealing.format import MAGIC
@@ -101,8 +102,8 @@ def test_floor_of_versions(guest: FakeGuest) -> None:
 def test_rollback_is_refused_by_name(guest: FakeGuest) -> None:
     counter = MemoryCounter()
     kept: list[bytes] = []
-    for version in (b"one", b"two", b"three"):
-        store(version, kept.append, counter=counter, guest=guest)
+    for number, version in enumerate((b"one", b"two", b"three")):
+        store(version, kept.append, counter=counter, after=number, guest=guest)
     assert unseal(kept[-1], counter=counter, guest=guest) == b"three"
     for old in kept[:-1]:
         with pytest.raises(RolledBack, match="there is newer data"):
@@ -112,8 +113,8 @@ def test_rollback_is_refused_by_name(guest: FakeGuest) -> None:
 def test_crash_between_storing_and_counting_loses_nothing(guest: FakeGuest) -> None:
     counter = MemoryCounter()
     kept: list[bytes] = []
-    store(b"one", kept.append, counter=counter, guest=guest)
-    kept.append(seal(b"two", counter=counter, guest=guest))  # and then the power went
+    store(b"one", kept.append, counter=counter, after=counter.read().value, guest=guest)
+    kept.append(seal(b"two", counter=counter, after=1, guest=guest))  # and then the power went
     assert unseal(kept[0], counter=counter, guest=guest) == b"one"
     assert unseal(kept[1], counter=counter, guest=guest) == b"two"
     assert counter.read().value == 2
@@ -127,10 +128,10 @@ def test_version_that_was_never_acknowledged_can_not_replace_the_one_that_was(
     """The host stops the enclave before it counts, keeps that version, and brings it later."""
     counter = MemoryCounter()
     kept: list[bytes] = []
-    store(b"one", kept.append, counter=counter, guest=guest)
-    abandoned = seal(b"two, abandoned", counter=counter, guest=guest)
+    store(b"one", kept.append, counter=counter, after=counter.read().value, guest=guest)
+    abandoned = seal(b"two, abandoned", counter=counter, after=1, guest=guest)
     assert unseal(kept[0], counter=counter, guest=guest) == b"one"  # the next start
-    store(b"two", kept.append, counter=counter, guest=guest)
+    store(b"two", kept.append, counter=counter, after=1, guest=guest)
     with pytest.raises(RolledBack, match="other data was acknowledged"):
         unseal(abandoned, counter=counter, guest=guest)
     assert unseal(kept[1], counter=counter, guest=guest) == b"two"
@@ -138,7 +139,7 @@ def test_version_that_was_never_acknowledged_can_not_replace_the_one_that_was(
 
 def test_data_without_counting_is_not_the_newest_until_it_is_committed(guest: FakeGuest) -> None:
     counter = MemoryCounter()
-    first, second = (seal(name, counter=counter, guest=guest) for name in (b"one", b"two"))
+    first, second = (seal(name, counter=counter, after=0, guest=guest) for name in (b"one", b"two"))
     commit(first, counter=counter)
     commit(first, counter=counter)  # asking again is harmless
     with pytest.raises(RolledBack, match="somebody else"):
@@ -151,21 +152,55 @@ def test_data_without_counting_is_not_the_newest_until_it_is_committed(guest: Fa
 def test_counter_that_was_set_back_is_noticed(guest: FakeGuest) -> None:
     counter = MemoryCounter(7)
     kept: list[bytes] = []
-    store(b"one", kept.append, counter=counter, guest=guest)
+    store(b"one", kept.append, counter=counter, after=counter.read().value, guest=guest)
     counter.standing = MemoryCounter(3).standing
     with pytest.raises(RolledBack, match="set back"):
         unseal(kept[0], counter=counter, guest=guest)
 
 
 def test_nothing_is_sealed_at_the_end_of_a_counter(guest: FakeGuest) -> None:
-    with pytest.raises(SealingError, match="at its end"):
-        seal(b"x", counter=MemoryCounter(MAX_VALUE), guest=guest)
+    for after in (MAX_VALUE, -1):
+        with pytest.raises(SealingError, match="nothing comes after"):
+            seal(b"x", counter=MemoryCounter(MAX_VALUE), after=after, guest=guest)
+    for half in ({"counter": MemoryCounter()}, {"after": 0}):
+        with pytest.raises(SealingError, match="go together"):
+            seal(b"x", guest=guest, **half)  # type: ignore[arg-type]
+
+
+def test_twin_of_an_enclave_can_not_undo_what_was_stored(guest: FakeGuest) -> None:
+    """The host starts the enclave twice: both have the first version."""
+    counter = MemoryCounter()
+    kept: list[bytes] = []
+    store(b"one", kept.append, counter=counter, after=0, guest=guest)
+    base = version_of(kept[0])
+    store(b"two, of the first", kept.append, counter=counter, after=base, guest=guest)
+    with pytest.raises(RolledBack, match="somebody else"):
+        store(b"two, of its twin", kept.append, counter=counter, after=base, guest=guest)
+    assert unseal(kept[1], counter=counter, guest=guest) == b"two, of the first"
+    with pytest.raises(RolledBack):
+        unseal(kept[2], counter=counter, guest=guest)
+
+
+def test_resealed_data_is_the_next_version(guest: FakeGuest) -> None:
+    counter = MemoryCounter()
+    kept: list[bytes] = []
+    store(b"one", kept.append, counter=counter, after=0, guest=guest)
+    again = reseal(kept[0], counter=counter, guest=guest)
+    assert (version_of(kept[0]), version_of(again)) == (1, 2)
+    commit(again, counter=counter)
+    with pytest.raises(RolledBack):
+        unseal(kept[0], counter=counter, guest=guest)
+    assert unseal(again, counter=counter, guest=guest) == b"one"
 
 
 @pytest.mark.parametrize("given_counter", [None, MemoryCounter(identity=b"another")])
 def test_counter_is_part_of_it(guest: FakeGuest, given_counter: MemoryCounter | None) -> None:
     with pytest.raises(SealedForOther, match="another counter"):
-        unseal(seal(b"x", counter=MemoryCounter(), guest=guest), counter=given_counter, guest=guest)
+        unseal(
+            seal(b"x", counter=MemoryCounter(), after=0, guest=guest),
+            counter=given_counter,
+            guest=guest,
+        )
     with pytest.raises(SealedForOther, match="without a counter"):
         unseal(seal(b"x", guest=guest), counter=MemoryCounter(), guest=guest)
 
@@ -173,7 +208,7 @@ def test_counter_is_part_of_it(guest: FakeGuest, given_counter: MemoryCounter | 
 def test_counter_that_somebody_else_uses_is_noticed(guest: FakeGuest) -> None:
     counter = MemoryCounter()
     with pytest.raises(RolledBack, match="somebody else"):
-        store(b"x", lambda _: counter.advance(1, bytes(32)), counter=counter, guest=guest)
+        store(b"x", lambda _: counter.advance(1, bytes(32)), counter=counter, after=0, guest=guest)
 
 
 # --- bytes of unknown worth ----------------------------------------------------------------------
@@ -188,7 +223,7 @@ def test_any_bytes_are_refused_as_such(data: bytes) -> None:
 
 def test_every_flipped_bit_and_every_cut_is_refused(guest: FakeGuest) -> None:
     counter = MemoryCounter()
-    sealed = seal(b"secret", aad=b"a", counter=counter, guest=guest)
+    sealed = seal(b"secret", aad=b"a", counter=counter, after=0, guest=guest)
     commit(sealed, counter=counter)
     for position in range(len(sealed) * 8):
         changed = bytearray(sealed)
