@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, final
 
 import cbor2
 import msgspec
 
 from secgear.base.tee import Evidence
-from secgear.errors import ChannelError, EvidenceMalformed, HandshakeFailed
+from secgear.errors import ChannelError, EvidenceMalformed, HandshakeFailed, VersionUnknown
 from secgear.middleware.attestation import cbor, envelope
 from secgear.middleware.attestation.reader import UNREADABLE
 
@@ -31,6 +31,8 @@ PART: Final = 7 * RECORD - HEADER_SIZE
 128 KiB from which on malloc may map each buffer anew, which costs more than encrypting it."""
 
 _SMALL = 4 << 10
+_MERGED = 64 << 10
+_MAX_OFFERED = 4096
 _MAX_NAME = 64
 _MAX_TEXT = 512
 
@@ -76,13 +78,15 @@ class Challenge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Presented(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Evidence.
 
-    nonce: the server's, a client sends zeros. demand: the server wants evidence, too; a client
-    sends false.
+    nonce: the server's, a client sends zeros. demand: the server wants evidence, too. client_key:
+    the server has seen a certificate of the client, which is not asked for by every server and so
+    not sent to every one; its key is in the binding then. A client sends false for both.
     """
 
     nonce: bytes
     evidence: bytes
     demand: bool
+    client_key: bool
 
 
 class Accept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,15 +177,18 @@ def decode(kind: Kind, payload: bytes) -> Message:
 def read_evidence(presented: Presented) -> Evidence:
     """The evidence inside. Raises HandshakeFailed for what is none."""
     try:
-        return envelope.from_cbor(presented.evidence)
+        evidence = envelope.from_cbor(presented.evidence)
     except EvidenceMalformed as error:
         raise HandshakeFailed(f"EVIDENCE: {str(error).removeprefix('format: ')}") from None
+    if envelope.to_cbor(evidence) != presented.evidence:
+        raise HandshakeFailed("EVIDENCE: its envelope is not in deterministic encoding")
+    return evidence
 
 
 def _check(kind: Kind, message: Message) -> None:
     match message:
         case Challenge(version=version) if version != VERSION:
-            raise HandshakeFailed(
+            raise VersionUnknown(
                 f"the client speaks version {version} of the channel's protocol, this is {VERSION}"
             )
         case Challenge(nonce=nonce) | Presented(nonce=nonce) if len(nonce) != NONCE_SIZE:
@@ -190,6 +197,12 @@ def _check(kind: Kind, message: Message) -> None:
             raise HandshakeFailed(f"{kind.name}: a name of over {_MAX_NAME} characters")
         case Refuse(text=text) | Failed(text=text) if len(text) > _MAX_TEXT:
             raise HandshakeFailed(f"{kind.name}: a text of over {_MAX_TEXT} characters")
+        case Open(service=name, calls=True) if name:
+            raise HandshakeFailed("OPEN: for calls and for a handler of messages")
+        case Opened(offered=names) if len(names) > _MAX_OFFERED or list(names) != sorted(
+            set(names)
+        ):
+            raise HandshakeFailed("OPENED: names that are too many or not each once, in order")
 
 
 def clipped(kind: type[Refuse] | type[Failed], code: str, text: str) -> Refuse | Failed:
@@ -206,17 +219,31 @@ def reason(message: Refuse | Failed) -> str:
 
 @final
 class Frames:
-    """Bytes in, frames out: `feed`, then iterate. Holds at most one frame that is not complete."""
+    """Bytes in, frames out: `feed`, then iterate. Holds at most one frame that is not complete.
 
-    def __init__(self) -> None:
-        self._chunks: deque[bytes | memoryview] = deque()
+    expect: told the kind and size of each frame once its header is there, before anything is kept
+    for it; raises ChannelError for one that must not come now.
+    """
+
+    def __init__(self, expect: Callable[[Kind, int], None]) -> None:
+        self._expect = expect
+        self._chunks: deque[bytes | bytearray | memoryview] = deque()
         self._held = 0
         self._head: tuple[Kind, int] | None = None
 
     def feed(self, pieces: Sequence[bytes]) -> None:
         """More of what arrived."""
-        self._chunks.extend(pieces)
-        self._held += sum(map(len, pieces))
+        for piece in pieces:
+            self._held += len(piece)
+            if len(piece) >= _SMALL:
+                self._chunks.append(piece)
+                continue
+            # A peer that makes records of a byte must not make us hold an object for each.
+            last = self._chunks[-1] if self._chunks else None
+            if type(last) is bytearray and len(last) < _MERGED:
+                last += piece
+            else:
+                self._chunks.append(bytearray(piece))
 
     @property
     def pending(self) -> bool:
@@ -226,13 +253,14 @@ class Frames:
     def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
         """The frames that are complete.
 
-        Raises ChannelError for an unknown kind or a length over its limit.
+        Raises ChannelError for an unknown kind, a length over its limit, or what `expect` raises.
         """
         while True:
             if self._head is None:
                 if self._held < HEADER_SIZE:
                     return
                 self._head = _read_header(self._take(HEADER_SIZE))
+                self._expect(*self._head)
             kind, size = self._head
             if self._held < size:
                 return
@@ -243,7 +271,7 @@ class Frames:
         """The next `size` bytes, which are there, copied once."""
         self._held -= size
         chunks = self._chunks
-        taken: list[bytes | memoryview] = []
+        taken: list[bytes | bytearray | memoryview] = []
         while size:
             chunk = chunks.popleft()
             if len(chunk) > size:

@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 MAX_MESSAGE = 64 << 20
 """Bytes of a message that `Session.recv` puts together; longer ones come by `recv_stream`."""
+MAX_PARTS = 64 << 10
+"""Parts of such a message; each costs some memory of its own."""
+TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 _READ = 256 << 10
 
 
@@ -138,9 +141,9 @@ class Session:
         with self._receiving:
             for part in self._parts(timeout):
                 size += len(part)
-                if size > MAX_MESSAGE:
+                if size > MAX_MESSAGE or len(parts) >= MAX_PARTS:
                     self.abort()
-                    raise ChannelError(f"a message of over {MAX_MESSAGE} bytes: use recv_stream()")
+                    raise ChannelError(TOO_LONG)
                 parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -12,6 +12,7 @@ from typing import Any, Final, final
 
 import msgspec
 from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
@@ -28,8 +29,11 @@ DEFAULT_SUITES: Final = ("TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256
 SUITES: Final = (*DEFAULT_SUITES, "TLS_AES_128_GCM_SHA256", "TLS_SM4_GCM_SM3")
 
 LIMIT: Final = 256 << 30
-"""Bytes that one direction of a connection carries at most. Its key is used for so many records
-that keep AES-GCM's margin (RFC 8446, section 5.5: 2^24.5 full records, some 388 GiB)."""
+"""Bytes that one direction of a connection carries at most, `OVERHEAD` for each record among them.
+Its key is used for so many records that keep AES-GCM's margin (RFC 8446, section 5.5: 2^24.5 full
+records, some 388 GiB)."""
+OVERHEAD: Final = 16 << 10
+"""What a record counts besides its content, so that small ones wear the key no less."""
 _WORN = "the connection has carried all that its key may; make a new one"
 _CHUNK = 116 << 10  # holds `messages.PART` as records
 
@@ -74,6 +78,7 @@ def context(
     made.set_min_proto_version(SSL.TLS1_3_VERSION)
     made.set_max_proto_version(SSL.TLS1_3_VERSION)
     made.set_tls13_ciphersuites(":".join(parameters.suites).encode())
+    _set_groups(made, parameters.groups)
     # No resumption: a ticket would carry an identity past the moment it was verified for.
     made.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     made.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION)
@@ -93,6 +98,16 @@ def context(
         made.use_privatekey(identity.key)
         made.use_certificate(identity.certificate)
     return made
+
+
+def _set_groups(made: SSL.Context, groups: tuple[str, ...]) -> None:
+    """Offer `groups`, the first one preferred: SSL_CTX_set1_groups_list(3) under its older name.
+
+    pyOpenSSL has no method for it. What was agreed is checked after the handshake all the same.
+    """
+    names = ":".join(groups).encode()
+    if Binding().lib.SSL_CTX_set1_curves_list(made._context, names) != 1:
+        raise ChannelError(f"this OpenSSL does not know every key exchange of {', '.join(groups)}")
 
 
 @final
@@ -176,7 +191,7 @@ class Tls:
             self.finished = True
         except SSL.Error as error:
             self._failure = f"TLS: {_reason(error)}"
-        self._received += sum(map(len, pieces))
+        self._received += sum(map(len, pieces)) + OVERHEAD * len(pieces)
         return pieces
 
     def check(self) -> None:
@@ -188,7 +203,7 @@ class Tls:
 
     def write(self, data: bytes | memoryview) -> None:
         """Plaintext for the peer."""
-        self._sent += len(data)
+        self._sent += len(data) + OVERHEAD * -(-len(data) // RECORD)
         if self._sent > LIMIT:
             raise ChannelError(_WORN)
         view = memoryview(data)
@@ -224,9 +239,13 @@ class Tls:
             return None
         try:
             key = certificate.public_key()
-            return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[no-any-return]
+            encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            written = certificate.tbs_certificate_bytes
         except Exception as error:  # noqa: BLE001  (a hostile certificate: anything can happen)
             raise HandshakeFailed(f"the peer's certificate: {type(error).__name__}") from None
+        if encoded not in written:  # another implementation would hash other bytes
+            raise HandshakeFailed("the peer's certificate: its key is not in the usual encoding")
+        return encoded
 
     @property
     def description(self) -> dict[str, str]:

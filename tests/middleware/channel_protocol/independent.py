@@ -24,7 +24,7 @@ LIMITS = {2: 4 << 20, 17: 4 << 20, 18: 256 << 10, 19: 256 << 10, 20: 256 << 10}
 OPAQUE = ("PART", "LAST", "CALLS")
 MEMBERS: dict[str, dict[str, type]] = {
     "CHALLENGE": {"version": int, "nonce": bytes},
-    "EVIDENCE": {"nonce": bytes, "evidence": bytes, "demand": bool},
+    "EVIDENCE": {"nonce": bytes, "evidence": bytes, "demand": bool, "client_key": bool},
     "ACCEPT": {},
     "REFUSE": {"code": str, "text": str},
     "OPEN": {"service": str, "calls": bool},
@@ -116,8 +116,13 @@ def read_message(kind: str, payload: bytes) -> dict[str, Any]:
     names = [content[name] for name in ("code", "service") if name in content]
     if any(len(name) > 64 for name in names) or len(content.get("text", "")) > 512:
         raise Malformed(f"{kind}: too long")
-    if any(type(name) is not str for name in content.get("offered", ())):
+    offered = content.get("offered", [])
+    if any(type(name) is not str for name in offered):
         raise Malformed(f"{kind}: names that are none")
+    if len(offered) > 4096 or offered != sorted(set(offered)):
+        raise Malformed(f"{kind}: names that are too many or not each once, in order")
+    if content.get("calls") and content["service"]:
+        raise Malformed(f"{kind}: for calls and for a handler")
     return content
 
 

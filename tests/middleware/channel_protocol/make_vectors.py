@@ -99,8 +99,8 @@ def bindings() -> Iterator[dict[str, Any]]:
 def messages() -> Iterator[dict[str, Any]]:
     for message in (
         Challenge(1, CLIENT_NONCE),
-        Presented(SERVER_NONCE, b"\xa0", demand=True),
-        Presented(bytes(32), bytes(300), demand=False),
+        Presented(SERVER_NONCE, b"\xa0", demand=True, client_key=True),
+        Presented(bytes(32), bytes(300), demand=False, client_key=False),
         Accept(),
         Refuse("attestation.untrusted", "the evidence was not trusted"),
         Refuse("channel.handshake"),
@@ -149,6 +149,9 @@ def refused() -> Iterator[dict[str, str]]:
         "a text that is too long": independent.message("REFUSE", code="c", text="t" * 513),
         "a name that is too long": independent.message("OPEN", service="s" * 65, calls=False),
         "names that are bytes": independent.message("OPENED", interface=b"", offered=[b"n"]),
+        "names out of order": independent.message("OPENED", interface=b"", offered=["b", "a"]),
+        "a name twice": independent.message("OPENED", interface=b"", offered=["a", "a"]),
+        "calls and a handler": independent.message("OPEN", service="s", calls=True),
         "an unknown kind": b"\x05\0\0\x01\xa0",
         "over the limit of its kind": b"\x01\0\x10\x01" + bytes(4097),
         "a part over the limit": header(Kind.PART, (256 << 10) + 1),

@@ -135,6 +135,8 @@ class Client(Peer):
         presented = self.hear("EVIDENCE").message
         if presented["demand"]:
             raise Malformed("this client has no evidence")
+        if presented["client_key"]:
+            raise Malformed("this client has shown no certificate")
         wanted = self.binding(b"S", self.nonce, presented["nonce"])
         if not trusts(presented["evidence"], wanted):
             self.say("REFUSE", code="attestation.untrusted", text="")
@@ -170,7 +172,7 @@ class Server(Peer):
         self.shake()
         challenge = self.hear("CHALLENGE").message
         evidence = attest(self.binding(b"S", challenge["nonce"], self.nonce))
-        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=demand)
+        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=demand, client_key=False)
         if demand:
             return self.hear("EVIDENCE").message
         self.hear("ACCEPT")
