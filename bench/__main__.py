@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from bench import attestation, bulk, calls, envelopes, memory, service, start
+from bench import attestation, bulk, calls, channel, envelopes, memory, sealing, service, start
 from bench.measure import Row, human, machine
 
 TIMED = {
@@ -15,6 +15,8 @@ TIMED = {
     "bulk": bulk.main,
     "attestation": attestation.main,
     "envelopes": envelopes.main,
+    "channel": channel.main,
+    "sealing": sealing.main,
 }
 
 

@@ -24,6 +24,7 @@ from secgear.cli.output import (
     emit,
     note,
     read,
+    say,
     write_file,
 )
 
@@ -39,7 +40,9 @@ _BUNDLE_BEGINNING = b'{"secgear-bundle"'
 
 EvidenceFile = Annotated[
     Path,
-    typer.Argument(help="Evidence in any known form, or a bundle.", readable=False),
+    typer.Argument(
+        help="Evidence in any known form, a certificate with it, or a bundle.", readable=False
+    ),
 ]
 
 
@@ -164,11 +167,13 @@ def verify(
 ) -> None:
     """Judge evidence, offline. Exit code 0 means trusted, 6 means not.
 
-    Without --policy the claims are shown and the answer is no: authentic is not trusted.
+    Without --policy the claims are shown and the answer is no: authentic is not trusted. An RA-TLS
+    certificate alone is never fresh; a policy that insists on freshness is not met by one.
     """
     from secgear.middleware.attestation import bundle as bundles
     from secgear.middleware.attestation.appraisal import examine
     from secgear.middleware.attestation.policy import load_policy
+    from secgear.middleware.channel import ratls
 
     content = read(file, _MAX_FILE)
     if bundles.is_bundle(content):
@@ -193,10 +198,25 @@ def verify(
                 roots=inputs.read_roots(root),
             )
         _reverify(made, at, as_json, own_policy=policy is not None)
-    evidence = inputs.read_evidence(file, format_name)
     anchors = bundles.anchors_with(inputs.read_roots(root))
     gathered = inputs.read_collateral(collateral)
     time = inputs.parse_time(at)
+    if format_name is None and ratls.carries_evidence(content):
+        if policy is None or report_data is not None:
+            raise UsageError(
+                f"{file} is an RA-TLS certificate: it needs a --policy, and what its evidence must "
+                "carry follows from its key"
+            )
+        judged = ratls.examine_certificate(
+            content,
+            load_policy(inputs.read_text(policy).encode()),
+            at=time,
+            collateral=gathered,
+            anchors=anchors,
+            reference_values=inputs.read_reference_values(reference_values),
+        )
+        _answer(judged, as_json)
+    evidence = inputs.read_evidence(file, format_name)
     if policy is None:
         from secgear.middleware.attestation.verification import verify as authenticate
 
@@ -265,13 +285,13 @@ def _reverify(bundle: Bundle, at: str | None, as_json: bool, *, own_policy: bool
         "as_recorded": bundles.same_verdict(bundle, verdict),
     }
     if not as_json:
-        typer.echo(f"bundle of {bundle.at.isoformat()}, judged for {verdict.at.isoformat()}")
+        say(f"bundle of {bundle.at.isoformat()}, judged for {verdict.at.isoformat()}")
         whose = "your policy" if own_policy else "the policy in the bundle: read it, or give yours"
-        typer.echo(f"judged by {whose} (SHA-256 of its rules {verdict.policy_digest.hex()})")
+        say(f"judged by {whose} (SHA-256 of its rules {verdict.policy_digest.hex()})")
         if roots:
-            typer.echo(f"roots that are not built in: {', '.join(roots)}")
+            say(f"roots that are not built in: {', '.join(roots)}")
         recorded = "is" if more["as_recorded"] else "is NOT"
-        typer.echo(f"the verdict {recorded} the recorded one")
+        say(f"the verdict {recorded} the recorded one")
     _answer(verdict, as_json, more)
 
 
@@ -288,14 +308,14 @@ def _show_claims(claims: Claims, as_json: bool) -> NoReturn:
     if as_json:
         emit({"trusted": False, "reason": reason, "claims": claims.to_dict()})
         raise SystemExit(UNTRUSTED)
-    typer.echo(f"{claims.format}: authentic, under {claims.root.name}")
+    say(f"{claims.format}: authentic, under {claims.root.name}")
     flags = [name for name in ("debug", "simulated", "migratable") if getattr(claims, name)]
     if not claims.root.builtin:
         flags.append("root not built in")
     if flags:
-        typer.echo(f"  attention     {', '.join(flags)}")
+        say(f"  attention     {', '.join(flags)}")
     for name, digest in claims.measurements.items():
-        typer.echo(f"  {name:<13} {digest.hex()}")
+        say(f"  {name:<13} {digest.hex()}")
     for label, shown in (
         ("signer", claims.signer.hex() if claims.signer else None),
         ("product", claims.product),
@@ -306,10 +326,10 @@ def _show_claims(claims: Claims, as_json: bool) -> NoReturn:
         ("made at", claims.evidence_time.isoformat() if claims.evidence_time else None),
     ):
         if shown is not None:
-            typer.echo(f"  {label:<13} {shown}")
+            say(f"  {label:<13} {shown}")
     for name, value in claims.platform.items():
-        typer.echo(f"  {name:<13} {value}")
+        say(f"  {name:<13} {value}")
     for check in claims.not_checked:
-        typer.echo(f"  not checked   {check.name}: {check.detail}")
+        say(f"  not checked   {check.name}: {check.detail}")
     note(f"not trusted: {reason} (--policy)")
     raise SystemExit(UNTRUSTED)

@@ -20,6 +20,7 @@ import msgspec
 import typer
 
 from secgear import errors
+from secgear.base.printing import printable
 from secgear.errors import SecGearError
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -80,15 +81,22 @@ def fail(error: SecGearError) -> NoReturn:
     if wants_json():
         with contextlib.suppress(OSError):
             emit({"error": {"code": error.code, "message": str(error)}})
-    note(f"error: {error}")
+    text = f"error: {error}"
+    # What evidence says of itself is in here: it may not look like further lines of ours.
+    note(printable(text) if isinstance(error, errors.AttestationError) else text)
     raise SystemExit(exit_code(error))
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
+    """Lines for people, on stderr, with words in them that somebody else may have chosen."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
         sys.stderr.flush()
+
+
+def say(text: str) -> None:
+    """A line for people, on stdout, with words in it that somebody else may have chosen."""
+    typer.echo(printable(text))
 
 
 def emit(value: Any) -> None:

@@ -85,8 +85,11 @@ def check_path(
     Raises EvidenceRefused with the check that failed.
     """
     pool = tuple(dict.fromkeys(_usable(intermediates)))
+    # Of an authority whose certificate was renewed, the one that counts at the time comes first.
+    pool = tuple(sorted(pool, key=lambda certificate: not certificate.valid_at(at)))
+    roots = tuple(sorted(anchors, key=lambda anchor: not anchor.certificate.valid_at(at)))
     try:
-        certificates, anchor, links = _find(leaf, pool, tuple(anchors))
+        certificates, anchor, links = _find(leaf, pool, roots)
     except _NoPath as problem:
         checks.failed(f"{label}certificate-chain", str(problem), fix=problem.fix)
     checks.passed(f"{label}certificate-chain", links)

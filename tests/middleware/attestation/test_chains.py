@@ -116,6 +116,27 @@ def test_a_certificate_without_basic_constraints_may_not_issue() -> None:
     refused("certificate-chain", below, (bare.certificate,))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_renewed_authority_the_certificate_that_is_valid_counts(order: int) -> None:
+    old = Authority("middle", key=MIDDLE.key, issuer=ROOT, end=NOW - YEAR / 12)
+    between = (old.certificate, MIDDLE.certificate)[::order]
+    path, _ = walk(between=between)
+    assert path.certificates == (LEAF, MIDDLE.certificate, ROOT.certificate)
+    then = NOW - YEAR / 10
+    walk(between=between, at=then, crls=(_lists_of(ROOT, then), _lists_of(MIDDLE, then)))  # either
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_renewed_root_the_one_that_is_valid_counts(order: int) -> None:
+    old = Authority("root", key=ROOT.key, end=NOW - YEAR / 12)
+    path, _ = walk(roots=(old, ROOT)[::order])
+    assert path.root.fingerprint == ROOT.certificate.fingerprint
+
+
+def _lists_of(authority: Authority, at: datetime.datetime) -> bytes:
+    return authority.revoke(start=at - YEAR / 100, end=at + YEAR / 100)
+
+
 def test_the_path_length_is_kept() -> None:
     short = Authority("short", issuer=ROOT, path_length=0)
     deep = Authority("deep", issuer=short)
@@ -207,6 +228,28 @@ def test_a_list_by_another_key_under_the_issuers_name_does_not_count() -> None:
 def test_a_list_from_the_future_does_not_count() -> None:
     future = MIDDLE.revoke(start=NOW + YEAR / 12, end=NOW + YEAR)
     refused("revocation", crls=(ROOT_LIST, future))
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        x509.DeltaCRLIndicator(1),
+        x509.IssuingDistributionPoint(
+            full_name=None,
+            relative_name=None,
+            only_contains_user_certs=False,
+            only_contains_ca_certs=True,
+            only_some_reasons=None,
+            indirect_crl=False,
+            only_contains_attribute_certs=False,
+        ),
+        opaque("1.2.3.4", b"\x05\x00"),
+    ],
+    ids=["delta", "partitioned", "unknown"],
+)
+def test_a_list_that_is_not_the_whole_list_is_refused(extension: x509.ExtensionType) -> None:
+    partial = MIDDLE.revoke(extension=extension)
+    assert "partial revocation list" in str(refused("revocation", crls=(ROOT_LIST, partial)))
 
 
 def test_a_broken_list_is_refused_not_passed_over() -> None:
