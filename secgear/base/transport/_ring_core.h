@@ -513,8 +513,8 @@ static enum ring_outcome ring_put(struct ring *ring, uint64_t id, uint32_t tag,
         }
         if (found != RING_OK)
             return found;
-        atomic_store_explicit(&slot->id, id, memory_order_relaxed);
         atomic_store_explicit(&slot->what, (uint64_t)tag << 32 | size, memory_order_relaxed);
+        atomic_store_explicit(&slot->id, id, memory_order_relaxed);
         atomic_store_explicit(&slot->seq, out->position + 1, memory_order_release);
         out->position++;
         done += piece;

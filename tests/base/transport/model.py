@@ -229,8 +229,8 @@ def put(way: Way, message: Message) -> Steps:
             way.offset += rounded(way, piece)
         else:
             yield Write((way.name, "bytes", slot), payload)
-        yield Write((way.name, "id", slot), message.id)
         yield Write((way.name, "what", slot), message.tag << 32 | size)
+        yield Write((way.name, "id", slot), message.id)
         yield Store((way.name, "seq", slot), way.position + 1, way.rules.publish)
         way.position += 1
         done += piece
