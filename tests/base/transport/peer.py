@@ -24,6 +24,12 @@ def deaf(end: Ring) -> None:
     sys.stdin.read()
 
 
+def flood(end: Ring) -> None:
+    """Send large messages for ever."""
+    while True:
+        end.send(1, 1, bytes(100_000))
+
+
 def main() -> None:
     what, fd, slots, arena, limit, cpu = sys.argv[1:]
     geometry = ring.Geometry(int(slots), int(arena), int(limit))
