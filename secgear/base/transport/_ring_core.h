@@ -86,7 +86,8 @@ struct ring_patience { /* how long it is worth spinning before sleeping */
     uint64_t budget;   /* pauses */
     uint32_t misses;   /* waits in a row that spinning did not end */
     uint32_t near;     /* sleeps so short that spinning might have done */
-    uint32_t probe;    /* after so many of them, spin again */
+    uint32_t probe;    /* after so many of them, spin once more to see */
+    bool probing;
 };
 
 struct ring_way {
@@ -318,6 +319,7 @@ static enum ring_outcome ring_park_descriptors(struct ring_descriptors *with, ui
 
 static inline void ring_hit(struct ring *ring, struct ring_patience *patience) {
     patience->misses = 0;
+    patience->probing = false;
     patience->probe = 64;
     patience->budget = patience->budget * 2 + 16;
     if (patience->budget > ring->patience)
@@ -328,13 +330,16 @@ static inline void ring_hit(struct ring *ring, struct ring_patience *patience) {
  * machine) the budget falls to nothing, and is tried again ever more rarely while waits are so
  * short that it might help; waits longer than the budget say nothing about it. */
 static void ring_miss(struct ring *ring, struct ring_patience *patience, uint64_t slept) {
-    if (++patience->misses >= 4)
+    if (patience->probing)
+        patience->budget = 0;
+    else if (++patience->misses >= 4)
         patience->budget /= 2;
+    patience->probing = false;
     if ((double)slept * ring->pauses_per_ns > (double)ring->patience)
         return;
     if (patience->budget < 16 && ++patience->near >= patience->probe) {
         patience->near = 0;
-        patience->misses = 3;
+        patience->probing = true;
         patience->budget = ring->patience;
         if (patience->probe < 4096)
             patience->probe *= 2;
