@@ -82,6 +82,8 @@ class Incoming:
 
     While app code runs, `thread` is set and a cancellation may interrupt that thread, once; the
     framework's own code runs shielded, so that a frame is never half written.
+
+    thread: one that runs the call's app code already, 0 for none.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Incoming:
         parent: int,
         depth: int,
         interrupt: Callable[[int, bool], None] | None,
+        thread: int = 0,
     ) -> None:
         self.call = call
         self.served = served
@@ -100,7 +103,7 @@ class Incoming:
         self.consumers: dict[int, Consumer] = {}
         self._interrupt = interrupt
         self._lock = threading.Lock()
-        self._thread = 0
+        self._thread = thread
         self._struck = False
         self._told = False
         self._waiting: list[Inbox] = []

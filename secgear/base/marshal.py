@@ -264,13 +264,18 @@ def _decode(label: str, decoder: Any, body: Any, attachments: list[bytearray]) -
         value = decoder.decode(body)
         incoming.finish()
         return value
-    except RecursionError:
-        failure: CallError = LimitExceeded(f"{label}: the value is nested too deeply")
-    except (TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
-        failure = ArgumentError(f"{label}: {_without_value(error)}")
+    except (RecursionError, TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
+        failure = misfit(label, error)
     finally:
         _local.incoming = before
     raise failure
+
+
+def misfit(label: str, error: Exception) -> CallError:
+    """What the caller is told of `error`, which decoding raised: without the value."""
+    if isinstance(error, RecursionError):
+        return LimitExceeded(f"{label}: the value is nested too deeply")
+    return ArgumentError(f"{label}: {_without_value(error)}")
 
 
 def _without_value(error: Exception) -> str:

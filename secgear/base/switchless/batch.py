@@ -1,0 +1,175 @@
+"""Many calls on one lane, sent ahead of their answers: one wake-up for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+from secgear.base.interface import bind
+from secgear.base.marshal import misfit
+from secgear.base.switchless.host import Busy, Lanes
+from secgear.base.switchless.host_lane import Function, HostLane, Outcome, late, pack
+from secgear.base.switchless.messages import FAST, left
+from secgear.errors import SecGearError
+
+
+class _Late(Exception):
+    """The deadline passed. outcome: what the call is told that was not answered."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+@final
+class Batch:
+    """Calls of one function. failures: exceptions by the position of their call.
+
+    stream: makes a call over the stream instead.
+
+    What has been sent and not been answered always fits into the ring. So sending never waits for
+    an enclave that itself waits for this side to take answers.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        function: Function,
+        seconds: float | None,
+        stream: Callable[..., Any],
+    ) -> None:
+        self.failures: dict[int, BaseException] = {}
+        self._lanes = lanes
+        self._function = function
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._stream = stream
+        self._results: list[Any] = []
+        self._ids: deque[int] = deque()  # sent and not answered
+        self._large: deque[tuple[int, int]] = deque()  # of these, ids and sizes of large ones
+
+    def run(self, calls: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Make the calls; their results in order, None for those in `failures`.
+
+        Raises DeadlineExceeded, EnclaveLost, and whatever `calls` raises; what was sent is given
+        up then.
+        """
+        lanes, name = self._lanes, self._function.compiled.name
+        lanes.counters["batches"] += 1
+        try:
+            lane = lanes.take(name, self._deadline)
+        except Busy:
+            for args in calls:
+                self._alone(lambda args=args: self._stream(*args))  # type: ignore[misc]
+            return self._results
+        first = lane.id + 1
+        try:
+            self._pipeline(lane, calls)
+        except _Late as left_behind:
+            lanes.leave(lane, self._ids[0] if self._ids else first, lane.id)
+            lanes.counters["failed"] += len(self._ids)
+            raise left_behind.outcome.error or TimeoutError(name) from None
+        except BaseException as error:  # noqa: BLE001  (raised anew, in the caller's terms)
+            raise lanes.failed(lane, error, first - 1) from None
+        lane.forsaken.clear()
+        lanes.give(lane)
+        return self._results
+
+    def _pipeline(self, lane: HostLane, calls: Iterable[tuple[Any, ...]]) -> None:
+        function, lanes, deadline = self._function, self._lanes, self._deadline
+        send, ids = lane.ring.send, self._ids
+        tag, piece, window = FAST | function.index, lanes.piece, lanes.options.window
+        small = piece // window
+        for args in calls:
+            body = function.fast(args, piece)
+            if body is None:
+                while ids:
+                    self._receive(lane)
+                self._long(lane, args)
+                continue
+            if len(body) > small:
+                self._make_room(lane, len(body))
+            elif len(ids) >= window:
+                self._receive(lane)
+            lane.id = id = lane.id + 1
+            if deadline is None:
+                send(id, tag, body)
+            else:
+                self._send(lane, id, tag, body)
+            ids.append(id)
+        while ids:
+            self._receive(lane)
+
+    def _make_room(self, lane: HostLane, size: int) -> None:
+        """Take answers until `size` more bytes of large messages fit into half the arena."""
+        most = 2 * self._lanes.piece - size
+        while self._ids and (
+            len(self._ids) >= self._lanes.options.window
+            or sum(each for _, each in self._large) > most
+        ):
+            self._receive(lane)
+        self._large.append((lane.id + 1, size))
+
+    def _send(self, lane: HostLane, id: int, tag: int, body: Any) -> None:
+        try:
+            lane.ring.send(id, tag, body, left(self._deadline))
+        except TimeoutError:
+            raise _Late(late(self._function)) from None
+
+    def _receive(self, lane: HostLane) -> None:
+        """The answer of the call that was sent first."""
+        function, deadline = self._function, self._deadline
+        id = self._ids[0]
+        message = lane.ring.recv() if deadline is None else lane.next(deadline)
+        form = function.form
+        if (
+            message is not None
+            and message[0] == id
+            and message[1] == FAST | function.index
+            and form is not None
+            and form.decode_result is not None
+        ):
+            try:
+                self._results.append(form.decode_result(message[2]))
+            except Exception as error:  # noqa: BLE001  (whatever a decoder makes of it)
+                self._fail(misfit(f"{function.compiled.name}: result", error))
+        else:
+            outcome = lane.outcome(function, id, message, deadline)
+            if not outcome.in_step:
+                raise _Late(outcome)
+            self._take(outcome)
+        self._ids.popleft()
+        if self._large and self._large[0][0] <= id:
+            self._large.popleft()
+
+    def _long(self, lane: HostLane, args: tuple[Any, ...]) -> None:
+        """A call that does not fit among the others."""
+        function = self._function
+        try:
+            packed = pack(function, bind(function.compiled.description, args, {}), self._lanes.link)
+        except SecGearError as error:
+            self._fail(error)
+            return
+        outcome = lane.slow_call(function, packed, self._deadline, nested=False)
+        if not outcome.in_step:
+            raise _Late(outcome)
+        self._take(outcome)
+
+    def _alone(self, call: Callable[[], Any]) -> None:
+        try:
+            self._results.append(call())
+        except Exception as error:  # noqa: BLE001  (it belongs to whoever looks at the results)
+            self._fail(error)
+
+    def _take(self, outcome: Outcome) -> None:
+        if outcome.error is None:
+            self._results.append(outcome.value)
+        else:
+            self._fail(outcome.error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._lanes.counters["failed"] += 1
+        self.failures[len(self._results)] = error
+        self._results.append(None)
+

@@ -1,0 +1,82 @@
+"""How the memory of switchless calls is divided.
+
+Lanes come first, one after the other; behind them is the pool of shared buffers. Both sides keep
+this in private memory; nothing about it is ever read from the shared memory itself.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import msgspec
+
+from secgear.base.transport import ring
+from secgear.errors import ArgumentError, ProtocolError
+
+MAX_LANES = 64
+MIN_SLOTS, MAX_SLOTS = 8, 4096
+MIN_ARENA, MAX_ARENA = 64 << 10, 64 << 20
+MAX_SHARED = 1 << 40
+PAGE = 4096
+
+
+@final
+class Geometry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How the shared memory is divided; the host says it in HELLO, the enclave checks it."""
+
+    lanes: int
+    slots: int
+    arena: int
+    shared: int
+
+    @property
+    def lane_size(self) -> int:
+        """Bytes of one lane, whole pages; 0 where there are no rings."""
+        return ring.Geometry(self.slots, self.arena, self.piece).size if self.lanes else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.lanes * self.lane_size + self.shared
+
+    @property
+    def piece(self) -> int:
+        """Bytes of one message at the most; a larger one goes in pieces.
+
+        A quarter of the arena, so that one side fills the next piece while the other empties one.
+        """
+        return self.arena // 4
+
+    def lane(self, memory: memoryview, number: int) -> memoryview:
+        """The memory of lane `number`."""
+        start = number * self.lane_size
+        return memory[start : start + self.lane_size]
+
+    def pool(self, memory: memoryview) -> memoryview:
+        """The memory of shared buffers."""
+        return memory[self.lanes * self.lane_size : self.size]
+
+    def check(self, size: int) -> None:
+        """Raise ProtocolError unless this divides a memory of `size` bytes and is within bounds."""
+        try:
+            between("lanes", self.lanes, 0, MAX_LANES)
+            power_of_two("slots", self.slots, MIN_SLOTS, MAX_SLOTS)
+            power_of_two("arena", self.arena, MIN_ARENA, MAX_ARENA)
+            between("shared", self.shared, 0, MAX_SHARED)
+        except ArgumentError as error:
+            raise ProtocolError(f"the geometry of the shared memory: {error}") from error
+        if self.size != size:
+            raise ProtocolError(f"shared memory of {size} bytes where {self.size} were announced")
+
+
+def between(name: str, value: int, least: int, most: int) -> None:
+    """Raise ArgumentError unless it is."""
+    if type(value) is not int or not least <= value <= most:
+        raise ArgumentError(f"{name} is a number from {least} to {most}, not {value!r}")
+
+
+def power_of_two(name: str, value: int, least: int, most: int) -> None:
+    """Raise ArgumentError unless it is one between them."""
+    between(name, value, least, most)
+    if value & (value - 1):
+        raise ArgumentError(f"{name} is a power of two, not {value}")
