@@ -193,7 +193,7 @@ class _Runtime:
             self._image.interface.types,
         )
         self._lanes = lanes = Lanes(
-            memoryview(memory),
+            memory,
             geometry,
             count,
             self._peer.link,

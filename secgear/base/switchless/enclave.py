@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
@@ -33,7 +34,7 @@ class Lanes:
 
     def __init__(
         self,
-        memory: memoryview,
+        memory: mmap.mmap,
         geometry: Geometry,
         count: int,
         link: Link,
@@ -61,13 +62,9 @@ class Lanes:
         if self._closed:
             return
         geometry = self._geometry
-        end = ring.Ring(
-            geometry.lane(self._memory, entry.id),
-            host=False,
-            slots=geometry.slots,
-            arena=geometry.arena,
-            limit=geometry.piece,
-        )
+        geometry.populate(self._memory, entry.id)
+        memory = geometry.lane(memoryview(self._memory), entry.id)
+        end = ring.open_lane(memory, geometry.rings, host=False)
         lane = Lane(
             entry.id,
             end,

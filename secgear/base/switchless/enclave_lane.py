@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from secgear.base import context, faults
 from secgear.base.context import Call
@@ -36,7 +36,6 @@ from secgear.base.switchless.messages import (
     Message,
     encode,
 )
-from secgear.base.transport.ring import Ring
 from secgear.errors import (
     ArgumentError,
     CallCancelled,
@@ -47,6 +46,9 @@ from secgear.errors import (
     ProtocolError,
     UnknownCall,
 )
+
+if TYPE_CHECKING:
+    from secgear.base.transport._ring import Ring
 
 _UNBOUND = 1 << 62
 _LATER, _LATER_BYTES = 4096, 64 << 20
@@ -67,6 +69,10 @@ class Target(NamedTuple):
     index: int
     compiled: Compiled
     form: Form | None
+
+
+_LOOK = 0.02
+"""Seconds after which a call that waits for an OCALL looks whether it was given up."""
 
 
 def lane_call(lane: int, id: int) -> int:
@@ -339,18 +345,18 @@ class Lane:
         self._asked = id = self._asked + 1
         with self._shielded() as given_up:
             if fast is not None and len(fast) <= self._piece:
-                message = self._ring.call(id, OCALL | FAST | target.index, fast)
+                message = self._ring.call(id, OCALL | FAST | target.index, fast, _LOOK)
             else:
                 packed = target.compiled.arguments.encode(bind(target.compiled.description, args, kwargs))
                 self._link.check_size(name, packed)
                 self._courier.send(id, OCALL | target.index, packed)
-                message = self._ring.recv()
+                message = self._ring.recv(_LOOK)
             while message is None or not self._is_about(message, id, target):
                 if given_up():
                     raise Cancelled(f"{name}: its call was given up by the caller")
                 if message is not None:
                     self._meanwhile(message, id)
-                message = self._ring.recv()
+                message = self._ring.recv(_LOOK)
             return self._outcome(message, target, given_up)
 
     def _is_about(self, message: Message, id: int, target: Target) -> bool:
@@ -480,7 +486,6 @@ class Lane:
         for incoming in outer:
             if incoming is not None:
                 incoming.cancel()
-        self._ring.wake()
 
     def _is_given_up(self, id: int) -> bool:
         with self._lock:
@@ -502,7 +507,6 @@ class Lane:
             incoming = self._known(self._running)
             if incoming is not None:
                 incoming.cancel()
-            self._ring.wake()
         else:
             self._ring.close()
 

@@ -37,7 +37,6 @@ from secgear.errors import CallError, DeadlineExceeded, EnclaveLost, ProtocolErr
 
 _TELL = 2.0
 """Seconds until the stream must have told why a lane has ended."""
-_MADV_POPULATE_WRITE = 23
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -92,7 +91,6 @@ class Lanes:
             for _, one in sorted(served.items())
         ]
         self._memory = memory
-        self._view = memoryview(memory)
         self._geometry = geometry
         self._count = count
         self._peer = peer
@@ -100,6 +98,7 @@ class Lanes:
         self._owner = os.getpid()
         self._all: list[HostLane] = []
         self._changed = threading.Condition()
+        self._dead = 0
         self._closed = False
         _in_forked_children(self)
 
@@ -119,6 +118,8 @@ class Lanes:
                         return self.free.pop()
                     if len(self._all) < self._count:
                         return self._open()
+                    if self._dead >= self._count:
+                        raise Busy
                     if self.options.when_busy == "stream" and not wait:
                         raise Busy
                     self.counters["waits"] += 1
@@ -159,17 +160,9 @@ class Lanes:
 
     def _open(self) -> HostLane:
         number, geometry = len(self._all), self._geometry
-        with contextlib.suppress(OSError, ValueError):  # page faults now are none in calls
-            self._memory.madvise(
-                _MADV_POPULATE_WRITE, number * geometry.lane_size, geometry.lane_size
-            )
-        end = ring.Ring(
-            geometry.lane(self._view, number),
-            host=True,
-            slots=geometry.slots,
-            arena=geometry.arena,
-            limit=geometry.piece,
-        )
+        geometry.populate(self._memory, number)
+        memory = geometry.lane(memoryview(self._memory), number)
+        end = ring.open_lane(memory, geometry.rings, host=True)
         lane = HostLane(number, end, geometry.piece, self.link, self._handlers, self.serving)
         self._all.append(lane)
         self._peer.outbox.post(frame(Kind.LANE, number))
@@ -293,7 +286,7 @@ class Lanes:
         The ring learns of the end before the stream does, which knows the reason.
         """
         end = time.monotonic() + _TELL
-        while self._peer.lost is None and not isinstance(error, ProtocolError | ring.RingBroken):
+        while self._peer.lost is None and not isinstance(error, ProtocolError | ring.broken()):
             if time.monotonic() > end:
                 break
             time.sleep(0.002)
@@ -325,8 +318,14 @@ class Lanes:
         self.counters["pings"] += 1
         try:
             lane.recover()
-        except (ConnectionError, ProtocolError) as error:
+        except ProtocolError as error:
             self.lost(error)
+        except ConnectionError as error:
+            if isinstance(error, ring.broken()):
+                self.lost(error)
+            with self._changed:  # a message was cut short: nobody can use this lane any more
+                self._dead += 1
+                self._changed.notify_all()
         else:
             self.give(lane)
 

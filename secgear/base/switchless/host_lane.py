@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from secgear.base import context, faults
 from secgear.base.context import Call
@@ -28,8 +28,10 @@ from secgear.base.switchless.messages import (
     encode,
     left,
 )
-from secgear.base.transport.ring import Ring
 from secgear.errors import CallError, DeadlineExceeded, LimitExceeded, ProtocolError
+
+if TYPE_CHECKING:
+    from secgear.base.transport._ring import Ring
 
 
 class Function(NamedTuple):

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import msgspec
 
 from secgear.base.marshal import Packed
-from secgear.base.transport.ring import Ring
 from secgear.base.wire import ErrorBody, Limits
 from secgear.errors import LimitExceeded, ProtocolError
+
+if TYPE_CHECKING:
+    from secgear.base.transport._ring import Ring
 
 OCALL = 1 << 31
 NESTED = 1 << 30
@@ -44,6 +46,9 @@ PING = 6 << 24
 
 _GROW = 16 << 20
 """Bytes set aside for what was announced and has not come."""
+
+_LOOK = 0.02
+"""Seconds after which a wait looks whether it was given up."""
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -180,12 +185,12 @@ class Courier:
             expected = min(self._piece, size - filled)
             if len(target) < filled + expected:  # memory follows what has come
                 target += bytes(min(size - len(target), _GROW))
-            with memoryview(target)[filled : filled + expected] as room:
-                while (got := self._ring.recv_into(room, left(deadline))) is None:
-                    if given_up() or (deadline is not None and time.monotonic() >= deadline):
-                        raise TimeoutError
-            if got != (id, tag, expected):
+            while (got := self._ring.recv(_LOOK if deadline is None else min(_LOOK, left(deadline) or 0))) is None:
+                if given_up() or (deadline is not None and time.monotonic() >= deadline):
+                    raise TimeoutError
+            if got[:2] != (id, tag) or len(got[2]) != expected:
                 raise ProtocolError("a part that does not belong to its message")
+            target[filled : filled + expected] = got[2]
             filled += expected
         return target
 

@@ -41,10 +41,10 @@ class Switchless(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: int = 4
     when_busy: Literal["wait", "stream"] = "wait"
-    slots: int = 256
+    slots: int = 64
     arena: int = 1 << 20
     shared: int = 64 << 20
-    window: int = 64
+    window: int = 32
     eager: float = 50e-6
 
     def __post_init__(self) -> None:

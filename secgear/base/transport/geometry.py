@@ -6,6 +6,8 @@ this in private memory; nothing about it is ever read from the shared memory its
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from typing import final
 
 import msgspec
@@ -18,6 +20,7 @@ MIN_SLOTS, MAX_SLOTS = 8, 4096
 MIN_ARENA, MAX_ARENA = 64 << 10, 64 << 20
 MAX_SHARED = 1 << 40
 PAGE = 4096
+_MADV_POPULATE_WRITE = 23  # madvise(2), since Linux 5.14
 
 
 @final
@@ -32,7 +35,12 @@ class Geometry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     @property
     def lane_size(self) -> int:
         """Bytes of one lane, whole pages; 0 where there are no rings."""
-        return ring.Geometry(self.slots, self.arena, self.piece).size if self.lanes else 0
+        return self.rings.size if self.lanes else 0
+
+    @property
+    def rings(self) -> ring.Geometry:
+        """Of one lane, as the ring takes it."""
+        return ring.Geometry(self.slots, self.arena, self.piece)
 
     @property
     def size(self) -> int:
@@ -51,6 +59,11 @@ class Geometry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         """The memory of lane `number`."""
         start = number * self.lane_size
         return memory[start : start + self.lane_size]
+
+    def populate(self, memory: mmap.mmap, number: int) -> None:
+        """Have the pages of a lane now: page faults would fall into calls."""
+        with contextlib.suppress(OSError, ValueError):  # an older kernel: then they do
+            memory.madvise(_MADV_POPULATE_WRITE, number * self.lane_size, self.lane_size)
 
     def pool(self, memory: memoryview) -> memoryview:
         """The memory of shared buffers."""
