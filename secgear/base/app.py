@@ -133,9 +133,7 @@ class App:
                     f"{name}: an iterator can't cross by a switchless call; leave out "
                     "switchless=True, or take and give lists"
                 )
-            described = described._replace(
-                function=msgspec.structs.replace(plain, switchless=True)
-            )
+            described = described._replace(function=msgspec.structs.replace(plain, switchless=True))
         self.ecalls[name] = Ecall(function, described, raises)
         return function
 

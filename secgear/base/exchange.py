@@ -93,6 +93,7 @@ class Incoming:
         parent: int,
         depth: int,
         interrupt: Callable[[int, bool], None] | None,
+        *,
         thread: int = 0,
     ) -> None:
         self.call = call

@@ -182,7 +182,7 @@ class ValueCodec:
             value = Blob(value)
         return _encode(self._label, value)
 
-    def decode(self, body: bytes | msgspec.Raw, attachments: list[bytearray]) -> Any:
+    def decode(self, body: bytes | bytearray | msgspec.Raw, attachments: list[bytearray]) -> Any:
         """Raises ArgumentError for bytes that do not hold the declared type."""
         value = _decode(self._label, self._decoder, body, attachments)
         if isinstance(value, Blob) and self._blob is not None:
@@ -229,7 +229,9 @@ class ArgumentsCodec:
             }
         return _encode(self._label, values)
 
-    def decode(self, body: bytes | msgspec.Raw, attachments: list[bytearray]) -> dict[str, Any]:
+    def decode(
+        self, body: bytes | bytearray | msgspec.Raw, attachments: list[bytearray]
+    ) -> dict[str, Any]:
         """Raises ArgumentError for arguments that do not fit their types."""
         struct = _decode(self._label, self._decoder, body, attachments)
         values = {}

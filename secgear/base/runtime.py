@@ -79,6 +79,7 @@ def serve(
     stream: Stream,
     arena: Arena | None,
     make_guest: Callable[[Callable[[bytes], bytes]], Guest],
+    *,
     switchless: mmap.mmap | None = None,
 ) -> None:
     """Serve calls until the connection ends.
@@ -86,7 +87,7 @@ def serve(
     make_guest: given how to ask the platform, makes the TEE's services for the app.
     switchless: what the TEE shares with the host for switchless calls and buffers.
     """
-    _Runtime(app, image, stream, arena, make_guest, switchless).run()
+    _Runtime(app, image, stream, arena, make_guest, switchless=switchless).run()
 
 
 class _Runtime:
@@ -97,6 +98,7 @@ class _Runtime:
         stream: Stream,
         arena: Arena | None,
         make_guest: Callable[[Callable[[bytes], bytes]], Guest],
+        *,
         switchless: mmap.mmap | None,
     ) -> None:
         self._app = app

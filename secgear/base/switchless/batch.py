@@ -79,7 +79,7 @@ class Batch:
     def _pipeline(self, lane: HostLane, calls: Iterable[tuple[Any, ...]]) -> None:
         function, lanes, deadline = self._function, self._lanes, self._deadline
         send, ids = lane.ring.send, self._ids
-        tag, piece, window = FAST | function.index, lanes.piece, lanes.options.window
+        tag, piece, window = FAST | function.number, lanes.piece, lanes.options.window
         small = piece // window
         for args in calls:
             body = function.fast(args, piece)
@@ -126,7 +126,7 @@ class Batch:
         if (
             message is not None
             and message[0] == id
-            and message[1] == FAST | function.index
+            and message[1] == FAST | function.number
             and form is not None
             and form.decode_result is not None
         ):
@@ -172,4 +172,3 @@ class Batch:
         self._lanes.counters["failed"] += 1
         self.failures[len(self._results)] = error
         self._results.append(None)
-

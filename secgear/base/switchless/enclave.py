@@ -70,9 +70,9 @@ class Lanes:
             end,
             geometry.piece,
             self._link,
-            self._offers,
-            self._targets,
-            self._interrupt,
+            offers=self._offers,
+            targets=self._targets,
+            interrupt=self._interrupt,
         )
         self._lanes[entry.id] = lane
         self._opened()
@@ -128,14 +128,14 @@ def offers_and_targets(
     numbered = sorted(offers, key=lambda offer: offer.served.compiled.name)
     ready = [
         offer._replace(
-            form=form(
-                offer.served.compiled.description, offer.served.compiled.types, definitions
-            )
+            form=form(offer.served.compiled.description, offer.served.compiled.types, definitions)
         )
         for offer in numbered
     ]
     targets = {
-        name: Target(number, ocalls[name], form(ocalls[name].description, ocalls[name].types, definitions))
+        name: Target(
+            number, ocalls[name], form(ocalls[name].description, ocalls[name].types, definitions)
+        )
         for number, name in enumerate(sorted(ocalls))
         if not ocalls[name].streams and not ocalls[name].description.result_stream
     }

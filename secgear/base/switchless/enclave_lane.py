@@ -64,9 +64,9 @@ class Offer(NamedTuple):
 
 
 class Target(NamedTuple):
-    """An OCALL that app code on a lane can make. index: its number."""
+    """An OCALL that app code on a lane can make. number: its own."""
 
-    index: int
+    number: int
     compiled: Compiled
     form: Form | None
 
@@ -93,6 +93,7 @@ class Lane:
         ring: Ring,
         piece: int,
         link: Link,
+        *,
         offers: Sequence[Offer],
         targets: Mapping[str, Target],
         interrupt: Callable[[int, bool], None],
@@ -210,7 +211,7 @@ class Lane:
 
     def _serve(self, message: Message) -> None:
         """Serve a call in any form, at any depth, and answer it."""
-        id, tag, payload = message
+        id, tag, _ = message
         number = messages.index(tag)
         offer = self._offers[number] if number < len(self._offers) else None
         try:
@@ -345,11 +346,13 @@ class Lane:
         self._asked = id = self._asked + 1
         with self._shielded() as given_up:
             if fast is not None and len(fast) <= self._piece:
-                message = self._ring.call(id, OCALL | FAST | target.index, fast, _LOOK)
+                message = self._ring.call(id, OCALL | FAST | target.number, fast, _LOOK)
             else:
-                packed = target.compiled.arguments.encode(bind(target.compiled.description, args, kwargs))
+                packed = target.compiled.arguments.encode(
+                    bind(target.compiled.description, args, kwargs)
+                )
                 self._link.check_size(name, packed)
-                self._courier.send(id, OCALL | target.index, packed)
+                self._courier.send(id, OCALL | target.number, packed)
                 message = self._ring.recv(_LOOK)
             while message is None or not self._is_about(message, id, target):
                 if given_up():
@@ -363,7 +366,7 @@ class Lane:
         """Whether a message answers the OCALL `id`. Raises ProtocolError when it pretends to."""
         if not message[1] & OCALL or message[0] < id:
             return False
-        if message[0] > id or messages.index(message[1]) != target.index:
+        if message[0] > id or messages.index(message[1]) != target.number:
             raise self._broken("an answer to an OCALL that was not made")
         return True
 
@@ -431,7 +434,7 @@ class Lane:
                 known.shield()
                 known.expose(again=True)
 
-    # --- what others see of the call that runs -----------------------------------------------------
+    # --- what others see of the call that runs ---------------------------------------------------
 
     def current(self) -> Call | None:
         """The call that this thread serves."""
@@ -448,7 +451,7 @@ class Lane:
                 key = lane_call(self._number, id)
                 call = Call(key, served.compiled.name, self._link)
                 self._incoming = Incoming(
-                    call, served, 0, self._depth, self._interrupt, self._thread
+                    call, served, 0, self._depth, self._interrupt, thread=self._thread
                 )
                 with self._link.lock:
                     self._link.incoming[key] = self._incoming

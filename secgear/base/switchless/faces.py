@@ -1,4 +1,4 @@
-"""ECALLs over shared memory as methods: calls that wait, futures, calls that are awaited, batches."""
+"""ECALLs over shared memory as methods: calls that wait, futures, awaited ones, batches."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ class SwitchlessFace(_Face):
         stream = _counted(connection, styles.caller(connection, compiled, seconds))
         lanes = connection.lanes
         function = lanes.function(compiled.name) if lanes is not None else None
-        return stream if function is None else _caller(lanes, function, seconds, stream)
+        if lanes is None or function is None:
+            return stream
+        return _caller(lanes, function, seconds, stream)
 
 
 def _counted(connection: Connection, stream: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +89,7 @@ def _caller(
     long = _long_caller(lanes, function, seconds, stream)
     if form is None or form.decode_result is None:
         return long
-    name, tag, piece = function.compiled.name, FAST | function.index, lanes.piece
+    name, tag, piece = function.compiled.name, FAST | function.number, lanes.piece
     fewest, most = form.fewest, form.most
     encode, decode = form.encode_arguments, form.decode_result
     pop, push = lanes.free.pop, lanes.free.append
@@ -160,7 +162,9 @@ class SwitchlessSubmit(_Face):
 
     def _make(self, compiled: Compiled) -> Callable[..., Future[Any]]:
         connection, seconds = self._connection, self._deadline
-        stream = _counted(connection, styles.submitter(connection, compiled, seconds))
+        stream: Callable[..., Future[Any]] = _counted(
+            connection, styles.submitter(connection, compiled, seconds)
+        )
         lanes = connection.lanes
         function = lanes.function(compiled.name) if lanes is not None else None
         if lanes is None or function is None:

@@ -130,9 +130,7 @@ def _raw_arguments(kind: type) -> Callable[[bytes], tuple[Any]]:
 
 
 def _raw_result(kind: type) -> Callable[[bytes], Any]:
-    if kind is bytes:
-        return lambda payload: payload
-    return lambda payload: kind(payload)
+    return kind  # bytes(payload) is `payload` itself
 
 
 def _buffer_or_none(value: Any) -> bytes:

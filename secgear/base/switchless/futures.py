@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, final
 
@@ -52,7 +51,7 @@ class Starter:
         lane = lanes.try_take()
         if lane is None:
             return Begun(lanes, function, body, deadline)
-        id, tag = lane.begin(), FAST | function.index
+        id, tag = lane.begin(), FAST | function.number
         with lanes.guarding(lane):
             message = lane.call(id, tag, body, self._patience())
         if message is not None and message[0] == id and message[1] == tag:
@@ -60,7 +59,7 @@ class Starter:
             lanes.give(lane)
             return decoded(function, message[2])
         self._misses += 1
-        return Begun(lanes, function, body, deadline, lane, id, message)
+        return Begun(lanes, function, body, deadline, lane=lane, id=id, message=message)
 
     def _patience(self) -> float:
         self._count += 1
@@ -82,6 +81,7 @@ class Begun:
         function: Function,
         arguments: Packed | Any,
         deadline: float | None,
+        *,
         lane: HostLane | None = None,
         id: int = 0,
         message: Message | None = None,
@@ -166,5 +166,3 @@ def completed(outcome: Outcome) -> Future[Any]:
     future: Future[Any] = Future()
     settle(future, outcome)
     return future
-
-

@@ -61,9 +61,9 @@ class Lanes:
         geometry: Geometry,
         count: int,
         peer: Peer,
+        *,
         options: Switchless,
         workers: Workers,
-        *,
         interface: Interface,
         functions: Mapping[str, Compiled],
         served: Mapping[str, Served],
@@ -102,7 +102,7 @@ class Lanes:
         self._closed = False
         _in_forked_children(self)
 
-    # --- taking and giving back --------------------------------------------------------------------
+    # --- taking and giving back ------------------------------------------------------------------
 
     def take(self, name: str, deadline: float | None, *, wait: bool = False) -> HostLane:
         """A lane for one call, `give` it back. Waits for one, or raises `Busy`, by choice.
@@ -163,7 +163,9 @@ class Lanes:
         geometry.populate(self._memory, number)
         memory = geometry.lane(memoryview(self._memory), number)
         end = ring.open_lane(memory, geometry.rings, host=True)
-        lane = HostLane(number, end, geometry.piece, self.link, self._handlers, self.serving)
+        lane = HostLane(
+            number, end, geometry.piece, self.link, handlers=self._handlers, serving=self.serving
+        )
         self._all.append(lane)
         self._peer.outbox.post(frame(Kind.LANE, number))
         return lane

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class Function(NamedTuple):
-    """An ECALL as lanes make it. index: its number. form: None if it has no fast one.
+    """An ECALL as lanes make it. number: its own. form: None if it has no fast one.
 
     plain: whether it neither takes nor gives a stream, which goes over the stream.
     """
 
-    index: int
+    number: int
     compiled: Compiled
     form: Form | None
     plain: bool
@@ -118,6 +118,7 @@ class HostLane:
         ring: Ring,
         piece: int,
         link: Link,
+        *,
         handlers: Sequence[Handler],
         serving: dict[int, HostLane],
     ) -> None:
@@ -145,7 +146,7 @@ class HostLane:
         """A call in the fast form; raises as `outcome`."""
         id = self.begin()
         try:
-            message = self.call(id, FAST | function.index, body, left(deadline))
+            message = self.call(id, FAST | function.number, body, left(deadline))
         except TimeoutError:
             message = None
         return self.outcome(function, id, message, deadline)
@@ -157,7 +158,7 @@ class HostLane:
         id = self.begin()
         flag = NESTED if nested else 0
         try:
-            self._courier.send(id, flag | function.index, packed, deadline)
+            self._courier.send(id, flag | function.number, packed, deadline)
         except TimeoutError:
             return late(function)
         return self.outcome(function, id, self.next(deadline), deadline)
@@ -189,7 +190,7 @@ class HostLane:
         """What `message` means as the answer to call `id`; raises as `outcome`."""
         compiled, form = function.compiled, function.form
         kind = messages.kind(message[1])
-        if message[0] != id or messages.index(message[1]) != function.index:
+        if message[0] != id or messages.index(message[1]) != function.number:
             raise ProtocolError("an answer to a call that was not made")
         if kind == FAST and form is not None and form.decode_result is not None:
             return decoded(function, message[2])
@@ -234,7 +235,7 @@ class HostLane:
         Returns the answer in its fast form, or None when it has been sent. Raises ProtocolError
         for one that the enclave may not make.
         """
-        id, tag, payload = message
+        id, tag, _ = message
         number = messages.index(tag)
         if id <= self._asked or number >= len(self._handlers):
             raise ProtocolError("an OCALL of no function, or one that was made before")

@@ -36,10 +36,7 @@ def largest_arguments(function: Function, types: Mapping[str, td.TypeDef]) -> in
     """
     sizes = _Sizes(types)
     plain = [param for param in function.params if not param.stream]
-    return _sum(
-        [_HEAD + len(param.name.encode()) for param in plain]
-        + [sizes.of(param.type) for param in plain]
-    )
+    return _sum([size for param in plain for size in (_literal(param.name), sizes.of(param.type))])
 
 
 class _Sizes:

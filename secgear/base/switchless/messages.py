@@ -185,7 +185,11 @@ class Courier:
             expected = min(self._piece, size - filled)
             if len(target) < filled + expected:  # memory follows what has come
                 target += bytes(min(size - len(target), _GROW))
-            while (got := self._ring.recv(_LOOK if deadline is None else min(_LOOK, left(deadline) or 0))) is None:
+            while (
+                got := self._ring.recv(
+                    _LOOK if deadline is None else min(_LOOK, left(deadline) or 0)
+                )
+            ) is None:
                 if given_up() or (deadline is not None and time.monotonic() >= deadline):
                     raise TimeoutError
             if got[:2] != (id, tag) or len(got[2]) != expected:

@@ -160,9 +160,7 @@ class _SharedMemory:
             self.shared_fd = arena.create(config.shared_size)
         if config.switchless_size:
             try:
-                self.switchless_fd = arena.shared_file(
-                    "secgear-switchless", config.switchless_size
-                )
+                self.switchless_fd = arena.shared_file("secgear-switchless", config.switchless_size)
             except OSError:
                 self.close()
                 raise

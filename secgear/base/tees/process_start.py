@@ -83,7 +83,7 @@ def start(sock: socket.socket) -> None:
         SocketStream(sock),
         arena,
         lambda ask: ProcessGuest(ask, pool, image.manifest.svn),
-        switchless,
+        switchless=switchless,
     )
     os._exit(0)
 
