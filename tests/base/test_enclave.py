@@ -531,11 +531,27 @@ def test_asyncio_cancellation_reaches_the_enclave(enclave: Enclave) -> None:
     assert enclave.options(deadline=10).add(1) == 2
 
 
+def test_a_deadline_passes_while_the_host_serves_an_ocall(source: Path, launch: Launch) -> None:
+    began, let_go = threading.Event(), threading.Event()
+
+    def note(_: str) -> None:
+        began.set()
+        let_go.wait(60)
+
+    with launch(source, ocalls={"note": note}) as enclave:
+        with pytest.raises(errors.DeadlineExceeded):
+            enclave.options(deadline=0.3).call_note("x")
+        assert began.is_set()
+        assert not let_go.is_set()
+        let_go.set()
+        assert enclave.options(deadline=20).add(1) == 2
+
+
 def test_queued_calls_past_their_deadline_never_run(enclave: Enclave) -> None:
     busy = [enclave.submit.patient(0.5) for _ in range(3)]
     with pytest.raises(errors.DeadlineExceeded):
         enclave.options(deadline=0.1).add(1)
-    assert [future.result(10) for future in busy] == ["done", "done"]
+    assert [future.result(10) for future in busy] == ["done"] * 3
 
 
 # --- life ----------------------------------------------------------------------------------------

@@ -164,7 +164,13 @@ class Lanes:
         memory = geometry.lane(memoryview(self._memory), number)
         end = ring.open_lane(memory, geometry.rings, host=True)
         lane = HostLane(
-            number, end, geometry.piece, self.link, handlers=self._handlers, serving=self.serving
+            number,
+            end,
+            geometry.piece,
+            self.link,
+            handlers=self._handlers,
+            serving=self.serving,
+            workers=self._workers,
         )
         self._all.append(lane)
         self._peer.outbox.post(frame(Kind.LANE, number))

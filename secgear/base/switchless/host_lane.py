@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from secgear.base import context, faults
@@ -28,6 +30,7 @@ from secgear.base.switchless.messages import (
     encode,
     left,
 )
+from secgear.base.workers import Workers
 from secgear.errors import CallError, DeadlineExceeded, LimitExceeded, ProtocolError
 
 if TYPE_CHECKING:
@@ -90,11 +93,37 @@ class Outcome(NamedTuple):
 
 
 @final
+class Elsewhere:
+    """Work that another thread does while this one may stop waiting for it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.done = threading.Event()
+        self._work = work
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do it."""
+        try:
+            self._value = self._work()
+        except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
+            self._error = error
+        finally:
+            self.done.set()
+
+    def result(self) -> Any:
+        """What came of it, once `done`."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+@final
 class HostLane:
     """One lane. Used by one thread at a time: whoever took it from the pool.
 
     id: of the last call. call: the ring's own, for the shortest way. forsaken: nested calls that
-    were given up, whose answers still come. serving: as of `Lanes`.
+    were given up, whose answers still come. serving, workers: as of `Lanes`.
     """
 
     __slots__ = (
@@ -105,6 +134,8 @@ class HostLane:
         "_link",
         "_piece",
         "_serving",
+        "_unfinished",
+        "_workers",
         "call",
         "forsaken",
         "id",
@@ -121,6 +152,7 @@ class HostLane:
         *,
         handlers: Sequence[Handler],
         serving: dict[int, HostLane],
+        workers: Workers,
     ) -> None:
         self.number = number
         self.ring = ring
@@ -128,6 +160,8 @@ class HostLane:
         self.id = 0
         self.forsaken: set[int] = set()
         self._serving = serving
+        self._workers = workers
+        self._unfinished: tuple[Elsewhere, Message] | None = None
         self._piece = piece
         self._link = link
         self._handlers = handlers
@@ -214,7 +248,20 @@ class HostLane:
     # --- OCALLs ----------------------------------------------------------------------------------
 
     def _serve_and_wait(self, message: Message, deadline: float | None) -> Message | None:
-        answer = self.serve(message, self._awaiting)
+        """Serve an OCALL; the message after it, None if there was none before the deadline.
+
+        A call without a deadline has nothing better to do than to run the handler itself.
+        """
+        if deadline is None:
+            answer = self.serve(message, self._awaiting)
+        else:
+            elsewhere = Elsewhere(partial(self.serve, message, self._awaiting))
+            if not self._workers.submit(elsewhere.run):
+                elsewhere.run()
+            if not elsewhere.done.wait(left(deadline)):
+                self._unfinished = elsewhere, message
+                return None
+            answer = elsewhere.result()
         if answer is None:
             return self.next(deadline)
         try:
@@ -302,6 +349,13 @@ class HostLane:
 
         Whatever was left, in whatever state: a PING is answered behind all of it.
         """
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            elsewhere, (id, tag, _) = unfinished
+            elsewhere.done.wait()
+            answer = elsewhere.result()
+            if answer is not None:
+                self.ring.send(id, tag, answer)
         id = self.begin()
         self._awaiting = 0
         self.forsaken.clear()
