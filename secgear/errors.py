@@ -180,6 +180,12 @@ class EnclaveError(CallError):
         return Exception.__str__(self)
 
 
+class SharedBufferError(CallError):
+    """A shared buffer can't be used like that: closed, too small, still in use, its call ended."""
+
+    code = "call.shared_buffer"
+
+
 class OcallFailed(CallError):
     """Inside the enclave: the host's handler of an OCALL failed, or there is none."""
 

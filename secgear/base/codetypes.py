@@ -21,6 +21,7 @@ _HOMES = {
     "timedelta": "datetime",
     "Decimal": "decimal",
     "UUID": "uuid",
+    "Shared": "secgear",
 }
 _QUALIFIED = frozenset({"datetime", "decimal", "uuid"})
 _TUPLE_METHODS = frozenset({"count", "index"})

@@ -20,6 +20,7 @@ from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.interface import Function, Interface, bind
 from secgear.base.peer import Peer
 from secgear.base.schema import HostTypes
+from secgear.base.shared.host import Pool, may_go_on, pin, unpin
 from secgear.base.signature import spread
 from secgear.base.switchless.host import Lanes
 from secgear.base.switchless.limits import largest_arguments
@@ -100,6 +101,7 @@ class Connection:
         self._switchless = switchless
         self._memory: mmap.mmap | None = None
         self._geometry: Geometry | None = None
+        self.pool = Pool(None)
         if switchless is not None:
             self._share(switchless)
         self._workers = Workers(_OCALL_THREADS, "ocall", elastic=True)
@@ -144,8 +146,10 @@ class Connection:
             self.no_lanes = "this TEE shares no memory for it"
             return
         geometry = options.geometry
-        self._memory = mmap.mmap(fd, geometry.size)
-        self._geometry = geometry
+        self._memory = memory = mmap.mmap(fd, geometry.size)
+        if geometry.shared:
+            self.pool = Pool(memory, geometry.size - geometry.shared, geometry.shared)
+        self._geometry = msgspec.structs.replace(geometry, token=self.pool.token)
         self.no_lanes = ring.reason()
 
     # --- life ------------------------------------------------------------------------------------
@@ -255,17 +259,20 @@ class Connection:
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not room.acquire(timeout=timeout):
                 raise CallCancelled(f"{compiled.name}: no room among the calls in flight")
+        pins = pin(values)
         try:
             self.calls += 1
             pending = self.peer.call(compiled, values, deadline)
-        except BaseException:
+        except BaseException as error:
             self.failed += 1
+            unpin(pins, lent=may_go_on(error))
             if not nested:
                 room.release()
             raise
 
         def settled() -> None:
             self.failed += pending.failed
+            unpin(pins, lent=pending.given_up)
             if not nested:
                 room.release()
 

@@ -13,6 +13,7 @@ from secgear.base.faces import Aio, Faces, Submit
 from secgear.base.image import Image
 from secgear.base.interface import Interface
 from secgear.base.schema import HostTypes
+from secgear.base.shared.host import SharedBuffer
 from secgear.base.switchless.faces import SwitchlessFace
 from secgear.base.switchless.options import Switchless
 from secgear.base.tee import Layer, Running
@@ -116,6 +117,14 @@ class Enclave:
         stream, counted in ``switchless.stats.fallbacks``.
         """
         return self._faces.switchless
+
+    def shared(self, size: int) -> SharedBuffer:
+        """A buffer of `size` bytes that this enclave reads without a copy on the way.
+
+        Pass it where an ECALL takes a `secgear.Shared`. Without shared memory its bytes travel
+        with each call. Raises LimitExceeded when there is no room among the shared buffers.
+        """
+        return self._connection.pool.buffer(size)
 
     def options(self, *, deadline: float | None) -> Faces:
         """The same ECALLs with a deadline in seconds from each call's beginning; None for none."""

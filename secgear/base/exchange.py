@@ -11,7 +11,7 @@ from secgear.base.flow import Consumer, Producer
 from secgear.base.functions import Compiled, Served
 from secgear.base.interrupting import interruptible, patience
 from secgear.base.workers import Inbox
-from secgear.errors import Cancelled
+from secgear.errors import CallCancelled, Cancelled, DeadlineExceeded, LimitExceeded
 
 
 @final
@@ -66,6 +66,11 @@ class Outgoing:
     def failed(self) -> bool:
         """Whether the call is settled with an exception."""
         return self._error is not None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it was settled by this side, so that the other one may still be at it."""
+        return isinstance(self._error, CallCancelled | DeadlineExceeded | LimitExceeded)
 
     def result(self) -> Any:
         """The value, decoded now; raises what the call ended with."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, final
 import msgspec
 
 from secgear.base import arrow
+from secgear.base.shared import Shared, resolve
 from secgear.errors import ArgumentError, CallError, LimitExceeded
 
 _INLINE = 64 << 10
@@ -62,6 +63,9 @@ class _Outgoing:
         self.attachments: list[memoryview] = []
 
     def hook(self, value: Any) -> Any:
+        if isinstance(value, Shared):
+            reference = value.reference()
+            return self._attach(reference) if isinstance(reference, memoryview) else reference
         if isinstance(value, Blob):
             view = memoryview(value.data).cast("B")
             return bytes(view) if len(view) <= _INLINE else self._attach(view)
@@ -115,6 +119,8 @@ def _dec_hook(expected: Any, value: Any) -> Any:
     origin = typing.get_origin(expected) or expected
     if origin is Blob:
         return Blob(value if isinstance(value, bytes) else incoming.take(value))
+    if origin is Shared:
+        return resolve(value, incoming.take)
     name = origin.__name__
     if name == "ndarray":
         return _array(incoming, expected, value)

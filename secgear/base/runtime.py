@@ -20,12 +20,14 @@ from typing import Any
 import msgspec
 
 from secgear.base import context, faults
+from secgear.base import typedesc as td
 from secgear.base.app import App, Ecall
 from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.image import Image
 from secgear.base.interface import bind
 from secgear.base.logs import open_channel
 from secgear.base.peer import Peer
+from secgear.base.shared.enclave import end_leases, install
 from secgear.base.signature import spread
 from secgear.base.switchless.enclave import Lanes, offers_and_targets
 from secgear.base.switchless.enclave_lane import Offer
@@ -185,6 +187,7 @@ class _Runtime:
         if memory is None:
             raise ProtocolError("a geometry for memory that is not shared")
         geometry.check(len(memory))
+        install(geometry.pool(memoryview(memory)), geometry.token)
         # An app's `threads` is how many functions of it run at once, however they are called.
         count = min(geometry.lanes, self._image.manifest.threads - 1)
         if not ring.available() or count < 1:
@@ -297,7 +300,14 @@ def _invoker(ecall: Ecall) -> Callable[[dict[str, Any]], Any]:
         args, kwargs = spread(ecall.described.function, values)
         return ecall.function(*args, **kwargs)
 
-    return invoke
+    def with_leases(values: dict[str, Any]) -> Any:
+        try:
+            return invoke(values)
+        finally:
+            end_leases(values)
+
+    shares = any(param.type == td.SHARED for param in ecall.described.function.params)
+    return with_leases if shares else invoke
 
 
 def _interrupt(thread: int, strike: bool) -> None:

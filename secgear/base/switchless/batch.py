@@ -9,6 +9,7 @@ from typing import Any, final
 
 from secgear.base.interface import bind
 from secgear.base.marshal import misfit
+from secgear.base.shared.host import pin, unpin
 from secgear.base.switchless.host import Busy, Lanes
 from secgear.base.switchless.host_lane import Function, HostLane, Outcome, late, pack
 from secgear.base.switchless.messages import FAST, left
@@ -147,11 +148,17 @@ class Batch:
         """A call that does not fit among the others."""
         function = self._function
         try:
-            packed = pack(function, bind(function.compiled.description, args, {}), self._lanes.link)
+            values = bind(function.compiled.description, args, {})
+            packed = pack(function, values, self._lanes.link)
         except SecGearError as error:
             self._fail(error)
             return
-        outcome = lane.slow_call(function, packed, self._deadline, nested=False)
+        pins = pin(values)
+        outcome = Outcome(in_step=False)
+        try:
+            outcome = lane.slow_call(function, packed, self._deadline, nested=False)
+        finally:
+            unpin(pins, lent=not outcome.in_step)
         if not outcome.in_step:
             raise _Late(outcome)
         self._take(outcome)

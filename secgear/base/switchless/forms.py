@@ -87,7 +87,7 @@ def _inline(desc: td.TypeDesc, definitions: Mapping[str, td.TypeDef], seen: set[
     seen: named types that were looked at, which is enough: one that has none ends it all.
     """
     for part in td.walk(desc):
-        if isinstance(part, td.NDArray | td.Arrow):
+        if isinstance(part, td.NDArray | td.Arrow) or part == td.SHARED:
             return False
         if isinstance(part, td.Named) and part.name not in seen:
             seen.add(part.name)

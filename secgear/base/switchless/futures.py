@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, final
 
 from secgear.base.interface import bind
 from secgear.base.marshal import Packed
+from secgear.base.shared.host import Place, may_go_on, pin, unpin
 from secgear.base.switchless.host import Lanes
 from secgear.base.switchless.host_lane import Function, HostLane, Outcome, decoded, pack
 from secgear.base.switchless.messages import FAST, Message
@@ -47,7 +49,8 @@ class Starter:
         body = None if kwargs else function.fast(args, lanes.piece)
         if body is None:
             values = bind(function.compiled.description, args, kwargs)
-            return Begun(lanes, function, pack(function, values, lanes.link), deadline)
+            packed = pack(function, values, lanes.link)
+            return Begun(lanes, function, packed, deadline, pins=pin(values))
         lane = lanes.try_take()
         if lane is None:
             return Begun(lanes, function, body, deadline)
@@ -85,6 +88,7 @@ class Begun:
         lane: HostLane | None = None,
         id: int = 0,
         message: Message | None = None,
+        pins: Sequence[Place] = (),
     ) -> None:
         self._lanes = lanes
         self._function = function
@@ -94,6 +98,7 @@ class Begun:
         self._id = id
         self._message = message
         self._lock = threading.Lock()
+        self._pins = pins
         self._cancelled = False
         self._done = False
 
@@ -109,8 +114,10 @@ class Begun:
         try:
             value = self._wait()
         except BaseException as error:  # noqa: BLE001  (it belongs to whoever asks the future)
+            unpin(self._pins, lent=may_go_on(error))
             settle(future, Outcome(error=error))
         else:
+            unpin(self._pins, lent=False)
             settle(future, Outcome(value))
 
     def _wait(self) -> Any:

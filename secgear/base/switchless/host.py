@@ -19,6 +19,7 @@ from secgear.base.functions import Compiled, Served
 from secgear.base.interface import Interface
 from secgear.base.marshal import Packed, misfit
 from secgear.base.peer import Peer
+from secgear.base.shared.host import pinned
 from secgear.base.switchless.forms import form
 from secgear.base.switchless.host_lane import (
     Function,
@@ -202,13 +203,14 @@ class Lanes:
     def call(self, function: Function, values: dict[str, Any], deadline: float | None) -> Any:
         """A call with any arguments, nested or not. Raises `Busy`."""
         packed = pack(function, values, self.link)
-        lane = self.nested()
-        if lane is None:
-            lane = self.take(function.compiled.name, deadline)
-            return self.send_and_wait(lane, function, packed, deadline)
-        with self.guarding(lane, nested=True):
-            outcome = lane.slow_call(function, packed, deadline, nested=True)
-        return self.settle(lane, outcome, nested=True)
+        with pinned(values):
+            lane = self.nested()
+            if lane is None:
+                lane = self.take(function.compiled.name, deadline)
+                return self.send_and_wait(lane, function, packed, deadline)
+            with self.guarding(lane, nested=True):
+                outcome = lane.slow_call(function, packed, deadline, nested=True)
+            return self.settle(lane, outcome, nested=True)
 
     def send_and_wait(
         self, lane: HostLane, function: Function, arguments: Any, deadline: float | None

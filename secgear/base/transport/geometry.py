@@ -25,12 +25,16 @@ _MADV_POPULATE_WRITE = 23  # madvise(2), since Linux 5.14
 
 @final
 class Geometry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How the shared memory is divided; the host says it in HELLO, the enclave checks it."""
+    """How the shared memory is divided; the host says it in HELLO, the enclave checks it.
+
+    token: what references to its shared buffers begin with.
+    """
 
     lanes: int
     slots: int
     arena: int
     shared: int
+    token: int = 0
 
     @property
     def lane_size(self) -> int:
