@@ -35,7 +35,10 @@ help:
 	@echo
 	@echo 'PYTHON=/path/to/python3 chooses the interpreter (3.11 or later).'
 
-$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh
+# The native ring: what it is built from, and so when it must be built again.
+NATIVE := $(wildcard setup.py secgear/base/transport/_ring.c secgear/base/transport/_ring_core.h)
+
+$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh $(NATIVE)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $*
 	@touch '$@'
 
@@ -75,4 +78,5 @@ docs: $(call ready,docs)
 clean:
 	rm -rf .venv site build dist *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache \
 	    .import_linter_cache
+	rm -f secgear/base/transport/_ring*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,6 +35,7 @@ def test_doctor_tells_of_every_tee(run: Any) -> None:
     text = run("doctor")
     assert text.code == 0
     assert 'tee="auto" takes process here: a simulation' in text.out
+    assert "Switchless calls " in text.out
     layer = report["tees"][-1]["layers"][0]["name"]
     assert layer not in text.out
     assert layer in run("doctor", "--verbose").out

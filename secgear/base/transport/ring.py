@@ -6,6 +6,7 @@ take the stream. How the ring works, and what a hostile peer can do to it: docs/
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
 try:
     from secgear.base.transport import _ring
-except ModuleNotFoundError:
-    _REASON = "the native ring was not built when secgear was installed"
-except ImportError as error:  # built for another machine, or damaged
-    _REASON = f"the native ring can't be loaded: {error}"
+except ImportError as error:
+    _REASON = (
+        f"the native ring can't be loaded: {error}"  # built for another machine, or damaged
+        if importlib.util.find_spec("secgear.base.transport._ring")
+        else "the native ring was not built when secgear was installed"
+    )
 else:
     _REASON = ""
 
