@@ -21,7 +21,6 @@ _HOMES = {
     "timedelta": "datetime",
     "Decimal": "decimal",
     "UUID": "uuid",
-    "Shared": "secgear",
 }
 _QUALIFIED = frozenset({"datetime", "decimal", "uuid"})
 _TUPLE_METHODS = frozenset({"count", "index"})
@@ -85,6 +84,8 @@ class TypeWriter:
     def _basic(self, name: str) -> str:
         if name == "None":
             return name
+        if name == td.SHARED.name:
+            return f"{self._names.use('secgear')}.Shared"
         home = _HOMES.get(name)
         if home in _QUALIFIED:
             return f"{self._names.use(home)}.{name}"

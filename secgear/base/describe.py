@@ -41,7 +41,7 @@ _BASIC: dict[Any, str] = {
     decimal.Decimal: "Decimal",
     uuid.UUID: "UUID",
     Any: "Any",
-    Shared: "Shared",
+    Shared: "secgear.Shared",
 }
 _SEQUENCES: dict[Any, str] = {
     list: "list",

@@ -49,7 +49,7 @@ _BASIC: dict[str, Any] = {
     "Decimal": decimal.Decimal,
     "UUID": uuid.UUID,
     "Any": Any,
-    "Shared": Shared,
+    "secgear.Shared": Shared,
 }
 _SEQUENCES: dict[str, Any] = {"list": list, "set": set, "frozenset": frozenset}
 _MODULE = "secgear.enclave"

@@ -30,7 +30,7 @@ BASIC = frozenset(
         "Decimal",
         "UUID",
         "Any",
-        "Shared",
+        "secgear.Shared",  # no class of an app's has a dot in its name
     }
 )
 BYTES = frozenset({"bytes", "bytearray", "memoryview"})
@@ -280,7 +280,7 @@ def top_level_bytes(desc: TypeDesc) -> bool:
     return isinstance(desc, Basic) and desc.name in BYTES
 
 
-SHARED = Basic("Shared")
+SHARED = Basic("secgear.Shared")
 
 
 def has_shared(desc: TypeDesc) -> bool:

@@ -57,6 +57,11 @@ class SwitchlessFace(_Face):
         self.map = SwitchlessMap(connection, deadline)
 
     @property
+    def switchless(self) -> SwitchlessFace:
+        """Itself, so that one can stand wherever ECALLs are called."""
+        return self
+
+    @property
     def stats(self) -> SwitchlessStats:
         """Counters."""
         return self._connection.switchless_stats()
