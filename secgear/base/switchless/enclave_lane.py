@@ -268,7 +268,8 @@ class Lane:
                 raise ProtocolError(f"{name}: it has no fast form")
             if len(payload) > most:
                 raise ArgumentError(
-                    f"{name}: arguments of {len(payload)} bytes, where its types allow {most}"
+                    f"{name}: arguments of {len(payload)} bytes, where their types allow {most} "
+                    "at the most"
                 )
             try:
                 arguments = form.decode_arguments(payload)

@@ -177,7 +177,7 @@ class SwitchlessSubmit(_Face):
         starter = Starter(lanes, function, seconds)
 
         def ecall(*args: Any, **kwargs: Any) -> Future[Any]:
-            if lanes.elsewhere():
+            if lanes.inside():  # the lane is in the middle of a call, and others may be busy
                 return stream(*args, **kwargs)
             begun = starter.begin(args, kwargs)
             return completed(begun) if isinstance(begun, Outcome) else begun.start()
@@ -201,7 +201,7 @@ class SwitchlessAio(_Face):
 
         async def ecall(*args: Any, **kwargs: Any) -> Any:
             nonlocal at_once
-            if lanes.elsewhere():
+            if lanes.inside():
                 return await stream(*args, **kwargs)
             begun = starter.begin(args, kwargs)
             if not isinstance(begun, Outcome):

@@ -186,14 +186,14 @@ class Lanes:
             return None
         return self.serving.get(serving.id)
 
+    def inside(self) -> bool:
+        """Whether this thread serves an OCALL of this enclave, whichever way it came."""
+        serving = context.serving()
+        return serving is not None and serving.owner is self.link
+
     def elsewhere(self) -> bool:
         """Whether this thread serves an OCALL that came over the stream: so must its calls go."""
-        serving = context.serving()
-        return (
-            serving is not None
-            and serving.owner is self.link
-            and self.serving.get(serving.id) is None
-        )
+        return self.inside() and self.nested() is None
 
     def function(self, name: str) -> Function | None:
         """An ECALL as lanes make it, None for one that takes or gives a stream."""

@@ -22,7 +22,7 @@ import msgspec
 
 from secgear.base.marshal import Packed
 from secgear.base.wire import ErrorBody, Limits
-from secgear.errors import LimitExceeded, ProtocolError
+from secgear.errors import ArgumentError, LimitExceeded, ProtocolError
 
 if TYPE_CHECKING:
     from secgear.base.transport._ring import Ring
@@ -138,9 +138,9 @@ class Courier:
     ) -> Arrived:
         """The value that `message`, a WHOLE or BEGIN, holds or announces.
 
-        most: bytes of a body at the most. given_up: asked when a wait was cut short.
-        Raises LimitExceeded for what is too large, whose parts then come all the same;
-        ProtocolError for what is malformed; TimeoutError when the deadline passed or it was given
+        most: bytes of a body that its types allow. given_up: asked when a wait was cut short.
+        Raises LimitExceeded or ArgumentError for what is too large, whose parts then come all the
+        same; ProtocolError for what is malformed; TimeoutError when the deadline passed or it was given
         up.
         """
         id, tag, payload = message
@@ -162,9 +162,11 @@ class Courier:
 
     def _admit(self, body: int, sizes: tuple[int, ...] | list[int], most: int) -> None:
         limits = self._limits
-        if body > min(most, limits.message):
-            raise LimitExceeded(
-                f"a message of {body} bytes is over the limit of {min(most, limits.message)}"
+        if body > limits.message:
+            raise LimitExceeded(f"a message of {body} bytes is over the limit of {limits.message}")
+        if body > most:
+            raise ArgumentError(
+                f"arguments of {body} bytes, where their types allow {most} at the most"
             )
         total = sum(sizes)
         if len(sizes) > limits.attachments or total > limits.attached:
