@@ -139,8 +139,8 @@ class Courier:
         """The value that `message`, a WHOLE or BEGIN, holds or announces.
 
         most: bytes of a body that its types allow. given_up: asked when a wait was cut short.
-        Raises LimitExceeded or ArgumentError for what is too large, whose parts then come all the
-        same; ProtocolError for what is malformed; TimeoutError when the deadline passed or it was given
+        Raises LimitExceeded or ArgumentError for what is too large, whose parts come all the same;
+        ProtocolError for what is malformed; TimeoutError when the deadline passed or it was given
         up.
         """
         id, tag, payload = message
