@@ -13,7 +13,7 @@ from secgear.base.interface import bind
 from secgear.base.marshal import Packed
 from secgear.base.shared.host import Place, may_go_on, pin, unpin
 from secgear.base.switchless.host import Lanes
-from secgear.base.switchless.host_lane import Function, HostLane, Outcome, decoded, pack
+from secgear.base.switchless.host_lane import Function, HostLane, Outcome, decoded, late, pack
 from secgear.base.switchless.messages import FAST, Message
 from secgear.errors import CallCancelled
 
@@ -106,9 +106,23 @@ class Begun:
         """A future for it; cancelling that cancels the call."""
         future: Future[Any] = Future()
         future.add_done_callback(self._dropped)
+        if self._lane is None and self._deadline is not None:
+            # Every thread that would look at the clock may be waiting for another call.
+            rest = max(0.0, self._deadline - time.monotonic())
+            timer = threading.Timer(rest, self._expire, (future,))
+            timer.daemon = True
+            timer.start()
+            future.add_done_callback(lambda _: timer.cancel())
         if not self._lanes.pool.submit(lambda: self._work(future)):
             self._work(future)  # no thread can be had: then it is this one
         return future
+
+    def _expire(self, future: Future[Any]) -> None:
+        with self._lock:
+            if self._lane is not None:  # it was sent, and who waits for it has an eye on the clock
+                return
+            self._cancelled = True
+        settle(future, late(self._function))
 
     def _work(self, future: Future[Any]) -> None:
         try:
