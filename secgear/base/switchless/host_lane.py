@@ -224,7 +224,7 @@ class HostLane:
         """What `message` means as the answer to call `id`; raises as `outcome`."""
         compiled, form = function.compiled, function.form
         kind = messages.kind(message[1])
-        if message[0] != id or messages.index(message[1]) != function.number:
+        if message[0] != id or messages.index(message[1]) != function.number or message[1] & NESTED:
             raise ProtocolError("an answer to a call that was not made")
         if kind == FAST and form is not None and form.decode_result is not None:
             return decoded(function, message[2])
@@ -284,7 +284,7 @@ class HostLane:
         """
         id, tag, _ = message
         number = messages.index(tag)
-        if id <= self._asked or number >= len(self._handlers):
+        if id <= self._asked or number >= len(self._handlers) or tag & NESTED:
             raise ProtocolError("an OCALL of no function, or one that was made before")
         self._asked = id
         handler = self._handlers[number]
