@@ -186,6 +186,12 @@ class SharedBufferError(CallError):
     code = "call.shared_buffer"
 
 
+class SealedFrameError(CallError):
+    """A frame of a sealed stream is not the one that was sealed, or the stream has ended."""
+
+    code = "call.sealed_frame"
+
+
 class OcallFailed(CallError):
     """Inside the enclave: the host's handler of an OCALL failed, or there is none."""
 

@@ -28,7 +28,8 @@ class _Late(Exception):
 class Batch:
     """Calls of one function. failures: exceptions by the position of their call.
 
-    stream: makes a call over the stream instead.
+    stream: makes a call over the stream instead. take: given each result; take_errors: and
+    each exception in its place.
 
     What has been sent and not been answered always fits into the ring. So sending never waits for
     an enclave that itself waits for this side to take answers.
@@ -40,18 +41,23 @@ class Batch:
         function: Function,
         seconds: float | None,
         stream: Callable[..., Any],
+        *,
+        take: Callable[[Any], object],
+        take_errors: bool,
     ) -> None:
         self.failures: dict[int, BaseException] = {}
         self._lanes = lanes
         self._function = function
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._stream = stream
-        self._results: list[Any] = []
+        self._give = take
+        self._give_errors = take_errors
+        self._count = 0
         self._ids: deque[int] = deque()  # sent and not answered
         self._large: deque[tuple[int, int]] = deque()  # of these, ids and sizes of large ones
 
-    def run(self, calls: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Make the calls; their results in order, None for those in `failures`.
+    def run(self, calls: Iterable[tuple[Any, ...]]) -> None:
+        """Make the calls.
 
         Raises DeadlineExceeded, EnclaveLost, and whatever `calls` raises; what was sent is given
         up then.
@@ -63,7 +69,7 @@ class Batch:
         except Busy:
             for args in calls:
                 self._alone(lambda args=args: self._stream(*args))  # type: ignore[misc]
-            return self._results
+            return
         first = lane.id + 1
         try:
             self._pipeline(lane, calls)
@@ -75,7 +81,6 @@ class Batch:
             raise lanes.failed(lane, error, first - 1) from None
         lane.forsaken.clear()
         lanes.give(lane)
-        return self._results
 
     def _pipeline(self, lane: HostLane, calls: Iterable[tuple[Any, ...]]) -> None:
         function, lanes, deadline = self._function, self._lanes, self._deadline
@@ -132,9 +137,12 @@ class Batch:
             and form.decode_result is not None
         ):
             try:
-                self._results.append(form.decode_result(message[2]))
+                value = form.decode_result(message[2])
             except Exception as error:  # noqa: BLE001  (whatever a decoder makes of it)
                 self._fail(misfit(f"{function.compiled.name}: result", error))
+            else:
+                self._count += 1
+                self._give(value)
         else:
             outcome = lane.outcome(function, id, message, deadline)
             if not outcome.in_step:
@@ -165,17 +173,21 @@ class Batch:
 
     def _alone(self, call: Callable[[], Any]) -> None:
         try:
-            self._results.append(call())
+            outcome = Outcome(call())
         except Exception as error:  # noqa: BLE001  (it belongs to whoever looks at the results)
-            self._fail(error)
+            outcome = Outcome(error=error)
+        self._take(outcome)
 
     def _take(self, outcome: Outcome) -> None:
-        if outcome.error is None:
-            self._results.append(outcome.value)
-        else:
+        if outcome.error is not None:
             self._fail(outcome.error)
+            return
+        self._count += 1
+        self._give(outcome.value)
 
     def _fail(self, error: BaseException) -> None:
         self._lanes.counters["failed"] += 1
-        self.failures[len(self._results)] = error
-        self._results.append(None)
+        self.failures[self._count] = error
+        self._count += 1
+        if self._give_errors:
+            self._give(error)

@@ -221,7 +221,8 @@ class SwitchlessMap(_Face):
     """``map.f(xs, ys)``: one call for each pair, sent ahead of their answers; a list of results.
 
     They are served one after the other, in order. The first exception is raised when all are done;
-    with ``return_exceptions=True`` it stands in the list instead.
+    with ``return_exceptions=True`` it stands in the list instead. ``each`` is given the results as
+    they come, while the enclave goes on, and the list stays empty.
     """
 
     def _make(self, compiled: Compiled) -> Callable[..., list[Any]]:
@@ -230,33 +231,45 @@ class SwitchlessMap(_Face):
         lanes = connection.lanes
         function = lanes.function(compiled.name) if lanes is not None else None
 
-        def ecall(*columns: Iterable[Any], return_exceptions: bool = False) -> list[Any]:
+        def ecall(
+            *columns: Iterable[Any],
+            return_exceptions: bool = False,
+            each: Callable[[Any], object] | None = None,
+        ) -> list[Any]:
             calls = zip(*columns, strict=True)
+            results: list[Any] = []
+            take = results.append if each is None else each
+            call = None
             if lanes is None or function is None or lanes.elsewhere():
-                return _one_by_one(stream, calls, return_exceptions=return_exceptions)
-            if lanes.nested() is not None:  # the lane is in the middle of a call
+                call = stream
+            elif lanes.nested() is not None:  # the lane is in the middle of a call
                 call = _caller(lanes, function, seconds, stream)
-                return _one_by_one(call, calls, return_exceptions=return_exceptions)
-            batch = Batch(lanes, function, seconds, stream)
-            results = batch.run(calls)
+            if lanes is None or function is None or call is not None:
+                _one_by_one(call or stream, calls, take, return_exceptions=return_exceptions)
+                return results
+            batch = Batch(
+                lanes, function, seconds, stream, take=take, take_errors=return_exceptions
+            )
+            batch.run(calls)
             if batch.failures and not return_exceptions:
                 raise batch.failures[min(batch.failures)]
-            for position, error in batch.failures.items():
-                results[position] = error
             return results
 
         return ecall
 
 
 def _one_by_one(
-    call: Callable[..., Any], calls: Iterable[tuple[Any, ...]], *, return_exceptions: bool
-) -> list[Any]:
-    results = []
+    call: Callable[..., Any],
+    calls: Iterable[tuple[Any, ...]],
+    take: Callable[[Any], object],
+    *,
+    return_exceptions: bool,
+) -> None:
     for args in calls:
         try:
-            results.append(call(*args))
+            result = call(*args)
         except Exception as error:
             if not return_exceptions:
                 raise
-            results.append(error)
-    return results
+            result = error
+        take(result)
