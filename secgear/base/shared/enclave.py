@@ -7,22 +7,18 @@ here gives a view of it: what is parsed, decrypted or computed with is a private
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, final
 
-from secgear.base import arrow
 from secgear.base.shared import Shared
-from secgear.errors import ArgumentError, SharedBufferError
-
-_PIECE = 1 << 20
+from secgear.errors import SharedBufferError
 
 
 @final
 class Lease(Shared):
     """A buffer of the host's, for the call that it was passed to.
 
-    Every method copies, and raises SharedBufferError once the call has ended or for a range that
-    is not inside.
+    Every method copies, and raises SharedBufferError once the call has ended.
     """
 
     __slots__ = ("_shared", "_size")
@@ -37,51 +33,6 @@ class Lease(Shared):
     def __len__(self) -> int:
         return self._size
 
-    def copy(self, start: int = 0, size: int | None = None) -> bytearray:
-        """`size` bytes from `start` on, or all from there, in private memory."""
-        shared = self._range(start, size)
-        with shared:
-            return bytearray(shared)
-
-    def __bytes__(self) -> bytes:
-        with self._range(0, None) as shared:
-            return bytes(shared)
-
-    def read_into(self, private: bytearray | memoryview, start: int = 0) -> int:
-        """Fill `private`, or as much of it as there is from `start` on; returns how many bytes."""
-        target = memoryview(private).cast("B")
-        size = max(0, min(len(target), self._size - start))
-        with self._range(start, size) as shared:
-            target[:size] = shared
-        return size
-
-    def pieces(self, size: int = _PIECE) -> Iterator[bytearray]:
-        """Private copies of `size` bytes each, the last one of what is left."""
-        for start in range(0, self._size, size):
-            yield self.copy(start, min(size, self._size - start))
-
-    def array(self, dtype: Any, shape: int | tuple[int, ...] | None = None, at: int = 0) -> Any:
-        """A numpy array over a private copy, of the bytes from offset `at` on."""
-        import numpy as np
-
-        kind = np.dtype(dtype)
-        if kind.hasobject or not kind.itemsize:
-            raise SharedBufferError(f"an array of {kind} can't be made of bytes")
-        count = (self._size - at) // kind.itemsize if shape is None else int(np.prod(shape))
-        private = self.copy(at, count * kind.itemsize)
-        return np.frombuffer(private, kind).reshape(-1 if shape is None else shape)
-
-    def table(self, size: int | None = None) -> Any:
-        """The `pyarrow.Table` in the first `size` bytes, an IPC stream: copied, then validated.
-
-        Raises ArgumentError for what is none.
-        """
-        private = self.copy(0, size)
-        try:
-            return arrow.decode(private, batch=False)
-        except ValueError as error:
-            raise ArgumentError(f"shared buffer: {error}") from error
-
     def close(self) -> None:
         """End the lease; the runtime does when the call returns. Idempotent."""
         shared, self._shared = self._shared, None
@@ -89,14 +40,10 @@ class Lease(Shared):
             with contextlib.suppress(BufferError):  # another thread is copying: the last time
                 shared.release()
 
-    def _range(self, start: int, size: int | None) -> memoryview:
-        shared = self._shared
-        if shared is None:
+    def _bytes(self) -> memoryview:
+        if self._shared is None:
             raise SharedBufferError("this lease has ended with the call that it was given to")
-        size = self._size - start if size is None else size
-        if not 0 <= start <= start + size <= self._size:
-            raise SharedBufferError(f"{size} bytes at {start} are not inside {self._size}")
-        return shared[start : start + size]
+        return self._shared
 
 
 class _Pool:

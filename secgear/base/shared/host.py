@@ -239,6 +239,9 @@ class SharedBuffer(Shared):
         view, place = self.view, self._place
         return view if place is None else (place.token, place.offset, self._size)
 
+    def _bytes(self) -> memoryview:
+        return self.view
+
     @property
     def place(self) -> Place | None:
         """Where it lies; None in private memory."""

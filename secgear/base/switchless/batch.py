@@ -31,8 +31,8 @@ class Batch:
     stream: makes a call over the stream instead. take: given each result; take_errors: and
     each exception in its place.
 
-    What has been sent and not been answered always fits into the ring. So sending never waits for
-    an enclave that itself waits for this side to take answers.
+    What has been sent and not been answered fits into the ring, or is a single call. So sending
+    never waits for an enclave that itself waits for this side to take answers.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Batch:
         self._give_errors = take_errors
         self._count = 0
         self._ids: deque[int] = deque()  # sent and not answered
+        self._most = lanes.arena // 2
         self._large: deque[tuple[int, int]] = deque()  # of these, ids and sizes of large ones
 
     def run(self, calls: Iterable[tuple[Any, ...]]) -> None:
@@ -86,7 +87,7 @@ class Batch:
         function, lanes, deadline = self._function, self._lanes, self._deadline
         send, ids = lane.ring.send, self._ids
         tag, piece, window = FAST | function.number, lanes.piece, lanes.options.window
-        small = piece // window
+        small = self._most // window
         for args in calls:
             body = function.fast(args, piece)
             if body is None:
@@ -108,8 +109,8 @@ class Batch:
             self._receive(lane)
 
     def _make_room(self, lane: HostLane, size: int) -> None:
-        """Take answers until `size` more bytes of large messages fit into half the arena."""
-        most = 2 * self._lanes.piece - size
+        """Take answers until `size` more bytes of large messages fit, or nothing is under way."""
+        most = self._most - size
         while self._ids and (
             len(self._ids) >= self._lanes.options.window
             or sum(each for _, each in self._large) > most

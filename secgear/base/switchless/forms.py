@@ -109,21 +109,20 @@ def _result(
 
 
 def _raw(value: Any) -> Any:
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise Misfit
-    return value
-
-
-def _raw_argument(args: tuple[Any, ...]) -> Any:
-    value = args[0]
-    if type(value) is bytes or isinstance(value, bytes | bytearray):
+    kind = type(value)
+    if kind is bytes or kind is bytearray:
         return value
-    if isinstance(value, memoryview) and value.contiguous:
+    if kind is memoryview and value.contiguous:
         return value.cast("B") if value.format != "B" or value.ndim != 1 else value
     raise Misfit
 
 
-def _raw_arguments(kind: type) -> Callable[[bytes], tuple[Any]]:
+def _raw_argument(args: tuple[Any, ...]) -> Any:
+    value = args[0]
+    return value if type(value) is bytes else _raw(value)
+
+
+def _raw_arguments(kind: type) -> Callable[[bytes], Any]:
     if kind is bytes:
         return lambda payload: (payload,)
     return lambda payload: (kind(payload),)

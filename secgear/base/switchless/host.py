@@ -71,6 +71,7 @@ class Lanes:
     ) -> None:
         self.options = options
         self.piece = geometry.piece
+        self.arena = geometry.arena
         self.free: list[HostLane] = []
         self.waiting = 0
         self.serving: dict[int, HostLane] = {}

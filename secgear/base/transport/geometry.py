@@ -53,11 +53,12 @@ class Geometry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     @property
     def piece(self) -> int:
-        """Bytes of one message at the most; a larger one goes in pieces.
+        """Bytes of one message at the most; a value that is larger goes in several.
 
-        A quarter of the arena, so that one side fills the next piece while the other empties one.
+        The receiver sets these bytes aside before it knows whose they are. More than the arena
+        holds: the ring moves a message through it bit by bit, while both sides copy.
         """
-        return self.arena // 4
+        return 4 * self.arena
 
     def lane(self, memory: memoryview, number: int) -> memoryview:
         """The memory of lane `number`."""

@@ -117,7 +117,7 @@ def test_the_simulator_can_tell_the_truth(launch: Any) -> None:
         lambda enclave: enclave.switchless.add(1, 2),
         lambda enclave: enclave.switchless.submit.add(1, 2).result(20),
         lambda enclave: enclave.switchless.map.add([1] * 5, [2] * 5),
-        lambda enclave: enclave.switchless.echo(bytes(500_000)),
+        lambda enclave: enclave.switchless.echo(bytes(5_000_000)),
     ],
     ids=["call", "submit", "map", "large"],
 )
