@@ -113,11 +113,16 @@ def _signers() -> dict[str, Callable[[], None]]:
         key = ec.generate_private_key(curve)
         signature = key.sign(data, ec.ECDSA(digest))
         found[name] = functools.partial(key.public_key().verify, signature, data, ec.ECDSA(digest))
-    rsa_key = rsa.generate_private_key(65537, 2048)
-    signature = rsa_key.sign(data, padding.PKCS1v15(), hashes.SHA256())
-    found["RSA-2048"] = functools.partial(
-        rsa_key.public_key().verify, signature, data, padding.PKCS1v15(), hashes.SHA256()
-    )
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    for name, size, scheme in (
+        ("RSA-2048", 2048, padding.PKCS1v15()),
+        ("RSA-4096-PSS", 4096, pss),
+    ):
+        rsa_key = rsa.generate_private_key(65537, size)
+        signature = rsa_key.sign(data, scheme, hashes.SHA256())
+        found[name] = functools.partial(
+            rsa_key.public_key().verify, signature, data, scheme, hashes.SHA256()
+        )
     return found
 
 
@@ -156,11 +161,48 @@ def _nitro() -> Case:
     return Case(evidence, _at("2023-09-18T15:05Z"), Collateral(), builtin_anchors(), ("P-384",))
 
 
+def _cca() -> Case:
+    from secgear.middleware.attestation.formats.arm_keys import key_from_jwk
+
+    key = key_from_jwk("cpak", _read("cca/trustee-cpak-pub.json"))
+    evidence = Evidence("arm.cca", _read("cca/trustee-cca-example-token.cbor"))
+    at = _at("2026-01-01T00:00Z")
+    return Case(evidence, at, Collateral(), Anchors(keys=(key,)), ("P-384", "P-384"))
+
+
+def _itrustee() -> Case:
+    text = _read("itrustee/kunpengsecl-testdata.h").decode()
+    body = text.partition("report_noas[]")[2].partition("{")[2].partition("}")[0]
+    report = bytes(int(number, 16) for number in body.replace(",", " ").split())
+    evidence = Evidence("huawei.itrustee", report)
+    at = _at("2026-01-01T00:00Z")
+    return Case(evidence, at, Collateral(), builtin_anchors(), ("RSA-4096-PSS", "RSA-4096-PSS"))
+
+
+def _azure() -> Case:
+    from secgear.middleware.attestation.formats.tpm.azure_coco import from_coco
+
+    evidence = from_coco(_read("vtpm/trustee-azsnp-evidence-v1.json"))
+    at = _at("2026-01-01T00:00Z")
+    return Case(evidence, at, Collateral(), builtin_anchors(), ("P-384", "RSA-2048"))
+
+
+def _nvidia() -> Case:
+    from secgear.middleware.attestation.formats.nvidia.exchange import evidence_from_nvat
+
+    evidence = evidence_from_nvat(_read("nvidia/nvat-hopper_evidence.json"))[0]
+    return Case(evidence, _at("2026-01-01T00:00Z"), Collateral(), builtin_anchors(), ("P-384",))
+
+
 _CASES: Mapping[str, Callable[[], Case]] = {
     "sev-snp": _snp,
     "tdx": lambda: _intel("intel.tdx.quote", "tdx/dcapqvl-tdx_quote", "2025-06-19T11:32Z"),
     "sgx": lambda: _intel("intel.sgx.quote", "sgx/dcapqvl-sgx_quote", "2025-06-19T11:32Z"),
     "nitro": _nitro,
+    "cca": _cca,
+    "itrustee": _itrustee,
+    "azure-snp": _azure,
+    "nvidia": _nvidia,
 }
 
 

@@ -96,7 +96,20 @@ def test_repr_shows_what_it_is() -> None:
 
 
 def test_public_names_are_few_and_resolve() -> None:
-    assert secgear.__all__ == ["App", "Enclave", "current_call", "errors", "guest", "launch"]
+    assert secgear.__all__ == [
+        "App",
+        "Enclave",
+        "Relay",
+        "Session",
+        "Shared",
+        "Switchless",
+        "connect",
+        "connect_async",
+        "current_call",
+        "errors",
+        "guest",
+        "launch",
+    ]
     for name in secgear.__all__:
         assert getattr(secgear, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

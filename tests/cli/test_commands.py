@@ -177,6 +177,15 @@ def test_run_lists_and_streams_for_people(run: Any, image: Path) -> None:
     assert run("run", str(image), "upto", "3").out == "0\n1\n2\n"
 
 
+def test_run_calls_through_shared_memory_and_tells_when_it_can_not(run: Any, image: Path) -> None:
+    done = run("run", str(image), "size", "hello", "--switchless", "--json")
+    assert done.json == {"result": 5}, done.err
+    assert "over the stream" not in done.err
+    done = run("run", str(image), "upto", "3", "--switchless")
+    assert done.out == "0\n1\n2\n"
+    assert "over the stream: it takes or returns an iterator" in done.err
+
+
 def test_codegen_writes_a_client_that_works(run: Any, image: Path, tmp_path: Path) -> None:
     assert run("codegen", str(image), "-o", "client.py").code == 0
     program = (

@@ -138,15 +138,20 @@ _IMMUTABLE = frozenset((bool, bytes, float, int, str, type(None)))
 
 
 def _frozen(value: Any) -> Any:
-    if type(value) in _IMMUTABLE:  # nearly all are; asking an abstract class takes long
+    kind = type(value)
+    if kind in _IMMUTABLE or kind is MappingProxyType:  # such a view only this function makes
         return value
-    match value:
-        case Mapping():
-            return MappingProxyType({key: _frozen(item) for key, item in value.items()})
-        case list() | tuple():
-            return tuple(_frozen(item) for item in value)
-        case _:
-            return value
+    # Nearly all are plain; asking an abstract class, or calling for each item, takes long.
+    if kind is dict or isinstance(value, Mapping):
+        return MappingProxyType(
+            {
+                key: item if type(item) in _IMMUTABLE else _frozen(item)
+                for key, item in value.items()
+            }
+        )
+    if isinstance(value, list | tuple):
+        return tuple(item if type(item) in _IMMUTABLE else _frozen(item) for item in value)
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import struct
 import uuid
 from collections.abc import Mapping, Sequence
 
@@ -52,6 +53,7 @@ _SCENARIOS = {
 
 # Tags: the four bits on top say what the parameter is.
 _BLOB = 2
+_PARAMETER = struct.Struct("<III")  # tag, and two that depend on it
 _SIGN_TYPE, _HASH_TYPE = 0x10000000, 0x10000001
 _QTA_IMAGE, _TA_IMAGE, _QTA_MEMORY, _TA_MEMORY, _RESERVED = range(0x20000000, 0x20000005)
 _AK_KEY, _DRK_SIGNATURE, _AK_SIGNATURE, _DRK_CERTIFICATE, _AK_CERTIFICATE = range(
@@ -131,7 +133,7 @@ def parse(data: bytes) -> Report:
     if scenario:
         reason = _SCENARIOS.get(scenario, f"scenario {scenario}")
         raise EvidenceUnsupported(f"format: {what}: {reason}")
-    blobs, signed = _parameters(reader, data, _REPORT, _AK_SIGNATURE, what)
+    blobs, signed = _parameters(reader, _REPORT, _AK_SIGNATURE, what)
     return Report(
         timestamp=timestamp,
         nonce=nonce,
@@ -154,7 +156,7 @@ def parse_ak_certificate(data: bytes) -> AkCertificate:
     purpose = reader.take(_PURPOSE_SIZE, "purpose")
     if purpose != _PURPOSE.ljust(_PURPOSE_SIZE, b"\0"):
         raise EvidenceUnsupported(f"format: {what}: its purpose is not {_PURPOSE.decode()!r}")
-    blobs, signed = _parameters(reader, data, _CERTIFICATE, _DRK_SIGNATURE, what)
+    blobs, signed = _parameters(reader, _CERTIFICATE, _DRK_SIGNATURE, what)
     return AkCertificate(
         timestamp=timestamp,
         qta_image=blobs[_QTA_IMAGE],
@@ -267,7 +269,7 @@ def _check_version(reader: Reader, what: str) -> None:
 
 
 def _parameters(
-    reader: Reader, data: bytes, tags: Sequence[int], signature: int, what: str
+    reader: Reader, tags: Sequence[int], signature: int, what: str
 ) -> tuple[Mapping[int, bytes], int]:
     """The table and what it points at: exactly `tags`, in order, with no gap and no overlap.
 
@@ -278,11 +280,10 @@ def _parameters(
         raise EvidenceMalformed(f"format: {what}: {count} parameters, not {len(tags)}")
     integers: dict[int, int] = {}
     places: dict[int, tuple[int, int]] = {}
-    for wanted in tags:
-        tag = reader.integer(4, "tag")
+    table = _PARAMETER.iter_unpack(reader.take(_PARAMETER.size * len(tags), "parameters"))
+    for wanted, (tag, first, second) in zip(tags, table, strict=True):
         if tag != wanted:
             raise EvidenceMalformed(f"format: {what}: parameter {tag:#x} where {wanted:#x} belongs")
-        first, second = reader.integer(4, "parameter"), reader.integer(4, "parameter")
         if tag >> 28 == _BLOB:
             places[tag] = (first, second)
         else:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from secgear.base.tee import Evidence
 from secgear.errors import EvidenceMalformed, EvidenceUnsupported
+from secgear.middleware.attestation.checks import Checks
 from secgear.middleware.attestation.claims import Claims
 from secgear.middleware.attestation.formats.tpm.pcrs import check_values
 from secgear.middleware.attestation.formats.tpm.structures import (
@@ -101,18 +102,7 @@ def verify_snp(evidence: Evidence, context: Context) -> Claims:
         name: data for name, data in evidence.attachments.items() if name in ("vcek", "chain")
     }
     hardware = Evidence("amd.sev-snp", report.hardware, attachments)
-    claims = _verify("azure.snp", evidence, report, hardware, context)
-    # The paravisor is at VMPL 0; what runs above it could ask for a report over its own "runtime".
-    level = claims.details.get("vmpl")
-    context.checks.require(
-        level == 0,
-        "binding.vmpl",
-        "the report is the paravisor's own",
-        "the report was asked for from a level below the paravisor's",
-        expected="0",
-        found=str(level),
-    )
-    return msgspec.structs.replace(claims, checks=context.checks.done)
+    return _verify("azure.snp", evidence, report, hardware, context)
 
 
 def verify_tdx(evidence: Evidence, context: Context) -> Claims:
@@ -154,6 +144,8 @@ def _verify(
         expected=expected.hex(),
         found=below.report_data.hex(),
     )
+    if below.tee == "snp":
+        _check_level(below, checks)
     fault = signature_fault(quote, signature, key)
     checks.require(
         fault is None, "signature", "quote by the vTPM's key in the runtime data", fault or ""
@@ -175,6 +167,19 @@ def _verify(
         tcb=below.tcb,
         platform=below.platform,
         details={**below.details, "vtpm": describe(quote), "runtime": _claims(report.runtime)},
+    )
+
+
+def _check_level(report: Claims, checks: Checks) -> None:
+    """The paravisor is at VMPL 0; what runs above it could ask for a report over its own data."""
+    level = report.details.get("vmpl")
+    checks.require(
+        level == 0,
+        "binding.vmpl",
+        "the report is the paravisor's own",
+        "the report was asked for from a level below the paravisor's",
+        expected="0",
+        found=str(level),
     )
 
 
