@@ -77,6 +77,11 @@ class Sealer:
     def __repr__(self) -> str:
         return f"Sealer({self._total} bytes in {self._records} records)"
 
+    @property
+    def total(self) -> int:
+        """Bytes of data in the records made so far."""
+        return self._total
+
     def update(self, data: Buffer) -> list[bytearray]:
         """The records that `data` completes; its rest waits. Holds as much memory as `data`."""
         self._check_open()
