@@ -113,10 +113,13 @@ class Workers:
                         return False
             return True
 
-    def wait(self, call: int, inbox: Inbox, done: Callable[[], bool]) -> None:
+    def wait(
+        self, call: int, inbox: Inbox, done: Callable[[], bool], deadline: float | None = None
+    ) -> bool:
         """Wait in this thread until `done()`, serving what is nested in `call`.
 
-        Whoever makes `done()` true must call `inbox.wake()` afterwards.
+        Whoever makes `done()` true must call `inbox.wake()` afterwards. deadline: on the clock of
+        `time.monotonic`. Returns False when it passed first.
         """
         with self._condition:
             waiting = self._blocked.setdefault(call, [])
@@ -127,7 +130,7 @@ class Workers:
                     self._tasks.remove(entry)
                     inbox.task(entry[1])
         try:
-            inbox.serve_until(done)
+            return inbox.serve_until(done, deadline)
         finally:
             with self._condition:
                 waiting.remove(inbox)

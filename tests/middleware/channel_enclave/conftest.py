@@ -56,6 +56,18 @@ def leaves(session: Session) -> None:
 
 
 @app.session
+def impatient(session: Session) -> None:
+    while True:
+        try:
+            message = session.recv(timeout=0.1)
+        except TimeoutError:
+            session.send(b"are you there?")
+        else:
+            session.send(message)
+            return
+
+
+@app.session
 def who(session: Session) -> None:
     peer = session.peer
     session.recv()
