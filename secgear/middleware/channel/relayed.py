@@ -44,6 +44,7 @@ class Outflow:
                 piece = data[start : start + MAX_PIECE]
                 self._pieces.append(piece)
                 self._held += len(piece)
+                self._condition.notify_all()
             self._tell()
 
     def finish(self) -> None:
