@@ -1,9 +1,9 @@
 """The secure channel against plain TLS 1.3 of the same OpenSSL, both through memory BIOs.
 
-Everything happens in one thread, so that the figures are work and not waiting. A handshake is
+Both ends are in one thread, so that the figures are work and not waiting. A handshake is
 measured with evidence that costs nothing, which shows the protocol's own price, and with a
 simulated platform's; what making and checking that took of it is shown apart. The last tables go
-all the way, into a real enclave through the host's relay.
+all the way, from a client of its own into a real enclave through the host's relay.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,7 +42,8 @@ _PIECE = (
     7 * _RECORD
 )  # bytes handed to plain TLS at once; what suits it best, as it does the channel
 _FLIGHT = 116 << 10  # bytes taken from it at once, which hold them as records
-_SMALL = 64  # bytes of a ping
+SMALL = 64  # bytes of a ping
+_PINGS = 50
 _NOW = datetime.datetime.now(datetime.UTC)
 Judging = Callable[[Evidence, bytes], Verdict]
 
@@ -156,7 +159,7 @@ class _Real:
     def __init__(self, image: Image) -> None:
         self._image = image
         self._platform = SimulatedPlatform(home())
-        self._trust = Trust(policy=_policy(image), anchors=_anchors())
+        self._trust = Trust(policy=owner_policy(image.measurement.hex()), anchors=owner_anchors())
         self.making: list[float] = []
         self.judging: list[float] = []
 
@@ -204,7 +207,7 @@ def _handshakes(image: Image, *, quick: bool) -> list[Row]:
 
 def _pings(*, quick: bool) -> list[Row]:
     tls, channel = _both()
-    ping = memoryview(bytes(_SMALL))
+    ping = memoryview(bytes(SMALL))
 
     def plain() -> None:
         tls.send(tls.client, tls.server, ping)
@@ -217,7 +220,7 @@ def _pings(*, quick: bool) -> list[Row]:
     samples = interleaved(
         {"plain TLS 1.3": plain, "channel": ours}, rounds=9 if quick else 41, batch=500
     )
-    return rows(f"{_SMALL} B there and back", samples, "plain TLS 1.3")
+    return rows(f"{SMALL} B there and back", samples, "plain TLS 1.3")
 
 
 def _bulk(*, quick: bool) -> list[Row]:
@@ -252,39 +255,57 @@ def _bulk(*, quick: bool) -> list[Row]:
 
 
 def _whole_way(image: Image, *, quick: bool) -> list[Row]:
-    """From a client over TCP and the relay into an enclave, beside an ECALL of the host's."""
+    """From a client over TCP and the relay into an enclave, beside ECALLs of the host's."""
     size = (8 if quick else 64) << 20
-    data = os.urandom(size)
+    data, small = os.urandom(size), bytes(SMALL)
     found: list[Row] = []
     with (
         secgear.launch(_APP, tee="process") as enclave,
         Relay(enclave) as relay,
-        secgear.connect(relay.address, _policy(image), anchors=_anchors()) as session,
+        _client(relay.address, image.measurement.hex(), size) as ask,
     ):
 
-        def ping() -> None:
-            session.send(b"x" * _SMALL)
-            session.recv()
+        def calls() -> None:
+            for _ in range(_PINGS):
+                enclave.length(small)
 
-        def bulk() -> None:
-            session.send(data)
-            if int(session.recv()) != size:
-                raise RuntimeError("something was lost on the way")
-
-        small = b"x" * _SMALL
-        contenders: dict[str, Callable[[], object]] = {
-            "ECALL of the host": lambda: enclave.length(small),
-            "session through the relay": ping,
-        }
-        samples = interleaved(contenders, rounds=5 if quick else 21, batch=50)
-        found += rows(f"{_SMALL} B into an enclave and back", samples, "ECALL of the host")
-        contenders = {
-            "ECALL of the host": lambda: enclave.length(data),
-            "session through the relay": bulk,
-        }
-        samples = interleaved(contenders, rounds=3 if quick else 9, batch=1)
-        found += rows(f"{size >> 20} MiB into an enclave", samples, "ECALL of the host")
+        tables: list[tuple[str, int, dict[str, Callable[[], object]]]] = [
+            (
+                f"{_PINGS} x {SMALL} B into an enclave and back",
+                5 if quick else 21,
+                {"ECALLs": calls, "session": lambda: ask(str(_PINGS))},
+            ),
+            (
+                f"{size >> 20} MiB into an enclave",
+                3 if quick else 9,
+                {"ECALLs": lambda: enclave.length(data), "session": lambda: ask("bulk")},
+            ),
+        ]
+        for what, rounds, contenders in tables:
+            found += rows(what, interleaved(contenders, rounds=rounds, batch=1), "ECALLs")
     return found
+
+
+@contextlib.contextmanager
+def _client(address: str, measurement: str, size: int) -> Iterator[Callable[[str], None]]:
+    """A client in a process of its own; give it orders."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.client", address, measurement, str(size)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        orders, answers = process.stdin, process.stdout
+        if orders is None or answers is None:
+            raise RuntimeError("no pipes")  # can't be: they were asked for
+
+        def ask(order: str) -> None:
+            orders.write(f"{order}\n")
+            orders.flush()
+            if answers.readline() != "done\n":
+                raise RuntimeError("the client has failed")
+
+        yield ask
 
 
 def _both() -> tuple[_PlainTls, _Channel]:
@@ -292,17 +313,17 @@ def _both() -> tuple[_PlainTls, _Channel]:
     return _PlainTls(_contexts(identity)), _Channel(identity, _no_attester, _no_judge)
 
 
-def _anchors() -> Anchors:
+def owner_anchors() -> Anchors:
     return anchors_with([own_simulated_root()])
 
 
-def _policy(image: Image) -> Policy:
+def owner_policy(measurement: str) -> Policy:
     return load_policy(
         f"""
         name = "benchmark"
         [accept]
         tees = ["process"]
-        measurements = ["{image.measurement.hex()}"]
+        measurements = ["{measurement}"]
         [allow]
         debug = true
         simulated = true

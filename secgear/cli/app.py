@@ -15,10 +15,12 @@ from secgear.cli import (
     audit,
     codegen,
     collateral,
+    connect,
     doctor,
     images,
     new,
     reference,
+    relay,
     results,
     run,
     secret,
@@ -45,6 +47,8 @@ app.command()(signing.sign)
 app.command()(images.measure)
 app.command()(images.inspect)
 app.command()(run.run)
+app.command()(relay.relay)
+app.command()(connect.connect)
 app.command()(codegen.codegen)
 app.command()(attestation.attest)
 app.command()(attestation.verify)

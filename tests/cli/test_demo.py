@@ -292,7 +292,7 @@ def test_people_see_tables_and_no_progress_among_them():
     assert done.returncode == 0, done.stderr
     for text in ("SIMULATION", "La Guardia", "rain or snow", "simulated", "process_vm_readv"):
         assert text in done.stdout
-    for text in ("The host has seen none", "policy.measurement", "compresses to 100.0%"):
+    for text in ("The host has seen none", "policy.measurement", "compresses to 100.0 %"):
         assert text in done.stdout
     assert "breaking in" not in done.stdout
 

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, final
 
-import msgspec
-
 import secgear
 from secgear.base.image import Image, LaunchPolicy
+from secgear.cli._demo.report import Try
 from secgear.cli._demo.role import Deeds, Tell
 from secgear.cli._demo.wiretap import Wiretap
 from secgear.errors import SecGearError
@@ -31,14 +30,6 @@ RECORDING: Final = "recording"
 NOTES: Final = "notes.txt"
 GENUINE: Final = "genuine"
 _logger = logging.getLogger("secgear.demo.host")
-
-
-class Try(msgspec.Struct, frozen=True):
-    """Something that the host tried. how: what refused it, in its words."""
-
-    what: str
-    refused: bool
-    how: str
 
 
 @final

@@ -123,7 +123,7 @@ class Deception(msgspec.Struct, frozen=True):
 
 
 class Try(msgspec.Struct, frozen=True):
-    """What the host has tried on its own; see ``host.py``."""
+    """Something that the host has tried on its own. how: what refused it, in its words."""
 
     what: str
     refused: bool

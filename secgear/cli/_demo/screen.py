@@ -194,8 +194,8 @@ class Screen:
             f"The recording: {total:,} bytes of {facts.connections} connections, {complete}. "
             f"{facts.encrypted:,} are encrypted, {facts.hellos:,} hellos and alerts of TLS, "
             f"{facts.headers:,} headers of {facts.records:,} records, {facts.other:,} anything "
-            f"else. What is encrypted compresses to {facts.compressed:.1%}, the airline's tables "
-            f"to {facts.tables:.0%}."
+            f"else. What is encrypted compresses to {100 * facts.compressed:.1f} %, the airline's "
+            f"tables to {100 * facts.tables:.0f} %."
         )
 
     def deceptions(self, report: Report) -> None:

@@ -48,10 +48,19 @@ class Wiretap:
                 except OSError:
                     near.close()
                     continue
-                ends = ((near, far, INWARD), (far, near, OUTWARD))
-                for source, sink, way in ends:
-                    path = self._folder / f"{self._count:04}.{way}"
-                    threading.Thread(target=_carry, args=(source, sink, path), daemon=True).start()
+                path = self._folder / f"{self._count:04}"
+                threading.Thread(target=_connect, args=(near, far, path), daemon=True).start()
+
+
+def _connect(near: socket.socket, far: socket.socket, path: Path) -> None:
+    """Carry both ways until both have ended."""
+    with near, far:
+        inward = threading.Thread(
+            target=_carry, args=(near, far, path.with_suffix(f".{INWARD}")), daemon=True
+        )
+        inward.start()
+        _carry(far, near, path.with_suffix(f".{OUTWARD}"))
+        inward.join()
 
 
 def _carry(source: socket.socket, sink: socket.socket, path: Path) -> None:

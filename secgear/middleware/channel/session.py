@@ -26,6 +26,7 @@ from secgear.middleware.channel.trust import Remote
 
 if TYPE_CHECKING:
     from secgear.base.interface import Interface
+    from secgear.middleware.channel.calling import Calls
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ class Session:
         # What for. The client says so before anything else; a server's handler knows.
         self._for_calls: bool | None = None if core.role is Role.CLIENT else False
         self._described = Opened()
-        self._calls: Any = None
+        self._calls: Calls | None = None
 
     def __repr__(self) -> str:
         return f"<Session, {self._core.role.name.lower()}'s side, {self._core.state.name}>"
@@ -189,6 +190,24 @@ class Session:
         As methods of `secgear.Enclave`, with ``submit`` and ``aio``. A session is for calls or
         for messages, whichever is used first.
         """
+        return self._for_calling().faces
+
+    @property
+    def interface(self) -> Interface:
+        """The interface of the app at the other end; makes this a session for calls."""
+        return self._for_calling().interface
+
+    @property
+    def types(self) -> Any:
+        """The app's own types by name, as `secgear.Enclave.types`; as `interface`."""
+        return self._for_calling().types.namespace
+
+    @property
+    def errors(self) -> Any:
+        """The exceptions that ECALLs declare, as `secgear.Enclave.errors`; as `interface`."""
+        return self._for_calling().types.errors
+
+    def _for_calling(self) -> Calls:
         if self._calls is None:
             from secgear.middleware.channel.calling import Calls
 
@@ -196,7 +215,7 @@ class Session:
             with self._opening:
                 if self._calls is None:
                     self._calls = Calls(self, described, self._interface)
-        return self._calls.faces
+        return self._calls
 
     def send_calls(self, data: bytes | memoryview) -> None:
         """Bytes of the boundary's protocol, for `call` and what serves it."""

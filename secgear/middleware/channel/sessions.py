@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     or, where it has none, its address, which the host tells. handshake, idle: seconds that a
     handshake may take, and that a session may be without a byte going either way.
     lifetime: seconds after which a session ends, whatever it does.
+    ra_tls: the certificate carries evidence about its key, for clients that know nothing better
+    (`secgear.middleware.channel.ratls`). Ours look at the connection's own evidence all the same.
     """
 
     clients: Trust | None = None
@@ -56,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     handshake: float = 30.0
     idle: float = 600.0
     lifetime: float = 86_400.0
+    ra_tls: bool = False
 
 
 @final
@@ -80,6 +83,8 @@ class Sessions:
     def configure(self, settings: Settings | None = None, **changes: object) -> None:
         """Set what differs from the defaults: ``configure(limit=10, idle=60)``."""
         self._settings = msgspec.structs.replace(settings or self._settings, **changes)
+        if self._settings.ra_tls:
+            import secgear.middleware.channel.ratls.writing  # noqa: F401  (not when sealed)
 
     def add(self, name: str, handler: Handler) -> None:
         """Declare a handler. Raises InterfaceError when there is one of that name."""
@@ -167,7 +172,13 @@ class Sessions:
         """This enclave's key for TLS: made at the first session, gone with the enclave."""
         with self._lock:
             if self._identity is None:
-                self._identity = Identity.fresh(f"secgear enclave {self._app.name}"[:64])
+                name = f"secgear enclave {self._app.name}"[:64]
+                identity = Identity.fresh(name)
+                if self._settings.ra_tls:
+                    from secgear.middleware.channel.ratls.writing import certify
+
+                    identity = certify(identity, context.guest().evidence, name=name)
+                self._identity = identity
             return self._identity
 
     def _admit(self, session: Session, running: _Running) -> object:

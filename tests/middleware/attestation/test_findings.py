@@ -66,6 +66,20 @@ def test_a_misspelt_minimum_is_an_error_and_not_no_minimum(table: str, reason: s
 
 
 @pytest.mark.parametrize(
+    "table",
+    [
+        "[parts.require]\ngpu = 0",
+        "[parts.require]\ngpu = -1",
+        "[accept]\nmin_svn = -1",
+        "[tcb]\nmin_evaluation = -1",
+    ],
+)
+def test_a_rule_that_demands_nothing_is_an_error(table: str) -> None:
+    with pytest.raises(PolicyError, match="Expected `int` >="):
+        load_policy(table.encode())
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "details." + ".".join("a" * 16_000) + " = 1",

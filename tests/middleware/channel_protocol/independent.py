@@ -117,12 +117,10 @@ def read_message(kind: str, payload: bytes) -> dict[str, Any]:
     if any(len(name) > 64 for name in names) or len(content.get("text", "")) > 512:
         raise Malformed(f"{kind}: too long")
     offered = content.get("offered", [])
-    if any(type(name) is not str for name in offered):
+    if any(type(name) is not str for name in offered) or len(offered) > 4096:
         raise Malformed(f"{kind}: names that are none")
-    if len(offered) > 4096 or offered != sorted(set(offered)):
-        raise Malformed(f"{kind}: names that are too many or not each once, in order")
-    if content.get("calls") and content["service"]:
-        raise Malformed(f"{kind}: for calls and for a handler")
+    if offered != sorted(set(offered)) or (content.get("calls") and content["service"]):
+        raise Malformed(f"{kind}: names that are not in order, or where none is to be")
     return content
 
 

@@ -148,10 +148,12 @@ def refused() -> Iterator[dict[str, str]]:
         "a code that is too long": independent.message("REFUSE", code="c" * 65, text=""),
         "a text that is too long": independent.message("REFUSE", code="c", text="t" * 513),
         "a name that is too long": independent.message("OPEN", service="s" * 65, calls=False),
-        "names that are bytes": independent.message("OPENED", interface=b"", offered=[b"n"]),
-        "names out of order": independent.message("OPENED", interface=b"", offered=["b", "a"]),
+        "names that are not in order": independent.message(
+            "OPENED", interface=b"", offered=["b", "a"]
+        ),
         "a name twice": independent.message("OPENED", interface=b"", offered=["a", "a"]),
-        "calls and a handler": independent.message("OPEN", service="s", calls=True),
+        "a handler for calls": independent.message("OPEN", service="s", calls=True),
+        "names that are bytes": independent.message("OPENED", interface=b"", offered=[b"n"]),
         "an unknown kind": b"\x05\0\0\x01\xa0",
         "over the limit of its kind": b"\x01\0\x10\x01" + bytes(4097),
         "a part over the limit": header(Kind.PART, (256 << 10) + 1),

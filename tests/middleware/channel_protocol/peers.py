@@ -126,8 +126,13 @@ class Client(Peer):
         super().__init__(sock, context)
         self._tls.set_connect_state()
 
-    def connect(self, trusts: Callable[[bytes, bytes], bool], service: str = "") -> None:
-        """trusts: whether evidence (an envelope in CBOR) is good and carries that report data."""
+    def connect(
+        self, trusts: Callable[[bytes, bytes], bool], service: str = "", *, opening: bool = True
+    ) -> None:
+        """Up to a session; not `opening`, only to where it would be opened.
+
+        trusts: whether evidence (an envelope in CBOR) is good and carries that report data.
+        """
         self.shake()
         if self.floor and self._tls.get_group_name() not in self.floor:
             raise Malformed("a key exchange below the floor")
@@ -135,8 +140,6 @@ class Client(Peer):
         presented = self.hear("EVIDENCE").message
         if presented["demand"]:
             raise Malformed("this client has no evidence")
-        if presented["client_key"]:
-            raise Malformed("this client has shown no certificate")
         wanted = self.binding(b"S", self.nonce, presented["nonce"])
         if not trusts(presented["evidence"], wanted):
             self.say("REFUSE", code="attestation.untrusted", text="")
@@ -144,6 +147,8 @@ class Client(Peer):
             raise Malformed("the evidence is not trusted")
         self.say("ACCEPT")
         self.hear("ACCEPT")
+        if not opening:
+            return
         self.say("OPEN", service=service, calls=False)
         self.hear("OPENED")
 
@@ -172,7 +177,8 @@ class Server(Peer):
         self.shake()
         challenge = self.hear("CHALLENGE").message
         evidence = attest(self.binding(b"S", challenge["nonce"], self.nonce))
-        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=demand, client_key=False)
+        seen = self._tls.get_peer_certificate() is not None
+        self.say("EVIDENCE", nonce=self.nonce, evidence=evidence, demand=demand, client_key=seen)
         if demand:
             return self.hear("EVIDENCE").message
         self.hear("ACCEPT")

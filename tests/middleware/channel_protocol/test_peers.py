@@ -129,7 +129,8 @@ def serving(
         assert not thread.is_alive()
 
 
-def test_our_client_talks_to_another_implementations_server() -> None:
+@pytest.mark.parametrize("identity", [None, Identity.fresh()], ids=["nobody", "not-asked"])
+def test_our_client_talks_to_another_implementations_server(identity: Identity | None) -> None:
     vendor = SimulatedVendor()
     heard: list[Any] = []
 
@@ -143,7 +144,9 @@ def test_our_client_talks_to_another_implementations_server() -> None:
 
     with (
         serving(serve) as sock,
-        secgear.connect(sock, OWNER, anchors=vendor.anchors, service="some") as session,
+        secgear.connect(
+            sock, OWNER, anchors=vendor.anchors, service="some", identity=identity
+        ) as session,
     ):
         session.send(b"there")
         assert session.recv(20) == b"and back again"
@@ -202,30 +205,23 @@ def _classic_group(context: SSL.Context) -> None:
 
 
 LESS = pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        (_older, "TLS: "),
-        (_weaker_suite, "TLS: "),
-        (_classic_group, "TLS: "),
-    ],
-    ids=["version", "suite", "group"],
+    "setting", [_older, _weaker_suite, _classic_group], ids=["version", "suite", "group"]
 )
 
 
 @LESS
-def test_server_that_offers_less_gets_not_even_a_challenge(setting: Any, message: str) -> None:
+def test_server_that_offers_less_gets_not_even_a_challenge(setting: Any) -> None:
     heard: list[Any] = []
     with serving(lambda server: heard.append(server.accept(lambda _: b"")), setting) as sock:
-        with pytest.raises(errors.HandshakeFailed, match=message):
+        with pytest.raises(errors.HandshakeFailed, match="TLS: "):
             secgear.connect(sock, OWNER)
         assert heard == []
 
 
 @LESS
 def test_client_that_offers_less_gets_no_evidence(
-    echo: tuple[tuple[str, int], bytes], setting: Any, message: str
+    echo: tuple[tuple[str, int], bytes], setting: Any
 ) -> None:
-    del message
     asked: list[bytes] = []
 
     def trusts(evidence: bytes, _: bytes) -> bool:

@@ -73,7 +73,7 @@ def test_every_field_of_the_binding_counts() -> None:
 
 
 def ours(data: bytes) -> Any:
-    frames = Frames(lambda kind, size: None)
+    frames = Frames(lambda _kind, _size: None)
     frames.feed([data])
     ((kind, payload),) = list(frames)
     return decode(kind, payload)

@@ -28,8 +28,8 @@ from secgear.middleware.attestation.service import binding, nonces
 from secgear.middleware.attestation.service.http import (
     PUBLIC,
     AnyRequest,
-    body_of,
     client_of,
+    received,
     service_of,
 )
 from secgear.middleware.attestation.service.limits import Buckets
@@ -192,10 +192,10 @@ def release_routes(judge: Judge) -> list[HTTPRouteHandler]:
         """
         client = client_of(request)
         releases.take(client)
-        body = await body_of(request)
-        made = await service_of(request).verification.run(
-            lambda: answer(judge, read_release(body), client)
-        )
+        async with received(request) as body:
+            made = await service_of(request).verification.run(
+                lambda: answer(judge, read_release(body), client)
+            )
         return Response(
             ReleaseAnswer(made.name, made.suite, pack(made.sealed)),
             media_type="application/json",

@@ -328,6 +328,12 @@ def test_keys_show_nothing_of_themselves(tmp_path: Path) -> None:
         assert "PRIVATE" not in text
 
 
+def test_settings_show_no_password(settings_in: Make) -> None:
+    settings = settings_in(database="postgresql://user:hunter2@db.example/secgear")
+    assert "hunter2" in settings.database_url
+    assert "hunter2" not in f"{settings} {settings!r}"
+
+
 def test_a_full_queue_is_busy_and_passes(start: Any) -> None:
     """One thread, one place to wait: of many at once some are told to come back, none is lost."""
     service = start(verifications=1, queue=1, max_connections=200)
