@@ -6,13 +6,25 @@ import argparse
 import json
 import sys
 
-from bench import attestation, bulk, calls, channel, envelopes, memory, sealing, service, start
+from bench import (
+    attestation,
+    bulk,
+    calls,
+    channel,
+    envelopes,
+    memory,
+    sealing,
+    service,
+    start,
+    switchless,
+)
 from bench.measure import Row, human, machine
 
 TIMED = {
     "start": start.main,
     "calls": calls.main,
     "bulk": bulk.main,
+    "switchless": switchless.main,
     "attestation": attestation.main,
     "envelopes": envelopes.main,
     "channel": channel.main,
