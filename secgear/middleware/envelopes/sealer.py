@@ -150,7 +150,7 @@ class Sealer:
         return record
 
     def _record_into(self, data: memoryview, out: memoryview, *, final: bool) -> None:
-        check_room(self._records + 1, self._total + len(data))
+        check_room(self._records + (1 if final else 2), self._total + len(data))  # an end has room
         number = self._records
         self._records += 1
         self._total += len(data)
