@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 import msgspec
@@ -68,6 +68,7 @@ class Lanes:
         interface: Interface,
         functions: Mapping[str, Compiled],
         served: Mapping[str, Served],
+        handlers: Mapping[str, Callable[..., Any]],
     ) -> None:
         self.options = options
         self.piece = geometry.piece
@@ -89,8 +90,12 @@ class Lanes:
             for number, (name, compiled) in enumerate(sorted(functions.items()))
         }
         self._handlers = [
-            Handler(one, form(one.compiled.description, one.compiled.types, interface.types))
-            for _, one in sorted(served.items())
+            Handler(
+                one,
+                handlers[name],
+                form(one.compiled.description, one.compiled.types, interface.types),
+            )
+            for name, one in sorted(served.items())
         ]
         self._memory = memory
         self._geometry = geometry
