@@ -145,11 +145,10 @@ class Connection:
         self._reader = threading.Thread(target=self._read, name="secgear-read", daemon=True)
 
     def _share(self, options: Switchless) -> None:
-        fd = self.running.switchless_fd
+        fd, geometry = self.running.switchless_fd, options.geometry
         if fd is None:
-            self.no_lanes = "this TEE shares no memory for it"
+            self.no_lanes = ring.reason() or "this TEE shares no memory for it"
             return
-        geometry = options.geometry
         self._memory = memory = mmap.mmap(fd, geometry.size)
         if geometry.shared:
             self.pool = Pool(memory, geometry.size - geometry.shared, geometry.shared)

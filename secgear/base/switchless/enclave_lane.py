@@ -223,7 +223,7 @@ class Lane:
                 raise UnknownCall("no such function here")
             if self._is_given_up(id):
                 raise CallCancelled("cancelled by the caller")
-        except (CallError, TimeoutError) as error:
+        except (CallError, TimeoutError, MemoryError) as error:
             if messages.kind(tag) == BEGIN:
                 self._refused = id
             self._fault(id, tag, offer, Refused(_as_call_error(error)))
@@ -510,7 +510,11 @@ def _given_up(target: Target) -> Cancelled:
 
 
 def _as_call_error(error: BaseException) -> CallError:
-    return error if isinstance(error, CallError) else CallCancelled("its arguments did not come")
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, MemoryError):
+        return LimitExceeded("the enclave has no memory for its arguments")
+    return CallCancelled("its arguments did not come")
 
 
 def _named(error: CallError, compiled: Compiled) -> CallError:

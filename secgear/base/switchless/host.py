@@ -296,6 +296,15 @@ class Lanes:
         self.leave(lane, min(first + 1, lane.id) if first else lane.id, lane.id, nested=nested)
         return error
 
+    def cut_short(self, lane: HostLane, error: BaseException) -> Message | None:
+        """`error` ended a call: None when the enclave did not even take it in time.
+
+        Raises what the caller is told of anything else.
+        """
+        if not isinstance(error, TimeoutError):
+            raise self.failed(lane, error) from None
+        return None
+
     def lost(self, error: Exception) -> EnclaveLost:
         """Why a lane ended: the connection did, or the enclave broke the rules, and then it does.
 
@@ -360,7 +369,7 @@ class Lanes:
     @property
     def busy(self) -> int:
         """Lanes that calls are under way on, or that were left behind."""
-        return len(self._all) - len(self.free)
+        return len(self._all) - len(self.free) - self._dead
 
     def ring_stats(self) -> Counter[str]:
         """Counters of all rings together."""

@@ -125,6 +125,40 @@ def test_values_of_any_size_cross_in_one_piece_or_many(enclave: Any, size: int) 
     assert enclave.switchless.stats.fallbacks == enclave.switchless.stats.fallbacks
 
 
+def test_futures_of_any_size_cross(source: Path) -> None:
+    """Also of those that take longer than anybody waits eagerly."""
+    with secgear.launch(source, switchless=Switchless(workers=1, eager=1e-6)) as enclave:
+        for size in (100, 300_000, 3_000_000, 10_000_000):
+            data = os.urandom(1000) * (size // 1000 or 1)
+            assert enclave.switchless.submit.echo(data).result(30) == data
+        assert enclave.switchless.stats.abandoned == 0
+
+
+def test_a_lane_that_was_cut_short_is_replaced_by_the_stream(source: Path) -> None:
+    with secgear.launch(source, switchless=Switchless(workers=1)) as enclave:
+        assert enclave.switchless.add(1) == 2
+        assert enclave.pid is not None
+        os.kill(enclave.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(errors.DeadlineExceeded, match="echo"):
+                enclave.options(deadline=0.2).switchless.echo(bytes(3_000_000))
+        finally:
+            os.kill(enclave.pid, signal.SIGCONT)
+        until(lambda: enclave.switchless.stats.busy == 0)
+        assert enclave.options(deadline=20).switchless.add(1) == 2
+        assert enclave.switchless.stats.fallbacks == 1
+
+
+def test_arguments_that_fill_the_memory_are_refused(tmp_path: Path, source: Path) -> None:
+    small = tmp_path / "small.py"
+    small.write_text(source.read_text().replace("threads=4", "threads=4, memory=300 << 20"))
+    with secgear.launch(small, switchless=Switchless(workers=1), deadline=60) as enclave:
+        for face in (enclave, enclave.switchless):
+            with pytest.raises(errors.CallError):
+                face.echo(bytes(250 << 20))
+            assert face.add(1) == 2
+
+
 def test_arrays_cross(enclave: Any) -> None:
     for size in (0, 10, 1_000_000):
         assert np.array_equal(enclave.switchless.array(size), np.arange(size))
