@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 
-from bench import attestation, bulk, calls, envelopes, memory, service, start, switchless
+from bench import attestation, bulk, calls, envelopes, memory, ring, service, start, switchless
 from bench.measure import Row, human, machine
 
 TIMED = {
     "start": start.main,
     "calls": calls.main,
     "bulk": bulk.main,
+    "ring": ring.main,
     "switchless": switchless.main,
     "attestation": attestation.main,
     "envelopes": envelopes.main,
