@@ -52,7 +52,7 @@ class Starter:
             packed = pack(function, values, lanes.link)
             return Begun(lanes, function, packed, deadline, pins=pin(values))
         # A message that is cut short by a timeout costs the lane, so a large one is not tried.
-        lane = lanes.try_take() if len(body) <= lanes.arena // 4 else None
+        lane = lanes.try_take() if len(body) <= lanes.ahead // 2 else None
         if lane is None:
             return Begun(lanes, function, body, deadline)
         id, tag = lane.begin(), FAST | function.number

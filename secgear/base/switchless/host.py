@@ -72,7 +72,7 @@ class Lanes:
     ) -> None:
         self.options = options
         self.piece = geometry.piece
-        self.arena = geometry.arena
+        self.ahead = geometry.ahead
         self.free: list[HostLane] = []
         self.waiting = 0
         self.serving: dict[int, HostLane] = {}

@@ -99,7 +99,7 @@ def test_a_stream_is_not_declared_switchless() -> None:
         {"slots": 4},
         {"arena": 100_000},
         {"shared": -1},
-        {"window": 65},
+        {"window": 33},
         {"when_busy": "panic"},
         {"eager": 2.0},
         {"workers": "4"},
@@ -299,6 +299,23 @@ def test_arguments_of_a_batch_are_checked_one_by_one(enclave: Any) -> None:
 def test_a_batch_mixes_small_and_large(enclave: Any) -> None:
     sizes = [10, 300_000, 0, 200_000, 5_000_000, 5, *[250_000] * 20, 70_000, 4_500_000, 1]
     assert [len(data) for data in enclave.switchless.map.echo(map(bytes, sizes))] == sizes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slots": 8, "window": 4, "arena": 64 << 10},
+        {"slots": 8, "window": 4, "arena": 16 << 20},
+        {"slots": 64, "window": 32, "arena": 64 << 20},
+        {"slots": 4096, "window": 2048, "arena": 64 << 10},
+    ],
+)
+def test_batches_never_fill_both_directions(source: Path, options: dict[str, int]) -> None:
+    """An enclave that waits for room to answer would wait for ever for a host that sends."""
+    chosen = Switchless(workers=1, shared=0, **options)
+    with secgear.launch(source, switchless=chosen, deadline=60) as enclave:
+        for sizes in ([300_000] * 60, [20_000] * 300, [100] * 5000, [5, 70_000, 1_000_000] * 20):
+            assert [len(data) for data in enclave.switchless.map.echo(map(bytes, sizes))] == sizes
 
 
 def test_ocalls_in_the_middle_of_a_batch(enclave: Any) -> None:
