@@ -11,8 +11,8 @@ instance-identity    ``revocation`` failed, or the vendor has revoked the TCB   
                      another check of the verifier failed (it has no claims then)           99
                      simulated                                                               0
                      else: signed up to a root that is trusted                               2
-configuration        ``policy.debug``, ``policy.migratable``, ``policy.details`` or
-                     ``policy.rego`` failed                                                 96
+configuration        ``policy.debug``, ``policy.migratable``, ``policy.details``,
+                     ``policy.vmpl`` or ``policy.rego`` failed                              96
                      debug or migratable, and the policy allows it                          32
                      ``policy.details`` passed                                               2
                      else                                                                    0
@@ -70,7 +70,7 @@ _EXECUTABLES: Final = frozenset(
     for name in ("measurement", "register", "signer", "product", "svn", "vendor-measurements")
 )
 _CONFIGURATION: Final = frozenset(
-    ("policy.debug", "policy.migratable", "policy.details", "policy.rego")
+    ("policy.debug", "policy.migratable", "policy.details", "policy.rego", "policy.vmpl")
 )
 _TCB: Final = frozenset(
     ("policy.tcb", "policy.tcb-minimum", "policy.tcb-evaluation", "policy.advisories")
