@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check check-fast fuzz bench docs clean
+.PHONY: help demo test check check-fast check-native fuzz bench docs clean
 
 # Interpreter for .venv; empty means: the system's, see tools/setup.sh.
 PYTHON ?=
@@ -24,18 +24,22 @@ ready = .venv/.ready-$(1)-$(HERE)
 DEBIAN := openssl swtpm postgresql
 
 help:
-	@echo 'make demo        two parties join real data inside an enclave, then we try to break in'
+	@echo 'make demo        two owners verify an enclave and join real data in it, then we try to see any'
 	@echo 'make test        all tests (ARGS="-k wire" selects)'
 	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
 	@echo 'make check-fast  the same without types'
-	@echo 'make fuzz        hostile frames, evidence, images and manifests for MINUTES=$(MINUTES)'
+	@echo 'make check-native  the native ring under sanitizers and a scribbling peer'
+	@echo 'make fuzz        hostile frames, evidence, shared memory, images for MINUTES=$(MINUTES)'
 	@echo 'make bench       benchmarks, ours and peers in one run'
 	@echo 'make docs        the documentation as a site in site/'
 	@echo 'make clean       remove .venv and everything else that was generated'
 	@echo
 	@echo 'PYTHON=/path/to/python3 chooses the interpreter (3.11 or later).'
 
-$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh
+# The native ring: what it is built from, and so when it must be built again.
+NATIVE := $(wildcard setup.py secgear/base/transport/_ring.c secgear/base/transport/_ring_core.h)
+
+$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh $(NATIVE)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $*
 	@touch '$@'
 
@@ -55,12 +59,16 @@ check-fast: $(call ready,check)
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 
-# A third of the time each: hostile frames; damaged evidence and documents; every property test
-# again and again, with other generated input each time.
+check-native: $(call ready,test)
+	@$(BIN)/python tests/native/check.py $(ARGS)
+
+# A quarter of the time each: hostile frames; damaged evidence and documents; shared memory that
+# is scribbled on; every property test again and again, with other generated input each time.
 fuzz: $(call ready,test)
-	@FUZZ_SECONDS=$$((20 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
-	@FUZZ_SECONDS=$$((20 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
-	@end=$$(($$(date +%s) + 20 * $(MINUTES))); \
+	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
+	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
+	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/ring.py
+	@end=$$(($$(date +%s) + 15 * $(MINUTES))); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	    $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default -n auto -q $(ARGS) || exit 1; \
 	done
@@ -75,4 +83,5 @@ docs: $(call ready,docs)
 clean:
 	rm -rf .venv site build dist *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache \
 	    .import_linter_cache
+	rm -f secgear/base/transport/_ring*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,15 +6,29 @@ import argparse
 import json
 import sys
 
-from bench import attestation, bulk, calls, envelopes, memory, service, start
+from bench import (
+    attestation,
+    bulk,
+    calls,
+    channel,
+    envelopes,
+    memory,
+    sealing,
+    service,
+    start,
+    switchless,
+)
 from bench.measure import Row, human, machine
 
 TIMED = {
     "start": start.main,
     "calls": calls.main,
     "bulk": bulk.main,
+    "switchless": switchless.main,
     "attestation": attestation.main,
     "envelopes": envelopes.main,
+    "channel": channel.main,
+    "sealing": sealing.main,
 }
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from secgear.base.context import guest as guest
     from secgear.base.enclave import Enclave as Enclave
     from secgear.base.launch import launch as launch
+    from secgear.base.shared import Shared as Shared
+    from secgear.base.switchless.options import Switchless as Switchless
     from secgear.middleware.channel.aio import connect_async as connect_async
     from secgear.middleware.channel.app import App as App
     from secgear.middleware.channel.client import connect as connect
@@ -28,6 +30,8 @@ _PUBLIC = {
     "Enclave": "secgear.base.enclave",
     "Relay": "secgear.middleware.channel.relay",
     "Session": "secgear.middleware.channel.session",
+    "Shared": "secgear.base.shared",
+    "Switchless": "secgear.base.switchless.options",
     "connect": "secgear.middleware.channel.client",
     "connect_async": "secgear.middleware.channel.aio",
     "current_call": "secgear.base.context",
@@ -40,6 +44,8 @@ __all__ = [
     "Enclave",
     "Relay",
     "Session",
+    "Shared",
+    "Switchless",
     "connect",
     "connect_async",
     "current_call",

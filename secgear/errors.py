@@ -180,6 +180,18 @@ class EnclaveError(CallError):
         return Exception.__str__(self)
 
 
+class SharedBufferError(CallError):
+    """A shared buffer can't be used like that: closed, too small, still in use, its call ended."""
+
+    code = "call.shared_buffer"
+
+
+class SealedFrameError(CallError):
+    """A frame of a sealed stream is not the one that was sealed, or the stream has ended."""
+
+    code = "call.sealed_frame"
+
+
 class OcallFailed(CallError):
     """Inside the enclave: the host's handler of an OCALL failed, or there is none."""
 
@@ -303,6 +315,12 @@ class HandshakeFailed(ChannelError):
     """The two sides did not agree: TLS, its parameters, or the attestation bound to it."""
 
     code = "channel.handshake"
+
+
+class VersionUnknown(HandshakeFailed):
+    """The peer speaks another version of the channel's protocol."""
+
+    code = "channel.version"
 
 
 class ChannelTruncated(ChannelError):

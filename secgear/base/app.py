@@ -97,7 +97,7 @@ class App:
     def ecall(self, function: Callable[P, R], /) -> Callable[P, R]: ...
     @overload
     def ecall(
-        self, /, *, raises: Iterable[type[Exception]] = ...
+        self, /, *, raises: Iterable[type[Exception]] = ..., switchless: bool = ...
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def ecall(
         self,
@@ -105,24 +105,36 @@ class App:
         /,
         *,
         raises: Iterable[type[Exception]] = (),
+        switchless: bool = False,
     ) -> Any:
         """Declare an ECALL: a function that the host may call.
 
         raises: exception classes that may cross the boundary with their text; any other exception
         arrives as EnclaveInternalError with an id and no text.
+        switchless: calls go through shared memory (``enclave.switchless``) unless the host has
+        none; for functions that are called often and run briefly.
         Raises InterfaceError for a reserved or repeated name or an unsupported type.
         """
         if function is None:
-            return functools.partial(self._add_ecall, raises=tuple(raises))
-        return self._add_ecall(function, raises=tuple(raises))
+            return functools.partial(self._add_ecall, raises=tuple(raises), switchless=switchless)
+        return self._add_ecall(function, raises=tuple(raises), switchless=switchless)
 
     def _add_ecall(
-        self, function: Callable[P, R], *, raises: tuple[type[Exception], ...]
+        self, function: Callable[P, R], *, raises: tuple[type[Exception], ...], switchless: bool
     ) -> Callable[P, R]:
         name = function.__name__
         check_name(name)
         self._refuse_repeat(name)
-        self.ecalls[name] = Ecall(function, describe_function(function, raises), raises)
+        described = describe_function(function, raises)
+        if switchless:
+            plain = described.function
+            if plain.result_stream or any(param.stream for param in plain.params):
+                raise InterfaceError(
+                    f"{name}: an iterator can't cross by a switchless call; leave out "
+                    "switchless=True, or take and give lists"
+                )
+            described = described._replace(function=msgspec.structs.replace(plain, switchless=True))
+        self.ecalls[name] = Ecall(function, described, raises)
         return function
 
     @overload

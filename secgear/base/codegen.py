@@ -198,6 +198,14 @@ class _Module:
                 [f"return {type_}(self)(self.enclave, self.enclave.options(deadline=deadline))"],
                 about="The same enclave, whose calls have a deadline in seconds.",
             ),
+            *self._body(
+                [
+                    f"{INDENT}@{names.builtin('property')}",
+                    f"{INDENT}def switchless(self) -> {self_type}:",
+                ],
+                [f"return {type_}(self)(self.enclave, self._ecalls.switchless)"],
+                about="The same enclave, whose calls go through shared memory where it has some.",
+            ),
         ]
 
     def _body(
@@ -317,6 +325,7 @@ class _Module:
         image = names.use("secgear.base.image", "Image")
         policy = names.use("secgear.base.image", "LaunchPolicy")
         limits = names.use("secgear.base.wire", "Limits")
+        options_type = names.use("secgear", "Switchless")
         ocalls = [f"ocalls: {self._ocalls} | None = None"] if self._interface.ocalls else []
         head = wrapped(
             f"def {self._launch}(",
@@ -331,6 +340,7 @@ class _Module:
                 f"timeout: {number} = 60.0",
                 f"limits: {limits} | None = None",
                 f"shared_size: {names.builtin('int')} = 8 << 20",
+                f"switchless: {options_type} | {names.builtin('bool')} | None = None",
             ],
             f") -> {self._client}:",
         )
@@ -343,6 +353,7 @@ class _Module:
             return ["", *head, *docstring(paragraphs, INDENT)]
         start = names.use("secgear", "launch")
         options = ["policy", "require", "deadline", "timeout", "limits", "shared_size"]
+        options.append("switchless")
         handlers = []
         if ocalls:
             functions = f"{names.builtin('dict')}[{string}, {names.use('typing', 'Any')}]"

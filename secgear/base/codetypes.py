@@ -84,6 +84,8 @@ class TypeWriter:
     def _basic(self, name: str) -> str:
         if name == "None":
             return name
+        if name == td.SHARED.name:
+            return f"{self._names.use('secgear')}.Shared"
         home = _HOMES.get(name)
         if home in _QUALIFIED:
             return f"{self._names.use(home)}.{name}"

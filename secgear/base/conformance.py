@@ -29,6 +29,7 @@ from secgear.base.build import build
 from secgear.base.enclave import Enclave
 from secgear.base.image import Image, LaunchPolicy
 from secgear.base.schema import HostTypes
+from secgear.base.switchless.options import Switchless
 from secgear.base.tee import Availability, LaunchConfig, Layer, Tee
 from secgear.base.wire import Limits
 from secgear.errors import (
@@ -44,7 +45,7 @@ import time
 from collections.abc import Iterator
 
 import secgear
-from secgear import App
+from secgear import App, Shared
 from secgear.base.tee import Evidence, SealingPolicy
 
 app = App({name!r}, version="1", product={product!r}, svn={svn}, threads=2)
@@ -87,6 +88,20 @@ def linger(seconds: float) -> None:
     while time.monotonic() < end:
         secgear.current_call().checkpoint()
         time.sleep(0.01)
+
+
+leases = []
+
+
+@app.ecall
+def digest_shared(data: Shared) -> bytes:
+    leases.append(data)
+    return hashlib.sha384(data.copy()).digest()
+
+
+@app.ecall
+def reuse_lease() -> int:
+    return len(leases.pop().copy())
 
 
 @app.ecall
@@ -135,8 +150,14 @@ class Bench:
         image = build(source, debug=debug)
         return signing.sign(image, self._key) if signed else image
 
-    def launch(self, image: Image | None = None, *, require: tuple[str, ...] = ()) -> Enclave:
-        """Start `image`, or the suite's usual one."""
+    def launch(
+        self,
+        image: Image | None = None,
+        *,
+        require: tuple[str, ...] = (),
+        options: Switchless | None = None,
+    ) -> Enclave:
+        """Start `image`, or the suite's usual one. options: for switchless calls, None for none."""
         image = image or self.image()
         LaunchPolicy(unsigned=True, debug=True).check(image)
         handle: list[Enclave] = []
@@ -144,8 +165,10 @@ class Bench:
         def climb(depth: int) -> int:
             return 1 + int(handle[0].descend(depth - 1))
 
+        size = options.geometry.size if options is not None else 0
+        config = LaunchConfig(require=require, switchless_size=size)
         enclave = Enclave(
-            self.tee.launch(image, LaunchConfig(require=require)),
+            self.tee.launch(image, config),
             image,
             self.tee.name,
             types=HostTypes(image.interface),
@@ -153,6 +176,7 @@ class Bench:
             limits=Limits(),
             deadline=60,
             timeout=60,
+            switchless=options,
         )
         handle.append(enclave)
         return enclave
@@ -337,6 +361,41 @@ def tells_its_layers(bench: Bench) -> None:
     _refused(LayerMissing, lambda: bench.launch(require=("no_such_layer",)), "an unknown layer")
 
 
+def calls_without_a_switch(bench: Bench) -> None:
+    """Switchless calls mean the same; where memory is shared and rings can be had, they are."""
+    with bench.launch(options=Switchless(workers=1, shared=1 << 20)) as enclave:
+        calls = enclave.switchless
+        _expect(calls.echo("grüß") == "grüß", "text was changed")
+        for size in (0, 1, 100_000, 3_000_000):
+            data = b"\xa5" * size
+            _expect(calls.digest(data) == hashlib.sha384(data).digest(), "bytes were changed")
+        numbers = [str(number) for number in range(1000)]
+        _expect(calls.map.echo(numbers) == numbers, "a batch was mixed up")
+        futures = [calls.submit.echo(number) for number in numbers[:100]]
+        _expect([future.result(60) for future in futures] == numbers[:100], "futures were mixed up")
+        _expect(calls.descend(8) == 8, "nested calls went wrong")
+        error = _refused(EnclaveInternalError, lambda: calls.fail("hunter2"), "the failure")
+        _expect("hunter2" not in str(error), "an undeclared exception's text left the enclave")
+        _refused(
+            DeadlineExceeded, lambda: enclave.options(deadline=0.2).switchless.linger(60), "a call"
+        )
+        _expect(enclave.options(deadline=20).switchless.echo("x") == "x", "a worker was not freed")
+        stats = calls.stats
+        _expect(bool(stats.unavailable) != bool(stats.calls), "it is not told which way calls go")
+        _expect(stats.rejected == 0, "messages were rejected")
+
+
+def shares_buffers(bench: Bench) -> None:
+    """What the host writes once the enclave reads; a lease ends with its call."""
+    with bench.launch(options=Switchless(workers=1, shared=1 << 20)) as enclave:
+        for calls in (enclave, enclave.switchless):
+            with enclave.shared(100_000) as buffer:
+                buffer.view[:] = b"\x5a" * 100_000
+                expected = hashlib.sha384(b"\x5a" * 100_000).digest()
+                _expect(calls.digest_shared(buffer) == expected, "a shared buffer was changed")
+                _refused(EnclaveInternalError, calls.reuse_lease, "a lease after its call")
+
+
 CASES: tuple[Case, ...] = (
     probes_quickly_and_plainly,
     carries_values_both_ways,
@@ -353,4 +412,6 @@ CASES: tuple[Case, ...] = (
     separates_debug_from_production,
     gives_entropy,
     tells_its_layers,
+    calls_without_a_switch,
+    shares_buffers,
 )

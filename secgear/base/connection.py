@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import os
 import threading
 import time
@@ -19,9 +20,16 @@ from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.interface import Function, Interface, bind
 from secgear.base.peer import Peer
 from secgear.base.schema import HostTypes
+from secgear.base.shared.host import Pool, may_go_on, pin, unpin
 from secgear.base.signature import spread
+from secgear.base.switchless.host import Lanes
+from secgear.base.switchless.limits import largest_arguments
+from secgear.base.switchless.options import Switchless
+from secgear.base.switchless.stats import SwitchlessStats, gather
 from secgear.base.tee import Running
+from secgear.base.transport import ring
 from secgear.base.transport.arena import Arena
+from secgear.base.transport.geometry import Geometry
 from secgear.base.wire import (
     LOG_BURST,
     LOG_RATE,
@@ -64,6 +72,9 @@ class Connection:
 
     running: where the app runs, and the stream to it. name: the app's, for messages. ocalls: the
     host's handlers. It does not know its handle, which can be collected while threads still run.
+    switchless: how calls through shared memory were asked for, None if they were not.
+    lanes: where they go, None if there are none: `no_lanes` says why. fallbacks: those that went
+    over the stream instead.
     """
 
     def __init__(
@@ -75,6 +86,7 @@ class Connection:
         *,
         ocalls: Mapping[str, Callable[..., Any]],
         limits: Limits,
+        switchless: Switchless | None = None,
     ) -> None:
         self.running = running
         self.interface = interface
@@ -83,17 +95,27 @@ class Connection:
         self.calls = 0
         self.failed = 0
         self.name = name
+        self.lanes: Lanes | None = None
+        self.no_lanes = "" if switchless is not None else "not asked for when it was launched"
+        self.fallbacks = 0
+        self._switchless = switchless
+        self._memory: mmap.mmap | None = None
+        self._geometry: Geometry | None = None
+        self.pool = Pool(None)
+        if switchless is not None:
+            self._share(switchless)
         self._workers = Workers(_OCALL_THREADS, "ocall", elastic=True)
         self._limits = limits
         arena = Arena(running.shared_fd, host=True) if running.shared_fd is not None else None
         self.functions = {
             name: _compiled(description, types) for name, description in interface.ecalls.items()
         }
-        served = {
+        self._served = served = {
             name: Served(
                 _compiled(description, types),
                 _handler(description, ocalls.get(name)),
                 tuple(types.raises(description)),
+                largest_arguments(description, interface.types),
             )
             for name, description in interface.ocalls.items()
         }
@@ -118,13 +140,25 @@ class Connection:
         self.peer.handlers[Kind.BYE] = lambda _: None
         self._reader = threading.Thread(target=self._read, name="secgear-read", daemon=True)
 
+    def _share(self, options: Switchless) -> None:
+        fd = self.running.switchless_fd
+        if fd is None:
+            self.no_lanes = "this TEE shares no memory for it"
+            return
+        geometry = options.geometry
+        self._memory = memory = mmap.mmap(fd, geometry.size)
+        if geometry.shared:
+            self.pool = Pool(memory, geometry.size - geometry.shared, geometry.shared)
+        self._geometry = msgspec.structs.replace(geometry, token=self.pool.token)
+        self.no_lanes = ring.reason()
+
     # --- life ------------------------------------------------------------------------------------
 
     def meet(self, timeout: float) -> None:
         """Compare interfaces and wait until the app has started."""
         self._reader.start()
         digest = self.interface.digest()
-        hello = Hello(VERSION, digest, self._limits)
+        hello = Hello(VERSION, digest, self._limits, self._geometry)
         deadline = time.monotonic() + timeout
         self.peer.outbox.send(frame(Kind.HELLO, 0, _encode(hello)))
         done = self._met.serve_until(
@@ -139,6 +173,34 @@ class Connection:
             )
         if self._ready.digest != digest or self._ready.version != VERSION:
             raise InterfaceMismatch(f"{self.name}: the enclave runs another interface")
+        self._open_lanes(self._ready.lanes)
+
+    def _open_lanes(self, count: int) -> None:
+        memory, geometry, options = self._memory, self._geometry, self._switchless
+        if memory is None or geometry is None or options is None or self.no_lanes:
+            return
+        if not 0 <= count <= geometry.lanes:
+            raise ProtocolError(f"{self.name}: the enclave serves lanes that there are none of")
+        if not count:
+            self.no_lanes = (
+                "the enclave serves no lanes: it lacks the native ring, or its app has a single "
+                "thread, App(threads=1)"
+            )
+            return
+        self.lanes = lanes = Lanes(
+            memory,
+            geometry,
+            count,
+            self.peer,
+            options=options,
+            workers=self._workers,
+            interface=self.interface,
+            functions=self.functions,
+            served=self._served,
+        )
+        self.peer.when_lost = lanes.close
+        if self.peer.lost is not None:  # meanwhile
+            lanes.close()
 
     def _read(self) -> None:
         self.peer.run(self._explain)
@@ -197,17 +259,20 @@ class Connection:
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not room.acquire(timeout=timeout):
                 raise CallCancelled(f"{compiled.name}: no room among the calls in flight")
+        pins = pin(values)
         try:
             self.calls += 1
             pending = self.peer.call(compiled, values, deadline)
-        except BaseException:
+        except BaseException as error:
             self.failed += 1
+            unpin(pins, lent=may_go_on(error))
             if not nested:
                 room.release()
             raise
 
         def settled() -> None:
             self.failed += pending.failed
+            unpin(pins, lent=pending.given_up)
             if not nested:
                 room.release()
 
@@ -215,6 +280,10 @@ class Connection:
         return pending
 
     # --- what arrives ----------------------------------------------------------------------------
+
+    def switchless_stats(self) -> SwitchlessStats:
+        """Counters of calls through shared memory."""
+        return gather(self.lanes, self.fallbacks, self.no_lanes)
 
     def _on_ready(self, entry: Frame) -> None:
         if self._ready is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from secgear.errors import Cancelled, GuestError, OcallFailed
 
@@ -45,7 +45,31 @@ class Call:
             raise Cancelled(f"{self.function}: given up by its caller")
 
 
-_local = threading.local()
+class SwitchlessLane(Protocol):
+    """What serves switchless calls on a thread of its own."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a call is being served."""
+        ...
+
+    def current(self) -> Call | None:
+        """The call being served."""
+        ...
+
+    def ocall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make an OCALL in it, if it can go the same way; NotImplemented if it can't."""
+        ...
+
+
+class _Local(threading.local):
+    """What a thread serves: a call of the stream, else what its lane serves."""
+
+    call: Call | None = None
+    lane: SwitchlessLane | None = None
+
+
+_local = _Local()
 _guest: Guest | None = None
 _ocall: Callable[[str, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
@@ -60,8 +84,19 @@ def current_call() -> Call:
 
 def serving() -> Call | None:
     """The call being served by this thread, if any."""
-    call: Call | None = getattr(_local, "call", None)
-    return call
+    call = _local.call
+    return call if call is not None or _local.lane is None else _local.lane.current()
+
+
+def serve_lane(lane: SwitchlessLane) -> None:
+    """From here on this thread serves the switchless calls of `lane`."""
+    _local.lane = lane
+
+
+def lane() -> SwitchlessLane | None:
+    """The lane that brought the innermost call this thread serves; None if it came otherwise."""
+    lane = _local.lane if _local.call is None else None
+    return lane if lane is not None and lane.running else None
 
 
 def guest() -> Guest:
@@ -86,6 +121,6 @@ def install(guest: Guest, ocall: Callable[[str, tuple[Any, ...], dict[str, Any]]
 
 def enter(call: Call | None) -> Call | None:
     """Make `call` the current one of this thread; returns the one before."""
-    before: Call | None = getattr(_local, "call", None)
+    before = _local.call
     _local.call = call
     return before

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from secgear.base import typedesc as td
+from secgear.base.shared import Shared
 from secgear.base.wellformed import MAX_TEXT
 from secgear.errors import InterfaceError
 
@@ -40,6 +41,7 @@ _BASIC: dict[Any, str] = {
     decimal.Decimal: "Decimal",
     uuid.UUID: "UUID",
     Any: "Any",
+    Shared: "secgear.Shared",
 }
 _SEQUENCES: dict[Any, str] = {
     list: "list",

@@ -13,6 +13,7 @@ import msgspec
 
 from secgear.base.probing.machine import Machine, clean, this_machine
 from secgear.base.tee import BrokenPlugin, Discovery, Layer, Tee, ask, discover
+from secgear.base.transport import ring
 
 SCHEMA = "secgear.doctor/1"
 
@@ -49,6 +50,14 @@ class Row(msgspec.Struct, frozen=True):
     broken: bool = False
 
 
+class Switchless(msgspec.Struct, frozen=True):
+    """Whether switchless calls have their native ring here; they take the stream otherwise."""
+
+    available: bool
+    reason: str
+    fix: str = ""
+
+
 class Report(msgspec.Struct, frozen=True):
     """The whole examination.
 
@@ -60,6 +69,7 @@ class Report(msgspec.Struct, frozen=True):
     machine: MachineFacts
     tees: tuple[Row, ...]
     auto: str | None
+    switchless: Switchless
 
 
 def examine(discovery: Discovery | None = None, machine: Machine | None = None) -> Report:
@@ -74,7 +84,14 @@ def examine(discovery: Discovery | None = None, machine: Machine | None = None) 
         machine=machine_facts(machine or this_machine()),
         tees=(*rows, *(_broken(plugin) for plugin in discovery.broken)),
         auto=next((row.name for row in rows if row.available), None),
+        switchless=_switchless(),
     )
+
+
+def _switchless() -> Switchless:
+    if ring.available():
+        return Switchless(available=True, reason="the native ring is there")
+    return Switchless(available=False, reason=ring.reason(), fix=ring.FIX)
 
 
 def machine_facts(machine: Machine) -> MachineFacts:

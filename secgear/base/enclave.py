@@ -13,6 +13,9 @@ from secgear.base.faces import Aio, Faces, Submit
 from secgear.base.image import Image
 from secgear.base.interface import Interface
 from secgear.base.schema import HostTypes
+from secgear.base.shared.host import SharedBuffer
+from secgear.base.switchless.faces import SwitchlessFace
+from secgear.base.switchless.options import Switchless
 from secgear.base.tee import Layer, Running
 from secgear.base.wire import Limits
 
@@ -52,6 +55,7 @@ class Enclave:
         limits: Limits,
         deadline: float | None,
         timeout: float,
+        switchless: Switchless | None = None,
     ) -> None:
         self._connection = Connection(
             running,
@@ -60,6 +64,7 @@ class Enclave:
             types,
             ocalls=ocalls,
             limits=limits,
+            switchless=switchless,
         )
         self._finalizer = weakref.finalize(self, self._connection.close, 0.5)
         self._types = types
@@ -104,6 +109,23 @@ class Enclave:
         """The same ECALLs, to be awaited."""
         return self._faces.aio
 
+    @property
+    def switchless(self) -> SwitchlessFace:
+        """The same ECALLs through shared memory, without a context switch; all styles, and `map`.
+
+        Without shared memory, or where an ECALL takes or gives an iterator, they go over the
+        stream, counted in ``switchless.stats.fallbacks``.
+        """
+        return self._faces.switchless
+
+    def shared(self, size: int) -> SharedBuffer:
+        """A buffer of `size` bytes that this enclave reads without a copy on the way.
+
+        Pass it where an ECALL takes a `secgear.Shared`. Without shared memory its bytes travel
+        with each call. Raises LimitExceeded when there is no room among the shared buffers.
+        """
+        return self._connection.pool.buffer(size)
+
     def options(self, *, deadline: float | None) -> Faces:
         """The same ECALLs with a deadline in seconds from each call's beginning; None for none."""
         return Faces(self._connection, deadline)
@@ -141,8 +163,14 @@ class Enclave:
     @property
     def stats(self) -> Stats:
         """Counters."""
-        peer = self._connection.peer
-        return Stats(self._connection.calls, peer.pending, self._connection.failed, peer.serving)
+        connection, lanes = self._connection, self._connection.lanes
+        peer = connection.peer
+        calls, pending, failed = connection.calls, peer.pending, connection.failed
+        if lanes is not None:
+            calls += lanes.calls
+            pending += lanes.busy
+            failed += lanes.counters["failed"]
+        return Stats(calls, pending, failed, peer.serving + len(lanes.serving if lanes else ()))
 
     def close(self, grace: float = 5.0) -> None:
         """Cancel what runs, let `on_stop` run, end the enclave; by force after `grace` seconds.

@@ -11,7 +11,7 @@ from secgear.base.flow import Consumer, Producer
 from secgear.base.functions import Compiled, Served
 from secgear.base.interrupting import interruptible, patience
 from secgear.base.workers import Inbox
-from secgear.errors import Cancelled
+from secgear.errors import CallCancelled, Cancelled, DeadlineExceeded, LimitExceeded
 
 
 @final
@@ -67,6 +67,11 @@ class Outgoing:
         """Whether the call is settled with an exception."""
         return self._error is not None
 
+    @property
+    def given_up(self) -> bool:
+        """Whether it was settled by this side, so that the other one may still be at it."""
+        return isinstance(self._error, CallCancelled | DeadlineExceeded | LimitExceeded)
+
     def result(self) -> Any:
         """The value, decoded now; raises what the call ended with."""
         if self._error is not None:
@@ -82,6 +87,8 @@ class Incoming:
 
     While app code runs, `thread` is set and a cancellation may interrupt that thread, once; the
     framework's own code runs shielded, so that a frame is never half written.
+
+    thread: one that runs the call's app code already, 0 for none.
     """
 
     def __init__(
@@ -91,6 +98,8 @@ class Incoming:
         parent: int,
         depth: int,
         interrupt: Callable[[int, bool], None] | None,
+        *,
+        thread: int = 0,
     ) -> None:
         self.call = call
         self.served = served
@@ -100,7 +109,7 @@ class Incoming:
         self.consumers: dict[int, Consumer] = {}
         self._interrupt = interrupt
         self._lock = threading.Lock()
-        self._thread = 0
+        self._thread = thread
         self._struck = False
         self._told = False
         self._waiting: list[Inbox] = []

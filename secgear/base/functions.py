@@ -14,6 +14,7 @@ class Compiled(NamedTuple):
 
     streams: parameters that are iterators, by stream index (from 1, in order of declaration).
     stream_names: the same, name to index. errors: declared exception classes by name.
+    types: Python type of each parameter by name, and of the result under ``return``.
     """
 
     description: Function
@@ -22,6 +23,7 @@ class Compiled(NamedTuple):
     streams: Mapping[int, ValueCodec]
     stream_names: Mapping[str, int]
     errors: Mapping[str, type[Exception]]
+    types: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -33,11 +35,13 @@ class Served(NamedTuple):
     """A function that this side serves.
 
     invoke: runs it with the arguments by name. raises: exceptions whose text may cross.
+    largest: bytes that its marshalled arguments can have by their types, None for any number.
     """
 
     compiled: Compiled
     invoke: Callable[[dict[str, Any]], Any]
     raises: tuple[type[Exception], ...]
+    largest: int | None = None
 
 
 def compile_function(
@@ -72,4 +76,5 @@ def compile_function(
         },
         stream_names={param.name: index for index, param in enumerate(streams, 1)},
         errors=errors,
+        types=types,
     )

@@ -66,6 +66,7 @@ RESERVED = frozenset(
         "image",
         "interface",
         "layers",
+        "map",
         "options",
         "pid",
         "shared",
@@ -148,12 +149,16 @@ class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return interface
 
     def digest(self) -> bytes:
-        """SHA-384 (48 bytes) of what both sides must agree on: not documentation, not version."""
+        """SHA-384 (48 bytes) of what both sides must agree on: how a function is called.
+
+        Not its documentation, not whether that is switchless, not the version.
+        """
         plain = msgspec.to_builtins(self)
         del plain["version"]
         for functions in (plain["ecalls"], plain["ocalls"]):
             for function in functions.values():
                 function.pop("doc", None)
+                function.pop("switchless", None)
         return hashlib.sha384(_LABEL + _canonical(plain)).digest()
 
     def _check(self) -> None:

@@ -12,6 +12,7 @@ from secgear.base.enclave import Enclave
 from secgear.base.image import Image, LaunchPolicy
 from secgear.base.interface import Interface, diff
 from secgear.base.schema import HostTypes
+from secgear.base.switchless.options import Switchless
 from secgear.base.tee import LaunchConfig, Tee, choose
 from secgear.base.transport.arena import CHUNK_SIZE
 from secgear.base.wire import Limits
@@ -33,6 +34,7 @@ def launch(
     timeout: float = 60.0,
     limits: Limits | None = None,
     shared_size: int = 8 << 20,
+    switchless: Switchless | bool | None = None,
 ) -> Enclave:
     """Start an enclave and return its handle.
 
@@ -47,6 +49,8 @@ def launch(
     timeout: seconds until the enclave must be ready.
     limits: what this side accepts. shared_size: bytes of shared memory for each direction, a
     multiple of 1 MiB; 0 for none.
+    switchless: how calls through shared memory are set up, True for the defaults. By default they
+    are if the app declares an ECALL switchless.
 
     Raises ImageError and its kin for the image, PlatformUnavailable and LayerMissing for the
     platform, InterfaceMismatch with a diff, LaunchFailed when the enclave did not come up.
@@ -82,7 +86,13 @@ def launch(
             raise ArgumentError(f"the handler of OCALL {name!r} can't be called")
     host_types = HostTypes(image.interface, provided=dict(types or {}))
     technology, _ = choose(tee)
-    config = LaunchConfig(timeout=timeout, require=tuple(require), shared_size=shared_size)
+    options = _switchless(switchless, image.interface)
+    config = LaunchConfig(
+        timeout=timeout,
+        require=tuple(require),
+        shared_size=shared_size,
+        switchless_size=options.geometry.size if options is not None else 0,
+    )
     running = technology.launch(image, config)
     _say(image, technology)
     return Enclave(
@@ -94,7 +104,16 @@ def launch(
         limits=limits or Limits(),
         deadline=deadline,
         timeout=timeout,
+        switchless=options,
     )
+
+
+def _switchless(asked: Switchless | bool | None, interface: Interface) -> Switchless | None:
+    if isinstance(asked, Switchless):
+        return asked
+    if asked is None:
+        asked = any(function.switchless for function in interface.ecalls.values())
+    return Switchless() if asked else None
 
 
 def _say(image: Image, tee: Tee) -> None:

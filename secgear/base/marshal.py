@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, final
 import msgspec
 
 from secgear.base import arrow
+from secgear.base.shared import Shared, resolve
 from secgear.errors import ArgumentError, CallError, LimitExceeded
 
 _INLINE = 64 << 10
@@ -62,6 +63,9 @@ class _Outgoing:
         self.attachments: list[memoryview] = []
 
     def hook(self, value: Any) -> Any:
+        if isinstance(value, Shared):
+            reference = value.reference()
+            return self._attach(reference) if isinstance(reference, memoryview) else reference
         if isinstance(value, Blob):
             view = memoryview(value.data).cast("B")
             return bytes(view) if len(view) <= _INLINE else self._attach(view)
@@ -115,6 +119,8 @@ def _dec_hook(expected: Any, value: Any) -> Any:
     origin = typing.get_origin(expected) or expected
     if origin is Blob:
         return Blob(value if isinstance(value, bytes) else incoming.take(value))
+    if origin is Shared:
+        return resolve(value, incoming.take)
     name = origin.__name__
     if name == "ndarray":
         return _array(incoming, expected, value)
@@ -182,7 +188,7 @@ class ValueCodec:
             value = Blob(value)
         return _encode(self._label, value)
 
-    def decode(self, body: bytes | msgspec.Raw, attachments: list[bytearray]) -> Any:
+    def decode(self, body: bytes | bytearray | msgspec.Raw, attachments: list[bytearray]) -> Any:
         """Raises ArgumentError for bytes that do not hold the declared type."""
         value = _decode(self._label, self._decoder, body, attachments)
         if isinstance(value, Blob) and self._blob is not None:
@@ -229,7 +235,9 @@ class ArgumentsCodec:
             }
         return _encode(self._label, values)
 
-    def decode(self, body: bytes | msgspec.Raw, attachments: list[bytearray]) -> dict[str, Any]:
+    def decode(
+        self, body: bytes | bytearray | msgspec.Raw, attachments: list[bytearray]
+    ) -> dict[str, Any]:
         """Raises ArgumentError for arguments that do not fit their types."""
         struct = _decode(self._label, self._decoder, body, attachments)
         values = {}
@@ -264,13 +272,18 @@ def _decode(label: str, decoder: Any, body: Any, attachments: list[bytearray]) -
         value = decoder.decode(body)
         incoming.finish()
         return value
-    except RecursionError:
-        failure: CallError = LimitExceeded(f"{label}: the value is nested too deeply")
-    except (TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
-        failure = ArgumentError(f"{label}: {_without_value(error)}")
+    except (RecursionError, TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
+        failure = misfit(label, error)
     finally:
         _local.incoming = before
     raise failure
+
+
+def misfit(label: str, error: Exception) -> CallError:
+    """What the caller is told of `error`, which decoding raised: without the value."""
+    if isinstance(error, RecursionError):
+        return LimitExceeded(f"{label}: the value is nested too deeply")
+    return ArgumentError(f"{label}: {_without_value(error)}")
 
 
 def _without_value(error: Exception) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from secgear.base import context, faults
 from secgear.base.calls import Calls
-from secgear.base.exchange import Outgoing
+from secgear.base.exchange import Incoming, Outgoing
 from secgear.base.flow import Consumer, Producer
 from secgear.base.functions import Compiled, Served
 from secgear.base.link import Link
@@ -52,6 +52,7 @@ class Peer:
     it can and serves on. served: functions this side offers. debug: tracebacks may cross.
     interrupt: see `Serving`. handlers: what to do with kinds of frames that are no calls.
     refused: told of an ERROR that is about no call: the enclave won't start.
+    when_lost: told once that the connection has ended.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Peer:
         self.violations = 0
         self.handlers: dict[Kind, Handler] = {}
         self.refused: Callable[[ErrorBody], None] | None = None
+        self.when_lost: Callable[[], None] = lambda: None
         self._dispatch: dict[Kind, Handler] = {
             Kind.CALL: self._serving.on_call,
             Kind.RESULT: self._calls.on_result,
@@ -128,6 +130,7 @@ class Peer:
             for consumer in call.consumers.values():
                 consumer.end(type(error)(*error.args))
             call.cancel()
+        self.when_lost()
         link.outbox.close()  # last: who is thrown out of a write knows less of the reason
 
     @property
@@ -149,6 +152,21 @@ class Peer:
     def outbox(self) -> Outbox:
         """Where frames go out."""
         return self._link.outbox
+
+    @property
+    def link(self) -> Link:
+        """What switchless calls of the same connection share with it."""
+        return self._link
+
+    def nest(self, find: Callable[[int], Incoming | None]) -> None:
+        """`find` knows calls being served that did not come over the stream, by id."""
+        self._serving.switchless_parent = find
+
+    def break_off(self, error: Exception) -> None:
+        """End the connection because the other side broke the protocol elsewhere."""
+        self.violations += 1
+        self.fail(EnclaveLost(f"the connection broke the protocol: {error}"))
+        self._link.stream.close()  # wakes the thread that reads, which sees to the rest
 
     def meet(self, limits: Limits) -> None:
         """The other side is ready and has said what it accepts."""

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib
 import itertools
+import mmap
 import os
 import threading
 import time
@@ -19,15 +20,23 @@ from typing import Any
 import msgspec
 
 from secgear.base import context, faults
+from secgear.base import typedesc as td
 from secgear.base.app import App, Ecall
 from secgear.base.functions import Compiled, Served, compile_function
 from secgear.base.image import Image
 from secgear.base.interface import bind
 from secgear.base.logs import open_channel
 from secgear.base.peer import Peer
+from secgear.base.shared import lease_with
+from secgear.base.shared.enclave import end_leases, install, lease
 from secgear.base.signature import spread
+from secgear.base.switchless.enclave import Lanes, offers_and_targets
+from secgear.base.switchless.enclave_lane import Offer
+from secgear.base.switchless.limits import largest_arguments
 from secgear.base.tee import Guest, Stream
+from secgear.base.transport import ring
 from secgear.base.transport.arena import Arena
+from secgear.base.transport.geometry import Geometry
 from secgear.base.wire import VERSION, ErrorBody, Frame, Hello, Kind, Limits, Ready, frame
 from secgear.base.workers import Inbox, Workers
 from secgear.errors import (
@@ -73,12 +82,15 @@ def serve(
     stream: Stream,
     arena: Arena | None,
     make_guest: Callable[[Callable[[bytes], bytes]], Guest],
+    *,
+    switchless: mmap.mmap | None = None,
 ) -> None:
     """Serve calls until the connection ends.
 
     make_guest: given how to ask the platform, makes the TEE's services for the app.
+    switchless: what the TEE shares with the host for switchless calls and buffers.
     """
-    _Runtime(app, image, stream, arena, make_guest).run()
+    _Runtime(app, image, stream, arena, make_guest, switchless=switchless).run()
 
 
 class _Runtime:
@@ -89,8 +101,13 @@ class _Runtime:
         stream: Stream,
         arena: Arena | None,
         make_guest: Callable[[Callable[[bytes], bytes]], Guest],
+        *,
+        switchless: mmap.mmap | None,
     ) -> None:
         self._app = app
+        self._image = image
+        self._memory = switchless
+        self._lanes: Lanes | None = None
         self._digest = image.interface.digest()
         self._limits = _limits(image.manifest.memory)
         self._workers = Workers(image.manifest.threads, "ecall", elastic=False)
@@ -99,6 +116,7 @@ class _Runtime:
                 compile_function(ecall.described.function, ecall.described.types, {}),
                 _invoker(ecall),
                 ecall.raises,
+                largest_arguments(ecall.described.function, app.interface.types),
             )
             for name, ecall in app.ecalls.items()
         }
@@ -127,6 +145,7 @@ class _Runtime:
         self._peer.handlers[Kind.CLOSE] = self._on_close
         self._peer.handlers[Kind.ANSWER] = self._platform.answer
         self._closing = False
+        lease_with(lease)
         context.install(make_guest(self._platform.request), self._ocall)
         level = "debug" if self._debug else image.manifest.log
         open_channel(self._peer, level)
@@ -135,6 +154,11 @@ class _Runtime:
         self._peer.run()
 
     def _ocall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        lane = context.lane()
+        if lane is not None:
+            result = lane.ocall(name, args, kwargs)
+            if result is not NotImplemented:
+                return result
         compiled = self._ocalls[name]
         values = bind(compiled.description, args, kwargs)
         with self._peer.shielded():
@@ -154,8 +178,41 @@ class _Runtime:
             self._peer.outbox.post(frame(Kind.ERROR, 0, _encode(body)))
             return
         self._peer.meet(hello.limits)
+        if hello.geometry is not None:
+            self._share(hello.geometry)
         self._open.update(self._served)
         self._workers.submit(self._start)
+
+    def _share(self, geometry: Geometry) -> None:
+        """Take the host's shared memory for what it says it is, if it can be that."""
+        memory = self._memory
+        if memory is None:
+            raise ProtocolError("a geometry for memory that is not shared")
+        geometry.check(len(memory))
+        install(geometry.pool(memoryview(memory)), geometry.token)
+        # An app's `threads` is how many functions of it run at once, however they are called.
+        count = min(geometry.lanes, self._image.manifest.threads - 1)
+        if not ring.available() or count < 1:
+            return
+        offers, targets = offers_and_targets(
+            [Offer(self._served[name], ecall.function) for name, ecall in self._app.ecalls.items()],
+            self._ocalls,
+            self._image.interface.types,
+        )
+        self._lanes = lanes = Lanes(
+            memory,
+            geometry,
+            count,
+            self._peer.link,
+            offers=offers,
+            targets=targets,
+            interrupt=_interrupt,
+            opened=self._workers.cede,
+        )
+        self._peer.handlers[Kind.LANE] = lanes.on_lane
+        self._peer.handlers[Kind.ABANDON] = lanes.on_abandon
+        self._peer.nest(lanes.find)
+        self._peer.when_lost = lanes.close
 
     def _start(self) -> None:
         with contextlib.suppress(EnclaveLost):
@@ -167,7 +224,8 @@ class _Runtime:
                 body = faults.describe(error, (), enclave=True, debug=self._debug)
                 self._peer.outbox.send(frame(Kind.ERROR, 0, _encode(body)))
                 return
-            ready = Ready(VERSION, self._digest, self._limits)
+            lanes = self._lanes.count if self._lanes is not None else 0
+            ready = Ready(VERSION, self._digest, self._limits, lanes)
             self._peer.outbox.send(frame(Kind.READY, 0, _encode(ready)))
 
     def _on_close(self, _: Frame) -> None:
@@ -179,9 +237,12 @@ class _Runtime:
     def _stop(self) -> None:
         self._open.clear()
         self._peer.cancel_all()
+        lanes = self._lanes
+        if lanes is not None:
+            lanes.cancel_all()
         waited = threading.Event()
         for _ in range(int(_STOP_GRACE / 0.01)):
-            if not self._peer.serving:
+            if not self._peer.serving and (lanes is None or not lanes.running):
                 break
             waited.wait(0.01)
         for stopper in self._app.stoppers:
@@ -241,7 +302,14 @@ def _invoker(ecall: Ecall) -> Callable[[dict[str, Any]], Any]:
         args, kwargs = spread(ecall.described.function, values)
         return ecall.function(*args, **kwargs)
 
-    return invoke
+    def with_leases(values: dict[str, Any]) -> Any:
+        try:
+            return invoke(values)
+        finally:
+            end_leases(values)
+
+    shares = any(param.type == td.SHARED for param in ecall.described.function.params)
+    return with_leases if shares else invoke
 
 
 def _interrupt(thread: int, strike: bool) -> None:

@@ -29,6 +29,7 @@ import msgspec
 from secgear.base import typedesc as td
 from secgear.base.describe import Describer
 from secgear.base.interface import ErrorDesc, Function, Interface
+from secgear.base.shared import Shared
 from secgear.base.tee import Evidence
 from secgear.errors import EnclaveError, InterfaceError
 
@@ -48,6 +49,7 @@ _BASIC: dict[str, Any] = {
     "Decimal": decimal.Decimal,
     "UUID": uuid.UUID,
     "Any": Any,
+    "secgear.Shared": Shared,
 }
 _SEQUENCES: dict[str, Any] = {"list": list, "set": set, "frozenset": frozenset}
 _MODULE = "secgear.enclave"

@@ -51,6 +51,7 @@ class Serving:
     served: the functions it offers. interrupt: (thread, strike or clear) raises Cancelled in a
     thread that runs app code; None on the host, whose handlers are not interrupted.
     closing: this side ends the connection, which is what calls that are cut short are told.
+    switchless_parent: finds a call being served that did not come over the stream.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Serving:
         interrupt: Callable[[int, bool], None] | None,
     ) -> None:
         self.closing = False
+        self.switchless_parent: Callable[[int], Incoming | None] = lambda _: None
         self._link = link
         self._served = served
         self._interrupt = interrupt
@@ -116,8 +118,13 @@ class Serving:
         served = self._served.get(head.function)
         if served is None:
             raise UnknownCall("no such function here")
+        if served.largest is not None and len(head.arguments) > served.largest:
+            raise ArgumentError(
+                f"arguments of {len(head.arguments)} bytes, where their types allow "
+                f"{served.largest} at the most"
+            )
+        parent = self._parent(head.parent) if head.parent and not link.host else None
         with link.lock:
-            parent = link.incoming.get(head.parent) if head.parent and not link.host else None
             count = len(link.incoming)
         # Room is kept for nested calls: those before them can't end without them.
         if count >= link.limits.calls * (2 if parent is not None else 1):
@@ -135,6 +142,11 @@ class Serving:
         for index, codec in streams.items():
             incoming.consumers[index] = link.consumer(codec, id, index, lambda: None)
         return incoming
+
+    def _parent(self, id: int) -> Incoming | None:
+        with self._link.lock:
+            parent = self._link.incoming.get(id)
+        return parent if parent is not None else self.switchless_parent(id)
 
     def on_cancel(self, entry: Frame) -> None:
         """CANCEL: the caller has given up."""

@@ -39,6 +39,8 @@ class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     result_stream: whether it returns an iterator; `result` is the type of its items then.
     doc: first paragraph of its docstring, in one line.
+    switchless: whether calls go through shared memory where there is some; a preference of the
+    app's, which both sides need not share.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     result_stream: bool = False
     raises: tuple[ErrorDesc, ...] = ()
     doc: str = ""
+    switchless: bool = False
 
 
 class Described(NamedTuple):

@@ -133,18 +133,25 @@ class LaunchConfig(msgspec.Struct, frozen=True):
     timeout: seconds until the enclave must have reported that it is ready.
     require: names of isolation layers that must hold; launching fails otherwise.
     shared_size: bytes of shared memory for each direction; 0 for none.
+    switchless_size: bytes of shared memory for switchless calls and buffers; 0 for none. A TEE
+    that can't share more memory leaves it out; then such calls go over the stream.
     """
 
     timeout: float = 60.0
     require: tuple[str, ...] = ()
     shared_size: int = 8 << 20
+    switchless_size: int = 0
 
 
 class Running(ABC):
-    """One enclave as its TEE sees it, from the host's side. The handle `Enclave` stands on it."""
+    """One enclave as its TEE sees it, from the host's side. The handle `Enclave` stands on it.
+
+    shared_fd, switchless_fd: what can be mapped to share memory with the enclave; None for none.
+    """
 
     stream: Stream
     shared_fd: int | None
+    switchless_fd: int | None = None
     layers: tuple[Layer, ...]
     pid: int | None
 

@@ -30,6 +30,7 @@ BASIC = frozenset(
         "Decimal",
         "UUID",
         "Any",
+        "secgear.Shared",  # no class of an app's has a dot in its name
     }
 )
 BYTES = frozenset({"bytes", "bytearray", "memoryview"})
@@ -277,6 +278,14 @@ def top_level_bytes(desc: TypeDesc) -> bool:
         kinds = {part.name for part in desc.of if isinstance(part, Basic)}
         return len(desc.of) == 2 and "None" in kinds and bool(kinds & BYTES)
     return isinstance(desc, Basic) and desc.name in BYTES
+
+
+SHARED = Basic("secgear.Shared")
+
+
+def has_shared(desc: TypeDesc) -> bool:
+    """Whether there is a shared buffer in a type, which may only be a whole parameter."""
+    return any(part == SHARED for part in walk(desc))
 
 
 def render(desc: TypeDesc) -> str:

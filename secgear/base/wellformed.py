@@ -56,6 +56,10 @@ def check(interface: Interface) -> None:
             if key != function.name:
                 raise ValueError(f"{key[:MAX_NAME]!r} is called {function.name[:MAX_NAME]!r}")
             _function(function, interface.types)
+            if functions is interface.ocalls and any(
+                td.has_shared(param.type) for param in function.params
+            ):
+                raise ValueError(f"{key}: an OCALL can't take a shared buffer")
             for error in function.raises:
                 if bases.setdefault(error.name, error.base) != error.base:
                     raise ValueError(f"two different exceptions are called {error.name}")
@@ -99,7 +103,16 @@ def _function(function: Function, types: Mapping[str, td.TypeDef]) -> None:
         if param.stream and not param.required:
             raise ValueError(f"{function.name}: the stream {param.name} can't have a default")
         _type(param.type, types)
+        if td.has_shared(param.type) and (
+            param.type != td.SHARED or param.stream or function.result_stream
+        ):
+            raise ValueError(
+                f"{function.name}: {param.name}: a shared buffer is a whole parameter, of a "
+                "function that returns no iterator"
+            )
     _type(function.result, types)
+    if td.has_shared(function.result):
+        raise ValueError(f"{function.name}: a shared buffer can't be a result")
     for error in function.raises:
         identifier(error.name)
         identifier(error.base)
@@ -121,6 +134,8 @@ def _definition(name: str, definition: td.TypeDef, types: Mapping[str, td.TypeDe
         identifier(field.name)
         _text(field.key)
         _type(field.type, types)
+        if td.has_shared(field.type):
+            raise ValueError(f"{name}: {field.name}: a shared buffer can't be part of a value")
         _default(name, field, types)
         if isinstance(definition, td.DictDef | td.TupleDef) and field.key:
             raise ValueError(f"{name}: only fields of a struct can have another key")

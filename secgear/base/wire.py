@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from secgear.base.transport.geometry import Geometry
 from secgear.errors import ProtocolError
 
 HEADER = struct.Struct("<IBBHQ")
@@ -55,6 +56,8 @@ class Kind(enum.IntEnum):
     ANSWER = 15  # TEE to its guest
     CLOSE = 16  # host to enclave: stop in good order
     BYE = 17  # enclave to host: stopped
+    LANE = 18  # host to enclave: serve switchless calls on the lane with this number (the id)
+    ABANDON = 19  # host to enclave: the caller of these switchless calls gave up
 
 
 class Flag(enum.IntFlag):
@@ -89,7 +92,7 @@ _FLAGS = {
 }
 _SMALL = 64 << 10
 _MESSAGES = frozenset({Kind.CALL, Kind.RESULT, Kind.ITEM})
-_EMPTY = frozenset({Kind.CANCEL, Kind.END, Kind.STOP, Kind.CLOSE, Kind.BYE})
+_EMPTY = frozenset({Kind.CANCEL, Kind.END, Kind.STOP, Kind.CLOSE, Kind.BYE, Kind.LANE})
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,19 +166,27 @@ class ErrorBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Payload of HELLO. digest: of the interface the host was built against."""
+    """Payload of HELLO. digest: of the interface the host was built against.
+
+    geometry: of the switchless memory, None without any.
+    """
 
     version: int
     digest: bytes
     limits: Limits
+    geometry: Geometry | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Payload of READY. digest: of the interface of the app that was loaded."""
+    """Payload of READY. digest: of the interface of the app that was loaded.
+
+    lanes: how many of the host's lanes the enclave serves, 0 without switchless calls.
+    """
 
     version: int
     digest: bytes
     limits: Limits
+    lanes: int = 0
 
 
 class LogRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -185,6 +196,14 @@ class LogRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     logger: str
     message: str
     suppressed: int
+
+
+class Abandon(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Payload of ABANDON: the calls `first` to `last` of a lane."""
+
+    lane: int
+    first: int
+    last: int
 
 
 class More(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -113,6 +113,12 @@ class Workers:
                         return False
             return True
 
+    def cede(self) -> None:
+        """One thread fewer from now on; one stays in any case."""
+        with self._condition:
+            self._maximum = max(1, self._maximum - 1)
+            self._condition.notify()
+
     def wait(self, call: int, inbox: Inbox, done: Callable[[], bool]) -> None:
         """Wait in this thread until `done()`, serving what is nested in `call`.
 
@@ -146,7 +152,7 @@ class Workers:
         while True:
             with self._condition:
                 self._idle += 1
-                while not self._tasks and not self._closed:
+                while not self._tasks and not self._closed and self._threads <= self._maximum:
                     if not self._condition.wait(self._timeout) and not self._tasks:
                         break
                 self._idle -= 1

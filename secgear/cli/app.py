@@ -15,10 +15,12 @@ from secgear.cli import (
     audit,
     codegen,
     collateral,
+    connect,
     doctor,
     images,
     new,
     reference,
+    relay,
     results,
     run,
     secret,
@@ -45,6 +47,8 @@ app.command()(signing.sign)
 app.command()(images.measure)
 app.command()(images.inspect)
 app.command()(run.run)
+app.command()(relay.relay)
+app.command()(connect.connect)
 app.command()(codegen.codegen)
 app.command()(attestation.attest)
 app.command()(attestation.verify)
@@ -76,7 +80,7 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 
 @app.command()
 def demo(as_json: AsJson = False) -> None:
-    """Join two parties' real data inside an enclave, then try to break in.
+    """Join two owners' real data inside an enclave that they verify, then try to see any of it.
 
     Started by root, it continues as nobody: root may look into every process, so a break-in by
     root would show nothing.

@@ -43,7 +43,9 @@ _BUNDLE_BEGINNING = b'{"secgear-bundle"'
 
 EvidenceFile = Annotated[
     Path,
-    typer.Argument(help="Evidence in any known form, or a bundle.", readable=False),
+    typer.Argument(
+        help="Evidence in any known form, a certificate with it, or a bundle.", readable=False
+    ),
 ]
 
 
@@ -170,11 +172,13 @@ def verify(
 
     Without --policy the claims are shown and the answer is no: authentic is not trusted. A bundle
     is judged by its own rules for the time it recorded; with --policy by yours, for now, or with
-    --at recorded for the time that its maker says.
+    --at recorded for the time that its maker says. An RA-TLS certificate alone is never fresh; a
+    policy that insists on freshness is not met by one.
     """
     from secgear.middleware.attestation import bundle as bundles
     from secgear.middleware.attestation.appraisal import examine
     from secgear.middleware.attestation.policy import load_policy
+    from secgear.middleware.channel import ratls
 
     content = read(file, _MAX_FILE)
     if bundles.is_bundle(content):
@@ -202,10 +206,25 @@ def verify(
             roots=inputs.read_roots(root),
         )
         _reverify(made, made.at, as_json, recorded=kept.at, own_policy=True)
-    evidence = inputs.read_evidence(file, format_name)
     anchors = bundles.anchors_with(inputs.read_roots(root))
     gathered = inputs.read_collateral(collateral)
     time = inputs.parse_time(at)
+    if format_name is None and ratls.carries_evidence(content):
+        if policy is None or report_data is not None:
+            raise UsageError(
+                f"{file} is an RA-TLS certificate: it needs a --policy, and what its evidence must "
+                "carry follows from its key"
+            )
+        judged = ratls.examine_certificate(
+            content,
+            load_policy(inputs.read_text(policy).encode()),
+            at=time,
+            collateral=gathered,
+            anchors=anchors,
+            reference_values=inputs.read_reference_values(reference_values),
+        )
+        _answer(judged, as_json)
+    evidence = inputs.read_evidence(file, format_name)
     if policy is None:
         from secgear.middleware.attestation.verification import verify as authenticate
 

@@ -70,6 +70,16 @@ def _show(report: Report, *, verbose: bool) -> None:
                 layer.name, "[green]yes[/]" if layer.holds else "[red]no[/]", escape(layer.detail)
             )
         console.print(layers)
+    switchless = report.switchless
+    if switchless.available:
+        console.print(
+            "Switchless calls go through shared memory: " + escape(switchless.reason) + "."
+        )
+    else:
+        console.print(
+            f"Switchless calls take the stream: {escape(switchless.reason)}.\n"
+            f"[cyan]→ {escape(switchless.fix)}[/]"
+        )
     if report.auto is None:
         console.print("[red]No TEE is available here.[/]")
     else:

@@ -14,6 +14,7 @@ from secgear.cli.output import AsJson, emit, note, to_json
 from secgear.errors import UnknownCall
 
 if TYPE_CHECKING:
+    from secgear.base.enclave import Enclave
     from secgear.base.interface import Interface
 
 
@@ -33,6 +34,9 @@ def run(
     deadline: Annotated[
         float | None, typer.Option(min=0, help="Seconds that the call may take.")
     ] = None,
+    switchless: Annotated[
+        bool, typer.Option("--switchless", help="Call through shared memory, if there is some.")
+    ] = False,
     unsigned: Annotated[
         bool, typer.Option("--unsigned", help="Accept a production image that nobody signed.")
     ] = False,
@@ -71,12 +75,17 @@ def run(
     with secgear.launch(
         image,
         tee=tee,
-        ocalls=_handlers(interface),
+        ocalls=ocall_handlers(interface),
         policy=policy(signer, min_svn, unsigned=unsigned, debug=debug or is_source(app)),
         require=require or (),
         deadline=deadline,
+        switchless=switchless or None,
     ) as enclave:
-        result = enclave.call(ecall, *positional, **named)
+        if switchless:
+            result = getattr(enclave.switchless, ecall)(*positional, **named)
+            _tell_fallback(enclave)
+        else:
+            result = enclave.call(ecall, *positional, **named)
         if not function.result_stream:
             emit({"result": result}) if as_json else typer.echo(to_json(result))
         elif as_json:
@@ -86,7 +95,16 @@ def run(
                 typer.echo(to_json(item))
 
 
-def _handlers(interface: Interface) -> dict[str, Callable[..., None]]:
+def _tell_fallback(enclave: Enclave) -> None:
+    stats = enclave.switchless.stats
+    if stats.fallbacks:
+        why = stats.unavailable or "it takes or returns an iterator"
+        note(f"the call went over the stream: {why}")
+
+
+def ocall_handlers(interface: Interface) -> dict[str, Callable[..., None]]:
+    """Handlers that show each OCALL on stderr."""
+
     def shown(name: str) -> Callable[..., None]:
         def handler(*args: Any, **kwargs: Any) -> None:
             values = [*map(to_json, args), *(f"{key}={to_json(kwargs[key])}" for key in kwargs)]

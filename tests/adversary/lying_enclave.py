@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from secgear.base.image import Image
 from secgear.base.tee import Availability as Available
 from secgear.base.tee import LaunchConfig, Layer, Running, Tee
-from secgear.base.transport import arena
+from secgear.base.transport import arena, ring
+from secgear.base.transport.geometry import Geometry
 from secgear.base.transport.stream import SocketStream
-from secgear.base.wire import VERSION, Decoder, Frame, Kind, Limits, Ready, Violation, frame
+from secgear.base.wire import VERSION, Decoder, Frame, Hello, Kind, Limits, Ready, Violation, frame
 
 Script = Callable[["LyingEnclave", Frame], None]
+LaneScript = Callable[["LyingEnclave", Any, tuple[int, int, bytes]], None]
 
 
 class LyingEnclave(Running):
-    """Answers HELLO properly, then hands every frame to `script`."""
+    """Answers HELLO properly, then hands every frame to `script`.
 
-    def __init__(self, digest: bytes, script: Script, *, shared: bool = True) -> None:
+    lane: does the same with every message of a switchless lane; None for no lanes.
+    """
+
+    def __init__(
+        self,
+        digest: bytes,
+        script: Script,
+        *,
+        shared: bool = True,
+        switchless: int = 0,
+        lane: LaneScript | None = None,
+    ) -> None:
         ours, self.socket = socket.socketpair()
         self.stream = SocketStream(ours)
         self.shared_fd = arena.create(8 << 20) if shared else None
+        self.switchless_fd = arena.shared_file("lying", switchless) if switchless else None
+        self.memory = mmap.mmap(self.switchless_fd, switchless) if self.switchless_fd else None
+        self._lane = lane
+        self._geometry: Geometry | None = None
         self.layers: tuple[Layer, ...] = ()
         self.pid = None
         self.requests: list[bytes] = []
@@ -55,9 +74,27 @@ class LyingEnclave(Running):
                 for entry in decoder.frames():
                     assert not isinstance(entry, Violation), entry
                     if entry.kind is Kind.HELLO:
-                        ready = Ready(VERSION, self._digest, Limits())
+                        hello = msgspec.msgpack.decode(entry.payload, type=Hello)
+                        self._geometry = hello.geometry
+                        lanes = hello.geometry.lanes if self._lane and hello.geometry else 0
+                        ready = Ready(VERSION, self._digest, Limits(), lanes)
                         self.say(frame(Kind.READY, 0, msgspec.msgpack.encode(ready)))
+                    if entry.kind is Kind.LANE:
+                        threading.Thread(target=self._serve, args=(entry.id,), daemon=True).start()
                     self._script(self, entry)
+
+    def _serve(self, number: int) -> None:
+        geometry, lane = self._geometry, self._lane
+        assert geometry is not None
+        assert lane is not None
+        assert self.memory is not None
+        place = geometry.lane(memoryview(self.memory), number)
+        end = ring.open_lane(place, geometry.rings, host=False)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                message = end.recv()
+                if message is not None:
+                    lane(self, end, message)
 
     def platform(self, request: bytes) -> bytes:
         """Remember what was asked."""
@@ -73,9 +110,11 @@ class LyingEnclave(Running):
         self.stream.close()
         self.hang_up()
         with self._lock:  # several threads stop it, and a descriptor closed twice is another's
-            fd, self.shared_fd = self.shared_fd, None
-        if fd is not None:
-            os.close(fd)
+            fds = [self.shared_fd, self.switchless_fd]
+            self.shared_fd = self.switchless_fd = None
+        for fd in fds:
+            if fd is not None:
+                os.close(fd)
 
 
 class LyingTee(Tee):
@@ -83,9 +122,12 @@ class LyingTee(Tee):
 
     name, protects, strength, simulated = "lying", "nobody", 1, True
 
-    def __init__(self, script: Script, *, shared: bool = True) -> None:
+    def __init__(
+        self, script: Script, *, shared: bool = True, lane: LaneScript | None = None
+    ) -> None:
         self._script = script
         self._shared = shared
+        self._lane = lane
 
     def probe(self) -> Available:
         """Always there."""
@@ -93,8 +135,13 @@ class LyingTee(Tee):
 
     def launch(self, image: Image, config: LaunchConfig) -> LyingEnclave:
         """Start one."""
-        del config
-        return LyingEnclave(image.interface.digest(), self._script, shared=self._shared)
+        return LyingEnclave(
+            image.interface.digest(),
+            self._script,
+            shared=self._shared,
+            switchless=config.switchless_size,
+            lane=self._lane,
+        )
 
 
 def quiet(_: LyingEnclave, __: Frame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import msgspec
 from secgear.base.image import Image
 from secgear.base.tee import LaunchConfig
 from secgear.base.tees.process import ProcessTee
+from secgear.base.transport import ring
+from secgear.base.transport.geometry import Geometry
 from secgear.base.wire import (
     VERSION,
     CallHead,
@@ -21,6 +24,7 @@ from secgear.base.wire import (
     Hello,
     Kind,
     Limits,
+    Ready,
     ValueHead,
     frame,
 )
@@ -32,10 +36,25 @@ class LyingHost:
     """Starts an enclave, and from then on writes whatever it likes.
 
     meet: say a proper HELLO and wait for READY. timeout: seconds of silence that are a hang.
+    geometry: of memory for switchless calls, None for none.
     """
 
-    def __init__(self, image: Image, *, meet: bool = True, timeout: float = 20) -> None:
-        self.running = ProcessTee().launch(image, LaunchConfig())
+    def __init__(
+        self,
+        image: Image,
+        *,
+        meet: bool = True,
+        timeout: float = 20,
+        geometry: Geometry | None = None,
+    ) -> None:
+        size = geometry.size if geometry is not None else 0
+        self.running = ProcessTee().launch(image, LaunchConfig(switchless_size=size))
+        self.memory: mmap.mmap | None = None
+        if self.running.switchless_fd is not None:
+            self.memory = mmap.mmap(self.running.switchless_fd, size)
+        self.geometry = geometry
+        self.lanes = 0
+        self.image = image
         self.digest = image.interface.digest()
         self._decoder = Decoder(Limits())
         stream: Any = self.running.stream
@@ -43,8 +62,19 @@ class LyingHost:
         self._socket.settimeout(timeout)
         self._id = 1 << 40
         if meet:
-            self.send(frame(Kind.HELLO, 0, _encode(Hello(VERSION, self.digest, Limits()))))
-            self.until(lambda entry: entry.kind is Kind.READY)
+            hello = Hello(VERSION, self.digest, Limits(), geometry)
+            self.send(frame(Kind.HELLO, 0, _encode(hello)))
+            ready = self.until(lambda entry: entry.kind is Kind.READY)
+            self.lanes = msgspec.msgpack.decode(ready.payload, type=Ready).lanes
+
+    def lane(self, number: int) -> Any:
+        """The host's end of a lane, which the enclave is told to serve."""
+        assert self.geometry is not None
+        assert self.memory is not None
+        place = self.geometry.lane(memoryview(self.memory), number)
+        end = ring.open_lane(place, self.geometry.rings, host=True)
+        self.send(frame(Kind.LANE, number))
+        return end
 
     def send(self, data: bytes) -> None:
         """Write all of `data`."""

@@ -101,6 +101,8 @@ def test_public_names_are_few_and_resolve() -> None:
         "Enclave",
         "Relay",
         "Session",
+        "Shared",
+        "Switchless",
         "connect",
         "connect_async",
         "current_call",

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 import pytest
 
-import secgear
 from secgear import errors
 from secgear.base.build import build
 from secgear.base.enclave import Enclave
@@ -26,6 +25,7 @@ from secgear.base.wire import (
     frame,
 )
 from tests.adversary.lying_host import LyingHost
+from tests.base.transports import TRANSPORTS, Launch, launcher
 
 MEMORY = 512 << 20
 
@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from secgear import App
 
-app = App("edges", requires=["numpy"], threads=2, memory={MEMORY})
+app = App("edges", requires=["numpy"], threads=3, memory={MEMORY})
 
 @app.ecall(raises=[ValueError])
 def refuse(text: str, half: bool = False) -> None:
@@ -97,10 +97,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def launch(request: pytest.FixtureRequest) -> Launch:
+    """`secgear.launch` whose handle makes its calls over one of the transports."""
+    return launcher(request.param)
+
+
 @pytest.fixture(scope="module")
-def enclave(source: Path) -> Iterator[Any]:
+def enclave(source: Path, launch: Launch) -> Iterator[Any]:
     limits = Limits(attachments=2000)
-    with secgear.launch(source, limits=limits, deadline=30, ocalls={"ask": str.upper}) as enclave:
+    with launch(source, limits=limits, deadline=30, ocalls={"ask": str.upper}) as enclave:
         yield enclave
 
 
@@ -273,10 +279,10 @@ def test_forged_answers_to_an_ocall_fail_it_or_are_ignored(raw: LyingHost) -> No
 # --- a deadline in the middle ---------------------------------------------------------------------
 
 
-def test_a_stopped_process_does_not_stop_its_host(source: Path) -> None:
+def test_a_stopped_process_does_not_stop_its_host(source: Path, launch: Launch) -> None:
     import signal
 
-    with secgear.launch(source, deadline=30) as enclave:
+    with launch(source, deadline=30) as enclave:
         assert enclave.pid is not None
         os.kill(enclave.pid, signal.SIGSTOP)
         try:
@@ -293,8 +299,9 @@ def test_a_stopped_process_does_not_stop_its_host(source: Path) -> None:
         check(enclave)
 
 
-def test_threads_that_call_while_it_closes_all_come_back(source: Path) -> None:
-    enclave = secgear.launch(source, deadline=30)
+def test_threads_that_call_while_it_closes_all_come_back(source: Path, launch: Launch) -> None:
+    opened = launch(source, deadline=30)
+    enclave = opened.__enter__()
     outcomes: list[BaseException] = []
 
     def work() -> None:
@@ -314,3 +321,4 @@ def test_threads_that_call_while_it_closes_all_come_back(source: Path) -> None:
         assert not thread.is_alive()
     assert len(outcomes) == 16
     assert all(isinstance(error, errors.EnclaveLost) for error in outcomes), outcomes
+    opened.__exit__(None, None, None)

@@ -9,6 +9,7 @@ from secgear.base.probing.machine import Machine
 from secgear.base.tee import Availability, BrokenPlugin, Discovery, Layer, Tee
 from secgear.base.tees.snp import SnpTee
 from secgear.base.tees.vm import VmTee
+from secgear.base.transport import ring
 
 
 class Ready(Tee):
@@ -103,3 +104,11 @@ def test_examining_what_is_installed_here_works():
     assert len({row.name for row in found.tees if not row.broken}) == len(
         [row for row in found.tees if not row.broken]
     )
+
+
+def test_switchless_says_why_there_is_no_ring_and_what_would_give_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(ring, "_REASON", "")
+    assert report(tmp_path).switchless.available
+    monkeypatch.setattr(ring, "_REASON", "not built")
+    found = report(tmp_path).switchless
+    assert (found.available, found.reason, found.fix) == (False, "not built", ring.FIX)

@@ -1,4 +1,7 @@
-"""Calls into a real enclave, in every style, as a host program makes them."""
+"""Calls into a real enclave, in every style, as a host program makes them.
+
+The same claims hold for calls over the stream and for those through shared memory.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from secgear import errors
 from secgear.base.enclave import Enclave
 from secgear.base.image import LaunchPolicy
 from secgear.base.interface import RESERVED, Interface
+from tests.base.transports import TRANSPORTS, Launch, launcher
 
 APP = """
 import threading
@@ -37,7 +41,7 @@ import pyarrow as pa
 import secgear
 from secgear import App
 
-app = App("everything", version="1.0", requires=["numpy", "pyarrow"], threads=2)
+app = App("everything", version="1.0", requires=["numpy", "pyarrow"], threads=3)
 state = {"started": 0}
 events = []
 
@@ -204,14 +208,20 @@ def notes() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def launch(request: pytest.FixtureRequest) -> Launch:
+    """`secgear.launch` whose handle makes its calls over one of the transports."""
+    return launcher(request.param)
+
+
 @pytest.fixture(scope="module")
-def enclave(source: Path, notes: list[str]) -> Iterator[Enclave]:
+def enclave(source: Path, notes: list[str], launch: Launch) -> Iterator[Enclave]:
     handle: list[Enclave] = []
 
     def ask(depth: int) -> int:
         return 1 + handle[0].recurse(depth - 1) if depth else 41
 
-    with secgear.launch(source, ocalls={"note": notes.append, "ask": ask}) as enclave:
+    with launch(source, ocalls={"note": notes.append, "ask": ask}) as enclave:
         handle.append(enclave)
         yield enclave
 
@@ -231,6 +241,14 @@ def test_a_call_returns_its_value(enclave: Enclave) -> None:
     assert enclave.add(a=40, b=2) == 42
     assert enclave.call("add", 1, 2) == 3
     assert enclave.starts() == 1
+
+
+def test_calls_go_the_way_that_is_tested(enclave: Enclave, request: pytest.FixtureRequest) -> None:
+    before = enclave.switchless.stats
+    enclave.add(1)
+    after = enclave.switchless.stats
+    shared = "switchless" in request.node.name
+    assert (after.calls - before.calls, after.fallbacks - before.fallbacks) == (int(shared), 0)
 
 
 def test_parameters_keep_their_kinds(enclave: Enclave) -> None:
@@ -303,11 +321,13 @@ def test_declared_exceptions_cross_with_their_text(enclave: Enclave) -> None:
         enclave.find("bad")
 
 
-def test_undeclared_exceptions_of_a_production_image_say_nothing(source: Path) -> None:
+def test_undeclared_exceptions_of_a_production_image_say_nothing(
+    source: Path, launch: Launch
+) -> None:
     from secgear.base.build import build
 
     policy = LaunchPolicy(unsigned=True)
-    with secgear.launch(build(source), policy=policy) as production:
+    with launch(build(source), policy=policy) as production:
         with pytest.raises(errors.EnclaveInternalError) as caught:
             production.find("hunter2")
         assert "hunter2" not in str(caught.value)
@@ -370,9 +390,9 @@ def test_ocalls_work_from_the_apps_own_threads(enclave: Enclave) -> None:
     assert enclave.in_thread() == "41"
 
 
-def test_a_missing_handler_fails_inside(source: Path) -> None:
+def test_a_missing_handler_fails_inside(source: Path, launch: Launch) -> None:
     with (
-        secgear.launch(source) as enclave,
+        launch(source) as enclave,
         pytest.raises(errors.EnclaveInternalError, match="no handler"),
     ):
         enclave.call_note("x")
@@ -383,12 +403,14 @@ def test_an_unknown_handler_is_refused_at_launch(source: Path) -> None:
         secgear.launch(source, ocalls={"nope": print})
 
 
-def test_a_failing_handler_fails_the_call(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_handler_fails_the_call(
+    source: Path, launch: Launch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(_: str) -> None:
         raise RuntimeError("the host's own trouble")
 
     with (
-        secgear.launch(source, ocalls={"note": broken}) as enclave,
+        launch(source, ocalls={"note": broken}) as enclave,
         pytest.raises(errors.EnclaveInternalError, match="the handler raised RuntimeError"),
     ):
         enclave.call_note("x")
@@ -509,18 +531,34 @@ def test_asyncio_cancellation_reaches_the_enclave(enclave: Enclave) -> None:
     assert enclave.options(deadline=10).add(1) == 2
 
 
+def test_a_deadline_passes_while_the_host_serves_an_ocall(source: Path, launch: Launch) -> None:
+    began, let_go = threading.Event(), threading.Event()
+
+    def note(_: str) -> None:
+        began.set()
+        let_go.wait(60)
+
+    with launch(source, ocalls={"note": note}) as enclave:
+        with pytest.raises(errors.DeadlineExceeded):
+            enclave.options(deadline=0.3).call_note("x")
+        assert began.is_set()
+        assert not let_go.is_set()
+        let_go.set()
+        assert enclave.options(deadline=20).add(1) == 2
+
+
 def test_queued_calls_past_their_deadline_never_run(enclave: Enclave) -> None:
-    busy = [enclave.submit.patient(0.5) for _ in range(2)]
+    busy = [enclave.submit.patient(0.5) for _ in range(3)]
     with pytest.raises(errors.DeadlineExceeded):
         enclave.options(deadline=0.1).add(1)
-    assert [future.result(10) for future in busy] == ["done", "done"]
+    assert [future.result(10) for future in busy] == ["done"] * 3
 
 
 # --- life ----------------------------------------------------------------------------------------
 
 
-def test_kill_9_ends_every_pending_call_at_once(source: Path) -> None:
-    with secgear.launch(source) as enclave:
+def test_kill_9_ends_every_pending_call_at_once(source: Path, launch: Launch) -> None:
+    with launch(source) as enclave:
         stream = enclave.upto(10**9)
         next(stream)
         futures = [enclave.submit.patient(60) for _ in range(20)]
@@ -539,18 +577,18 @@ def test_kill_9_ends_every_pending_call_at_once(source: Path) -> None:
             enclave.add(1)
 
 
-def test_closing_runs_on_stop_and_ends_calls(source: Path) -> None:
+def test_closing_runs_on_stop_and_ends_calls(source: Path, launch: Launch) -> None:
     notes: list[str] = []
-    enclave = secgear.launch(source, ocalls={"note": notes.append})
-    pid = enclave.pid
-    pending = enclave.submit.patient(60)
-    enclave.close()
-    assert notes == ["stopped"]
-    with pytest.raises((errors.CallCancelled, errors.EnclaveClosed)):
-        pending.result(5)
-    with pytest.raises(errors.EnclaveClosed):
-        enclave.add(1)
-    enclave.close()
+    with launch(source, ocalls={"note": notes.append}) as enclave:
+        pid = enclave.pid
+        pending = enclave.submit.patient(60)
+        enclave.close()
+        assert notes == ["stopped"]
+        with pytest.raises((errors.CallCancelled, errors.EnclaveClosed)):
+            pending.result(5)
+        with pytest.raises(errors.EnclaveClosed):
+            enclave.add(1)
+        enclave.close()
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -35,6 +35,7 @@ def test_doctor_tells_of_every_tee(run: Any) -> None:
     text = run("doctor")
     assert text.code == 0
     assert 'tee="auto" takes process here: a simulation' in text.out
+    assert "Switchless calls " in text.out
     layer = report["tees"][-1]["layers"][0]["name"]
     assert layer not in text.out
     assert layer in run("doctor", "--verbose").out
@@ -174,6 +175,15 @@ def test_a_debug_image_runs_for_who_accepts_it(run: Any, image: Path) -> None:
 def test_run_lists_and_streams_for_people(run: Any, image: Path) -> None:
     assert "upto(n: int) -> Iterator[int]" in run("run", str(image)).out
     assert run("run", str(image), "upto", "3").out == "0\n1\n2\n"
+
+
+def test_run_calls_through_shared_memory_and_tells_when_it_can_not(run: Any, image: Path) -> None:
+    done = run("run", str(image), "size", "hello", "--switchless", "--json")
+    assert done.json == {"result": 5}, done.err
+    assert "over the stream" not in done.err
+    done = run("run", str(image), "upto", "3", "--switchless")
+    assert done.out == "0\n1\n2\n"
+    assert "over the stream: it takes or returns an iterator" in done.err
 
 
 def test_codegen_writes_a_client_that_works(run: Any, image: Path, tmp_path: Path) -> None:

@@ -120,25 +120,25 @@ class ProcessTee(Tee):
             undo.callback(os.close, stderr)
             # The guest needs no signature: who signed is the platform's to know.
             image_fd = _sealed_file(with_signature(image, None).data)
-            shared_fd = arena.create(config.shared_size) if config.shared_size else -1
-            inherited = [theirs.fileno(), image_fd] + ([shared_fd] if shared_fd >= 0 else [])
+            memory = _SharedMemory(config)
             try:
+                inherited = [theirs.fileno(), image_fd, *memory.descriptors]
                 process = _spawn(theirs.fileno(), inherited, stderr)
             except BaseException:
-                if shared_fd >= 0:
-                    os.close(shared_fd)
+                memory.close()
                 raise
             finally:
                 theirs.close()
                 os.close(image_fd)
-            running = _ProcessRunning(process, ours, shared_fd, image, authority)
+            running = _ProcessRunning(process, ours, memory, image, authority)
             try:
                 boot = Boot(
                     host_pid=os.getpid(),
                     read_paths=_read_paths(image),
                     search_path=_search_path(),
                     image_fd=image_fd,
-                    shared_fd=shared_fd,
+                    shared_fd=memory.shared_fd,
+                    switchless_fd=memory.switchless_fd,
                 )
                 running.layers = _start(process, ours, boot, config.timeout, stderr)
                 _insist(config.require, running.layers)
@@ -151,6 +151,31 @@ class ProcessTee(Tee):
 
 
 @final
+class _SharedMemory:
+    """What a host and its enclave share: descriptors, -1 for what was not asked for."""
+
+    def __init__(self, config: LaunchConfig) -> None:
+        self.shared_fd = self.switchless_fd = -1
+        if config.shared_size:
+            self.shared_fd = arena.create(config.shared_size)
+        if config.switchless_size:
+            try:
+                self.switchless_fd = arena.shared_file("secgear-switchless", config.switchless_size)
+            except OSError:
+                self.close()
+                raise
+
+    @property
+    def descriptors(self) -> list[int]:
+        return [fd for fd in (self.shared_fd, self.switchless_fd) if fd >= 0]
+
+    def close(self) -> None:
+        for fd in self.descriptors:
+            os.close(fd)
+        self.shared_fd = self.switchless_fd = -1
+
+
+@final
 class _ProcessRunning(Running):
     """An enclave process. Stopping it reaps it and closes what it held."""
 
@@ -158,15 +183,17 @@ class _ProcessRunning(Running):
         self,
         process: subprocess.Popen[bytes],
         sock: socket.socket,
-        shared_fd: int,
+        memory: _SharedMemory,
         image: Image,
         authority: SimulatedPlatform,
     ) -> None:
         self.stream = SocketStream(sock)
-        self.shared_fd = shared_fd if shared_fd >= 0 else None
+        self.shared_fd = memory.shared_fd if memory.shared_fd >= 0 else None
+        self.switchless_fd = memory.switchless_fd if memory.switchless_fd >= 0 else None
         self.layers: tuple[Layer, ...] = ()
         self.pid = process.pid
         self._process = process
+        self._memory = memory
         self._image = image
         self._authority = authority
         self._lock = threading.Lock()
@@ -203,10 +230,9 @@ class _ProcessRunning(Running):
             if self._process.returncode is None:
                 self._process.kill()
                 self._process.wait()
-            fd, self.shared_fd = self.shared_fd, None
+            self.shared_fd = self.switchless_fd = None
+            self._memory.close()
         self.stream.close()
-        if fd is not None:
-            os.close(fd)
 
 
 def _ending(code: int) -> str:

@@ -26,7 +26,8 @@ class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Host to guest, first. host_pid: whose death ends the enclave.
 
     read_paths: what stays readable once sealed. search_path: where required distributions may
-    lie. image_fd, shared_fd: inherited descriptors; shared_fd is -1 without shared memory.
+    lie. image_fd, shared_fd, switchless_fd: inherited descriptors; of memory that is not shared,
+    -1.
     """
 
     host_pid: int
@@ -34,6 +35,7 @@ class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search_path: tuple[str, ...]
     image_fd: int
     shared_fd: int
+    switchless_fd: int = -1
 
 
 class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sealed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import secrets
 import socket
@@ -45,7 +46,7 @@ def start(sock: socket.socket) -> None:
         data = _read_all(boot.image_fd)
         os.close(boot.image_fd)
         null = os.open("/dev/null", os.O_RDWR)  # nothing can be opened for writing later
-        keep = [sock.fileno(), null] + ([boot.shared_fd] if boot.shared_fd >= 0 else [])
+        memory = [fd for fd in (boot.shared_fd, boot.switchless_fd) if fd >= 0]
         # The manifest is read before anything is restricted, because it holds the memory limit;
         # the image's own code runs only further down.
         image = Image.parse(data)
@@ -55,13 +56,17 @@ def start(sock: socket.socket) -> None:
                 host_pid=boot.host_pid,
                 read_paths=boot.read_paths,
                 memory_limit=image.manifest.memory,
-                keep_fds=tuple(keep),
+                keep_fds=(sock.fileno(), null, *memory),
             )
         )
         arena = None
         if boot.shared_fd >= 0:
             arena = Arena(boot.shared_fd, host=False)
             os.close(boot.shared_fd)
+        switchless = None
+        if boot.switchless_fd >= 0:
+            switchless = mmap.mmap(boot.switchless_fd, os.fstat(boot.switchless_fd).st_size)
+            os.close(boot.switchless_fd)
         install(image, boot.search_path)
         app = runtime.load(image)
         _mute(null)
@@ -78,6 +83,7 @@ def start(sock: socket.socket) -> None:
         SocketStream(sock),
         arena,
         lambda ask: ProcessGuest(ask, pool, image.manifest.svn),
+        switchless=switchless,
     )
     os._exit(0)
 

@@ -20,15 +20,20 @@ CHUNK_SIZE = 1 << 20
 
 
 def create(size: int) -> int:
-    """A memfd for both directions of `size` bytes each; its size can't be changed by either side.
+    """A memfd for both directions of `size` bytes each; see `shared_file`."""
+    return shared_file("secgear-arena", 2 * size)
+
+
+def shared_file(name: str, size: int) -> int:
+    """A memfd of `size` zero bytes, whose size can't be changed by either side.
 
     Without the seals a peer could shrink the file and turn our next access into SIGBUS.
     """
     import fcntl
 
-    fd = os.memfd_create("secgear-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, 2 * size)
+        os.ftruncate(fd, size)
         fcntl.fcntl(
             fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         )

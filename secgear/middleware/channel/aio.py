@@ -17,7 +17,7 @@ from secgear.middleware.channel.client import DAY, TIMEOUT
 from secgear.middleware.channel.core import Core, Established, Event, Judge, Present, State
 from secgear.middleware.channel.handshake import Answers
 from secgear.middleware.channel.messages import Kind, Open
-from secgear.middleware.channel.session import MAX_MESSAGE
+from secgear.middleware.channel.session import MAX_MESSAGE, MAX_PARTS, TOO_LONG
 from secgear.middleware.channel.tls import Parameters
 from secgear.middleware.channel.trust import Attester, Remote, Trust
 
@@ -189,13 +189,13 @@ class AsyncSession:
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """See `Session.recv`."""
-        parts = []
+        parts: list[bytes] = []
         size = 0
         async for part in self.recv_stream(timeout):
             size += len(part)
-            if size > MAX_MESSAGE:
+            if size > MAX_MESSAGE or len(parts) >= MAX_PARTS:
                 self.abort()
-                raise ChannelError(f"a message of over {MAX_MESSAGE} bytes: use recv_stream()")
+                raise ChannelError(TOO_LONG)
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

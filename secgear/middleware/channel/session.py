@@ -26,11 +26,15 @@ from secgear.middleware.channel.trust import Remote
 
 if TYPE_CHECKING:
     from secgear.base.interface import Interface
+    from secgear.middleware.channel.calling import Calls
 
 T = TypeVar("T")
 
 MAX_MESSAGE = 64 << 20
 """Bytes of a message that `Session.recv` puts together; longer ones come by `recv_stream`."""
+MAX_PARTS = 64 << 10
+"""Parts of such a message; each costs some memory of its own."""
+TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 _READ = 256 << 10
 
 
@@ -83,7 +87,7 @@ class Session:
         # What for. The client says so before anything else; a server's handler knows.
         self._for_calls: bool | None = None if core.role is Role.CLIENT else False
         self._described = Opened()
-        self._calls: Any = None
+        self._calls: Calls | None = None
 
     def __repr__(self) -> str:
         return f"<Session, {self._core.role.name.lower()}'s side, {self._core.state.name}>"
@@ -138,9 +142,9 @@ class Session:
         with self._receiving:
             for part in self._parts(timeout):
                 size += len(part)
-                if size > MAX_MESSAGE:
+                if size > MAX_MESSAGE or len(parts) >= MAX_PARTS:
                     self.abort()
-                    raise ChannelError(f"a message of over {MAX_MESSAGE} bytes: use recv_stream()")
+                    raise ChannelError(TOO_LONG)
                 parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -186,6 +190,24 @@ class Session:
         As methods of `secgear.Enclave`, with ``submit`` and ``aio``. A session is for calls or
         for messages, whichever is used first.
         """
+        return self._for_calling().faces
+
+    @property
+    def interface(self) -> Interface:
+        """The interface of the app at the other end; makes this a session for calls."""
+        return self._for_calling().interface
+
+    @property
+    def types(self) -> Any:
+        """The app's own types by name, as `secgear.Enclave.types`; as `interface`."""
+        return self._for_calling().types.namespace
+
+    @property
+    def errors(self) -> Any:
+        """The exceptions that ECALLs declare, as `secgear.Enclave.errors`; as `interface`."""
+        return self._for_calling().types.errors
+
+    def _for_calling(self) -> Calls:
         if self._calls is None:
             from secgear.middleware.channel.calling import Calls
 
@@ -193,7 +215,7 @@ class Session:
             with self._opening:
                 if self._calls is None:
                     self._calls = Calls(self, described, self._interface)
-        return self._calls.faces
+        return self._calls
 
     def send_calls(self, data: bytes | memoryview) -> None:
         """Bytes of the boundary's protocol, for `call` and what serves it."""

@@ -91,6 +91,20 @@ def forever() -> None:
         time.sleep(0.01)
 
 
+@app.remote
+@app.ecall
+def caller() -> str:
+    peer = app.sessions.peer
+    return "the host" if peer is None else f"a client from {peer.address}"
+
+
+@app.remote
+@app.ecall
+def callers(count: int) -> Iterator[str]:
+    for _ in range(count):
+        yield caller()
+
+
 @app.ecall
 def shut() -> str:
     return "the operator's business"

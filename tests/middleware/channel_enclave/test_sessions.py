@@ -61,6 +61,17 @@ def test_calls_that_are_not_offered_are_unknown(connect: Connect, enclave: Any) 
     assert enclave.shut() == "the operator's business"
 
 
+def test_call_knows_whose_it_is(connect: Connect, enclave: Any) -> None:
+    """Also in the steps of a stream, which run on any thread, and while others call."""
+    with connect() as one, connect() as other:
+        theirs = [other.call.submit.callers(50), one.call.submit.callers(50)]
+        assert list(enclave.callers(50)) == ["the host"] * 50
+        for stream in theirs:
+            assert list(stream.result(10)) == ["a client from 127.0.0.1"] * 50
+        assert one.call.caller() == "a client from 127.0.0.1"
+    assert enclave.caller() == "the host"
+
+
 def test_no_client_reaches_the_relays_own_door(connect: Connect) -> None:
     """A session inside a session would be a host's privilege."""
     with connect() as session, pytest.raises(errors.UnknownCall):

@@ -1,0 +1,1 @@
+"""Switchless calls: the same calls as over the stream, through shared memory."""
