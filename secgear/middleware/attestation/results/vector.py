@@ -10,6 +10,7 @@ instance-identity    ``revocation`` failed, or the vendor has revoked the TCB   
                      ``root`` or ``policy.root`` or ``policy.platform`` failed              97
                      another check of the verifier failed (it has no claims then)           99
                      simulated                                                               0
+                     ``policy.test-root``: the root is taken only since ``test_roots`` is on 32
                      else: signed up to a root that is trusted                               2
 configuration        ``policy.debug``, ``policy.migratable``, ``policy.details``,
                      ``policy.vmpl`` or ``policy.rego`` failed                              96
@@ -51,6 +52,7 @@ from typing import Final
 
 from secgear.middleware.attestation.checks import Check, Outcome
 from secgear.middleware.attestation.claims import Claims, TcbStatus
+from secgear.middleware.attestation.policy.rules import TEST_ROOT
 from secgear.middleware.attestation.verdict import Verdict
 
 # In the order of their labels in CBOR, 0 to 7.
@@ -128,7 +130,7 @@ def assess(verdict: Verdict, path: str, claims: Claims) -> tuple[Tier, dict[str,
     failed = {check.name for check in own if check.outcome is Outcome.FAIL}
     passed = {check.name for check in own if check.outcome is Outcome.PASS}
     vector = dict.fromkeys(CATEGORIES, 0) | {
-        "instance-identity": _instance(claims, failed),
+        "instance-identity": _instance(claims, failed, passed),
         "configuration": _configuration(claims, failed, passed),
         "executables": 33 if failed & _EXECUTABLES else 3 if passed & _EXECUTABLES else 0,
         "hardware": _hardware(claims, failed, passed),
@@ -159,12 +161,14 @@ def _without(check: Check, prefix: str) -> Check:
     return Check(check.name.removeprefix(prefix), check.outcome)
 
 
-def _instance(claims: Claims, failed: set[str]) -> int:
+def _instance(claims: Claims, failed: set[str], passed: set[str]) -> int:
     if claims.tcb.status is TcbStatus.REVOKED:
         return 96
     if failed & _UNKNOWN_INSTANCE:
         return 97
-    return 0 if claims.simulated else 2
+    if claims.simulated:
+        return 0
+    return 32 if TEST_ROOT in passed else 2
 
 
 def _configuration(claims: Claims, failed: set[str], passed: set[str]) -> int:

@@ -55,6 +55,7 @@ def test_a_good_machine_is_affirmed_in_all_that_its_evidence_shows(judge: Judge)
             {"instance-identity": 0, "hardware": 0, "runtime-opaque": 0},
         ),
         ({"migratable": True}, "[allow]\nmigratable = true", {"configuration": 32}),
+        ({"root": ADDED}, "[allow]\ntest_roots = true", {"instance-identity": 32}),
         (
             {"tcb": Tcb(TcbStatus.OUT_OF_DATE)},
             '[tcb]\nstatuses = ["OutOfDate"]',
@@ -75,6 +76,17 @@ def test_what_a_policy_tolerates_is_a_warning_and_not_an_affirmation(
     tier, values = assessed(verdict)
     assert tier is Tier.WARNING
     assert {name: values.get(name, 0) for name in expected} == expected
+
+
+def test_a_root_that_the_policy_names_is_affirmed_whatever_else_it_allows(judge: Judge) -> None:
+    more = f'[allow]\ntest_roots = true\nroots = ["{ADDED.fingerprint.hex()}"]'
+    tier, values = assessed(judge(claims_for_tests(root=ADDED), more))
+    assert (tier, values["instance-identity"]) == (Tier.AFFIRMING, 2)
+
+
+def test_test_roots_say_nothing_of_a_root_that_is_built_in(judge: Judge) -> None:
+    tier, values = assessed(judge(more="[allow]\ntest_roots = true"))
+    assert (tier, values["instance-identity"]) == (Tier.AFFIRMING, 2)
 
 
 def test_a_check_that_the_policy_does_without_is_a_warning(judge: Judge) -> None:
