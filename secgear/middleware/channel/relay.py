@@ -314,6 +314,9 @@ class _Poller:
             wake()
         os.eventfd_write(self._bell, 1)
         self._thread.join(5)
+        if not self._thread.is_alive():  # or it would read from what others open next
+            self._epoll.close()
+            os.close(self._bell)
 
     def _run(self) -> None:
         while not self._closed:
@@ -322,8 +325,6 @@ class _Poller:
                     wake = self._waiting.pop(number, None)
                 if wake is not None:
                     wake()
-        self._epoll.close()
-        os.close(self._bell)
 
 
 def _origin(client: str) -> str:

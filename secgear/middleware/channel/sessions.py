@@ -118,14 +118,26 @@ class Sessions:
             full = len(self._running) >= self._settings.limit
             if not full:
                 self._running.add(running)
-                if not self._watching:
-                    self._watching = True
-                    threading.Thread(target=self._watch, name="sessions", daemon=True).start()
-        if full:
+        if full or not self._start(running):
             stream.close()
-            return stream.outflow
-        threading.Thread(target=self._serve, args=(running,), name="session", daemon=True).start()
         return stream.outflow
+
+    def _start(self, running: _Running) -> bool:
+        """Serve it on a thread of its own; False where the system gives us no more of them."""
+        try:
+            with self._lock:
+                if not self._watching:
+                    threading.Thread(target=self._watch, name="sessions", daemon=True).start()
+                    self._watching = True
+            threading.Thread(
+                target=self._serve, args=(running,), name="session", daemon=True
+            ).start()
+        except RuntimeError:
+            with self._lock:
+                self._running.discard(running)
+            _logger.warning("no thread for a session")
+            return False
+        return True
 
     def _serve(self, running: _Running) -> None:
         client: object = None
