@@ -17,7 +17,7 @@ from secgear.middleware.channel.client import DAY, TIMEOUT
 from secgear.middleware.channel.core import Core, Established, Event, Judge, Present, State
 from secgear.middleware.channel.handshake import Answers
 from secgear.middleware.channel.messages import Kind, Open
-from secgear.middleware.channel.session import MAX_MESSAGE, MAX_PARTS, TOO_LONG
+from secgear.middleware.channel.session import TOO_LONG, TOO_OLD, Begun
 from secgear.middleware.channel.tls import Parameters
 from secgear.middleware.channel.trust import Attester, Remote, Trust
 
@@ -153,7 +153,8 @@ class AsyncSession:
         self._sending = asyncio.Lock()
         self._receiving = asyncio.Lock()
         self._opening = asyncio.Lock()
-        self._opened = False
+        self._begun = Begun()
+        self._asked = self._opened = False
 
     def __repr__(self) -> str:
         return f"<AsyncSession, {self._core.state.name}>"
@@ -168,7 +169,7 @@ class AsyncSession:
             self.abort()
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
-        """See `Session.send`."""
+        """See `Session.send`. When it is cancelled, the session is ended: a part may have gone."""
         await self._open()
         async with self._sending:
             await self._send_parts(message, last=True)
@@ -189,20 +190,22 @@ class AsyncSession:
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """See `Session.recv`."""
-        parts: list[bytes] = []
-        size = 0
-        async for part in self.recv_stream(timeout):
-            size += len(part)
-            if size > MAX_MESSAGE or len(parts) >= MAX_PARTS:
-                self.abort()
-                raise ChannelError(TOO_LONG)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        await self._open()
+        async with self._receiving, asyncio.timeout(timeout):
+            while True:
+                part, last = await self._wait(self._arrivals.part, None)
+                if not self._begun.add(part):
+                    self.abort()
+                    raise ChannelError(TOO_LONG)
+                if last:
+                    return self._begun.take()
 
     async def recv_stream(self, timeout: float | None = None) -> AsyncIterator[bytes]:
         """See `Session.recv_stream`."""
         await self._open()
         async with self._receiving:
+            for part in self._begun.parts():
+                yield part
             last = False
             while not last:
                 part, last = await self._wait(self._arrivals.part, timeout)
@@ -235,32 +238,49 @@ class AsyncSession:
             return
         async with self._opening:  # of its own: a receiver must not wait for a long message
             if not self._opened:
-                self._core.send_control(Open(self._service))
-                await _write(self._writer, self._core.outgoing())
+                if not self._asked:  # whoever asked may have been cancelled while waiting
+                    self._asked = True
+                    self._core.send_control(Open(self._service))
+                    await _write(self._writer, self._core.outgoing())
                 await self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
                 self._opened = True
 
     async def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
         self._check_age()
-        for _ in self._core.send(message, last=last):
-            await _write(self._writer, self._core.outgoing())
+        try:
+            for _ in self._core.send(message, last=last):
+                await _write(self._writer, self._core.outgoing())
+        except asyncio.CancelledError:
+            # The rest will never go: the next message must not pass for it.
+            self.abort()
+            raise
 
     async def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
         try:
             async with asyncio.timeout(timeout):
-                while (taken := take()) is None:
-                    self._check_age()
-                    self._arrivals.feed(await _read(self._reader))
+                while True:
+                    self._check_age()  # also after a wait: what comes too late does not count
+                    if (taken := take()) is not None:
+                        return taken
+                    self._arrivals.feed(await self._read_in_time())
                     self._writer.write(self._core.outgoing())
         except ChannelError:
             self.abort()
             raise
-        return taken
+
+    async def _read_in_time(self) -> bytes:
+        """What has come, waiting no longer than the verification counts."""
+        try:
+            async with asyncio.timeout(self._expires - time.monotonic()):
+                return await _read(self._reader)
+        except TimeoutError:
+            self.abort()
+            raise ChannelError(TOO_OLD) from None
 
     def _check_age(self) -> None:
         if time.monotonic() >= self._expires:
             self.abort()
-            raise ChannelClosed("the peer was verified too long ago; connect again")
+            raise ChannelError(TOO_OLD)
 
 
 async def _each(parts: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:

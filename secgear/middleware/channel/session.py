@@ -34,8 +34,10 @@ MAX_MESSAGE = 64 << 20
 """Bytes of a message that `Session.recv` puts together; longer ones come by `recv_stream`."""
 MAX_PARTS = 64 << 10
 """Parts of such a message; each costs some memory of its own."""
+TOO_OLD = "the peer was verified too long ago; connect again"
 TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 _READ = 256 << 10
+_LOOK = 3600.0  # seconds of one wait; poll(2) counts milliseconds in 31 bits
 
 
 class ByteStream(Protocol):
@@ -84,6 +86,7 @@ class Session:
         self._receiving = threading.Lock()
         self._opening = threading.Lock()
         self._arrivals = Arrivals(core, events)
+        self._begun = Begun()
         # What for. The client says so before anything else; a server's handler knows.
         self._for_calls: bool | None = None if core.role is Role.CLIENT else False
         self._described = Opened()
@@ -137,16 +140,16 @@ class Session:
         ChannelError for a message over `MAX_MESSAGE`.
         """
         self._open(calls=False)
-        parts: list[bytes] = []
-        size = 0
         with self._receiving:
-            for part in self._parts(timeout):
-                size += len(part)
-                if size > MAX_MESSAGE or len(parts) >= MAX_PARTS:
+            until = None if timeout is None else time.monotonic() + timeout
+            while True:
+                left = None if until is None else max(0.0, until - time.monotonic())
+                part, last = self._wait(self._arrivals.part, left)
+                if not self._begun.add(part):
                     self.abort()
                     raise ChannelError(TOO_LONG)
-                parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                if last:
+                    return self._begun.take()
 
     def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
         """The next message in parts, as they arrive. Take them all before anything else.
@@ -155,7 +158,11 @@ class Session:
         """
         self._open(calls=False)
         with self._receiving:
-            yield from self._parts(timeout)
+            yield from self._begun.parts()
+            last = False
+            while not last:
+                part, last = self._wait(self._arrivals.part, timeout)
+                yield part
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
@@ -299,25 +306,29 @@ class Session:
             if data:
                 self._stream.send(data)
 
-    def _parts(self, timeout: float | None) -> Iterator[bytes]:
-        last = False
-        while not last:
-            part, last = self._wait(self._arrivals.part, timeout)
-            yield part
-
     def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
         """What `take` gives, once enough has arrived for it."""
         until = None if timeout is None else time.monotonic() + timeout
         try:
-            while (taken := take()) is None:
-                self._check_age()
-                self._receive(None if until is None else max(0.0, until - time.monotonic()))
+            while True:
+                self._check_age()  # also after a wait: what comes too late does not count
+                if (taken := take()) is not None:
+                    return taken
+                try:
+                    self._receive(self._patience(until))
+                except TimeoutError:
+                    if until is not None and time.monotonic() >= until:
+                        raise
         except ChannelError:
             self.abort()
             raise
-        return taken
 
-    def _receive(self, timeout: float | None) -> None:
+    def _patience(self, until: float | None) -> float:
+        """Seconds to wait before the session's age is looked at again."""
+        end = self._expires if until is None else min(until, self._expires)
+        return min(max(0.0, end - time.monotonic()), _LOOK)
+
+    def _receive(self, timeout: float) -> None:
         data = self._stream.recv(_READ, timeout)
         with self._lock:
             self._arrivals.feed(data)
@@ -331,4 +342,32 @@ class Session:
 
     def _check_age(self) -> None:
         if time.monotonic() >= self._expires:
-            raise ChannelClosed("the peer was verified too long ago; connect again")
+            # No ChannelClosed: whoever iterates must not take it for the end of what was said.
+            raise ChannelError(TOO_OLD)
+
+
+@final
+class Begun:
+    """Parts of a message whose end has not come; `recv` may give up and go on later."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> bool:
+        """Keep `part`; False if that is more than `MAX_MESSAGE` and `MAX_PARTS` allow."""
+        if self._size + len(part) > MAX_MESSAGE or len(self._parts) >= MAX_PARTS:
+            return False
+        self._parts.append(part)
+        self._size += len(part)
+        return True
+
+    def take(self) -> bytes:
+        """All of it."""
+        parts = self.parts()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def parts(self) -> list[bytes]:
+        """All of it, as it came."""
+        parts, self._parts, self._size = self._parts, [], 0
+        return parts
