@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, final
@@ -184,7 +185,7 @@ class CallCounter:
     """A counter behind OCALLs, for enclaves: two functions with the meaning of `Counter`'s.
 
     The host can answer what it likes. What it can't do is unnoticed while one enclave runs:
-    within its life the counter may not fall, nor change its mark.
+    within its life the counter may not fall, nor change its mark. Safe for threads.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class CallCounter:
         self._identity = identity
         self._ask, self._raise = read, advance
         self._least = Standing(0, b"")
+        self._lock = threading.RLock()  # answers are looked at in the order they were given
 
     def __repr__(self) -> str:
         return f"CallCounter({self._identity!r})"
@@ -207,12 +209,14 @@ class CallCounter:
 
     def read(self) -> Standing:
         """What the host says. Raises RolledBack when it is less than it was."""
-        return self._checked(self._ask())
+        with self._lock:
+            return self._checked(self._ask())
 
     def advance(self, value: int, mark: bytes) -> Standing:
         """What the host says; never less than before."""
         check_step(value, mark)
-        return self._checked(self._raise(value, mark))
+        with self._lock:
+            return self._checked(self._raise(value, mark))
 
     def _checked(self, answer: object) -> Standing:
         match answer:

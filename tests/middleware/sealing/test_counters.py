@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,3 +250,21 @@ def test_password_is_not_shown(tpm: str) -> None:
     with pytest.raises(SealingError) as caught:
         counter.read()
     assert "CANARY" not in repr(counter) + str(caught.value)
+
+
+def test_threads_that_ask_at_once_neither_see_a_fall_nor_hide_one() -> None:
+    values = iter((5, 6))
+    second = threading.Thread(target=lambda: counter.read())
+
+    def ask() -> tuple[int, bytes]:
+        value = next(values)
+        if value == 5:  # the answer is on its way while somebody else asks
+            second.start()
+            second.join(0.3)
+        return value, bytes([value]) * 32
+
+    counter = CallCounter(b"shared", ask, lambda value, mark: (value, mark))
+    assert counter.read().value == 5
+    second.join()
+    with pytest.raises(RolledBack):
+        counter.advance(5, b"\5" * 32)
