@@ -37,6 +37,7 @@ MAX_PARTS = 64 << 10
 TOO_OLD = "the peer was verified too long ago; connect again"
 TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 _READ = 256 << 10
+_PARTING = 5.0  # seconds that a message on its way may hold up the goodbye
 _LOOK = 3600.0  # seconds of one wait; poll(2) counts milliseconds in 31 bits
 
 
@@ -173,13 +174,23 @@ class Session:
             yield message
 
     def close(self) -> None:
-        """Say goodbye and leave. Idempotent."""
+        """Say goodbye and leave; a message that another thread is sending comes first, if it can.
+
+        Idempotent.
+        """
         if self._calls is not None:
             self._calls.close()
-        with contextlib.suppress(ChannelError):
-            with self._lock:
-                self._core.close()
-            self._flush()
+        # Somebody's message that the peer does not take must not hold us here: it is cut then.
+        if self._sending.acquire(timeout=_PARTING):
+            try:
+                with contextlib.suppress(ChannelError):
+                    with self._lock:
+                        self._core.close()
+                    self._flush()
+            finally:
+                self._sending.release()
+        else:
+            self.abort()
         self._stream.close()
 
     def abort(self) -> None:

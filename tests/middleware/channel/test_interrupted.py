@@ -92,6 +92,31 @@ def test_what_comes_after_the_verification_has_ended_is_not_given_out() -> None:
         session.recv(10)
 
 
+def test_peer_that_takes_nothing_can_not_keep_us_from_closing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("secgear.middleware.channel.session._PARTING", 0.2)
+    session, far = serving(opened())
+    failed: list[ChannelError] = []
+
+    def send() -> None:
+        try:
+            session.send(bytes(16 << 20))
+        except ChannelError as error:
+            failed.append(error)
+
+    sender = threading.Thread(target=send, daemon=True)
+    closer = threading.Thread(target=session.close, daemon=True)
+    with far:
+        sender.start()
+        assert far.recv(1)  # it has begun
+        closer.start()
+        closer.join(20)
+        assert not closer.is_alive()
+        sender.join(20)
+        assert failed
+
+
 def _with_a_client(
     pair: Pair,
     run: Callable[[AsyncSession, socket.socket], Awaitable[None]],
