@@ -16,8 +16,7 @@ from secgear.middleware.channel.binding import Role
 from secgear.middleware.channel.client import DAY, TIMEOUT
 from secgear.middleware.channel.core import Core, Established, Event, Judge, Present, State
 from secgear.middleware.channel.handshake import Answers
-from secgear.middleware.channel.messages import Kind, Open
-from secgear.middleware.channel.session import MAX_MESSAGE, MAX_PARTS, TOO_LONG
+from secgear.middleware.channel.messages import PART, Kind, Open
 from secgear.middleware.channel.tls import Parameters
 from secgear.middleware.channel.trust import Attester, Remote, Trust
 
@@ -153,7 +152,7 @@ class AsyncSession:
         self._sending = asyncio.Lock()
         self._receiving = asyncio.Lock()
         self._opening = asyncio.Lock()
-        self._opened = False
+        self._asked = self._opened = False
 
     def __repr__(self) -> str:
         return f"<AsyncSession, {self._core.state.name}>"
@@ -169,39 +168,42 @@ class AsyncSession:
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
         """See `Session.send`."""
+        view = memoryview(message).cast("B")
         await self._open()
         async with self._sending:
-            await self._send_parts(message, last=True)
+            await self._send_parts(view, last=True)
 
     async def send_stream(self, parts: AsyncIterable[bytes] | Iterable[bytes]) -> None:
         """See `Session.send_stream`."""
         await self._open()
         async with self._sending:
-            try:
-                async for part in _each(parts):
-                    await self._send_parts(part, last=False)
-            except ChannelError:
-                raise
-            except BaseException:
-                self.abort()
-                raise
+            source = _each(parts)
+            while (part := await self._next_of(source)) is not None:
+                await self._send_parts(part, last=False)
             await self._send_parts(b"", last=True)
+
+    async def _next_of(
+        self, source: AsyncIterator[bytes | bytearray | memoryview]
+    ) -> memoryview | None:
+        try:
+            return memoryview(await anext(source)).cast("B")
+        except StopAsyncIteration:
+            return None
+        except BaseException:
+            self.abort()
+            raise
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """See `Session.recv`."""
-        parts: list[bytes] = []
-        size = 0
-        async for part in self.recv_stream(timeout):
-            size += len(part)
-            if size > MAX_MESSAGE or len(parts) >= MAX_PARTS:
-                self.abort()
-                raise ChannelError(TOO_LONG)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        async with asyncio.timeout(timeout):
+            await self._open()
+            async with self._receiving:
+                return await self._wait(self._arrivals.message, None)
 
     async def recv_stream(self, timeout: float | None = None) -> AsyncIterator[bytes]:
         """See `Session.recv_stream`."""
-        await self._open()
+        async with asyncio.timeout(timeout):
+            await self._open()
         async with self._receiving:
             last = False
             while not last:
@@ -235,15 +237,24 @@ class AsyncSession:
             return
         async with self._opening:  # of its own: a receiver must not wait for a long message
             if not self._opened:
-                self._core.send_control(Open(self._service))
+                if not self._asked:
+                    self._core.send_control(Open(self._service))
+                    self._asked = True
                 await _write(self._writer, self._core.outgoing())
                 await self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
                 self._opened = True
 
-    async def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
+    async def _send_parts(self, message: bytes | memoryview, *, last: bool) -> None:
         self._check_age()
-        for _ in self._core.send(message, last=last):
-            await _write(self._writer, self._core.outgoing())
+        try:
+            for _ in self._core.send(message, last=last):
+                await _write(self._writer, self._core.outgoing())
+        except ChannelError:
+            raise
+        except BaseException:  # cancelled: the next message would become this one's tail
+            if not last or len(message) > PART:
+                self.abort()
+            raise
 
     async def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
         try:

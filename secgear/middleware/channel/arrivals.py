@@ -6,9 +6,15 @@ from collections import deque
 from collections.abc import Iterable
 from typing import final
 
-from secgear.errors import ChannelClosed, ChannelError
+from secgear.errors import ChannelClosed, ChannelError, ChannelTruncated
 from secgear.middleware.channel.core import Core, Event, Finished, Received, State
 from secgear.middleware.channel.messages import Failed, Kind, Open, Opened, decode, reason
+
+MAX_MESSAGE = 64 << 20
+"""Bytes of a message that is put together; longer ones are to be taken in parts."""
+MAX_PARTS = 64 << 10
+"""Parts of such a message; each costs some memory of its own."""
+TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 
 
 @final
@@ -22,6 +28,9 @@ class Arrivals:
         self._core = core
         self._events: deque[Event] = deque(events)
         self._end: ChannelError | None = None
+        self._inside = False  # a message, of which the last part was not taken yet
+        self._parts: list[bytes] = []  # of a message that is being put together
+        self._size = 0
 
     def feed(self, data: bytes) -> None:
         """Bytes from the network, empty at its end. What is wrong with them, `take` raises."""
@@ -44,6 +53,10 @@ class Arrivals:
             return None
         event = self._events.popleft()
         if isinstance(event, Finished):
+            if self._inside:
+                raise self.end(
+                    ChannelTruncated("the peer closed the session in the middle of a message")
+                )
             raise self.end(ChannelClosed("the peer has closed the session"))
         if not isinstance(event, Received):
             raise self.broken("the attestation begins again")
@@ -55,12 +68,38 @@ class Arrivals:
 
     def part(self) -> tuple[bytes, bool] | None:
         """The next piece of a message and whether it is the last; else as `take`."""
+        if self._parts:  # of a message that somebody no longer waits for as a whole
+            return self._together(), False
+        return self._piece()
+
+    def message(self) -> bytes | None:
+        """The next message; else as `take`. What is there of one is kept for the next attempt."""
+        if self._inside and not self._parts:
+            raise self.end(ChannelError("recv() in the middle of a message: end recv_stream()"))
+        while (piece := self._piece()) is not None:
+            part, last = piece
+            if last and not self._parts:
+                return part
+            self._parts.append(part)
+            self._size += len(part)
+            if self._size > MAX_MESSAGE or len(self._parts) > MAX_PARTS:
+                raise self.end(ChannelError(TOO_LONG))
+            if last:
+                return self._together()
+        return None
+
+    def _together(self) -> bytes:
+        parts, self._parts, self._size = self._parts, [], 0
+        return b"".join(parts)
+
+    def _piece(self) -> tuple[bytes, bool] | None:
         entry = self.take()
         if entry is None:
             return None
         kind, payload = entry
         if kind not in (Kind.PART, Kind.LAST):
             raise self.broken(f"{kind.name} in a session for messages")
+        self._inside = kind is Kind.PART
         return payload, kind is Kind.LAST
 
     def control(self, expected: Kind) -> Open | Opened | None:
@@ -82,4 +121,5 @@ class Arrivals:
         """Nothing more will be taken; `error` says why, unless another one did before."""
         self._end = self._end or error
         self._events.clear()
+        self._parts.clear()
         return error

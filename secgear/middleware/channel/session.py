@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, final
 from secgear.errors import ChannelClosed, ChannelError
 from secgear.middleware.channel.arrivals import Arrivals
 from secgear.middleware.channel.binding import Role
-from secgear.middleware.channel.core import Core, Event
+from secgear.middleware.channel.core import Core, Event, State
 from secgear.middleware.channel.messages import (
     Failed,
     Kind,
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_MESSAGE = 64 << 20
-"""Bytes of a message that `Session.recv` puts together; longer ones come by `recv_stream`."""
-MAX_PARTS = 64 << 10
-"""Parts of such a message; each costs some memory of its own."""
-TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 _READ = 256 << 10
 
 
@@ -86,6 +81,7 @@ class Session:
         self._arrivals = Arrivals(core, events)
         # What for. The client says so before anything else; a server's handler knows.
         self._for_calls: bool | None = None if core.role is Role.CLIENT else False
+        self._asked = self._for_calls
         self._described = Opened()
         self._calls: Calls | None = None
 
@@ -101,6 +97,11 @@ class Session:
         else:
             self.abort()  # the peer must not take what was sent so far for all there is
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more; what has arrived can still be taken."""
+        return self._core.state is State.CLOSED
+
     # --- messages --------------------------------------------------------------------------------
 
     def send(self, message: bytes | bytearray | memoryview) -> None:
@@ -108,9 +109,10 @@ class Session:
 
         Raises ChannelClosed, ChannelError.
         """
+        view = memoryview(message).cast("B")
         self._open(calls=False)
         with self._sending:
-            self._send_parts(message, last=True)
+            self._send_parts(view, last=True)
 
     def send_stream(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
         """One message of any length, from parts as they come; both sides need little memory.
@@ -118,44 +120,45 @@ class Session:
         When `parts` raises, the session is ended: what was sent so far is no message.
         """
         self._open(calls=False)
+        source = iter(parts)
         with self._sending:
-            try:
-                for part in parts:
-                    self._send_parts(part, last=False)
-            except ChannelError:
-                raise
-            except BaseException:
-                self.abort()
-                raise
+            while (part := self._next_of(source)) is not None:
+                self._send_parts(part, last=False)
             self._send_parts(b"", last=True)
+
+    def _next_of(self, source: Iterator[bytes | bytearray | memoryview]) -> memoryview | None:
+        try:
+            return memoryview(next(source)).cast("B")
+        except StopIteration:
+            return None
+        except BaseException:
+            self.abort()
+            raise
 
     def recv(self, timeout: float | None = None) -> bytes:
         """The next message.
 
         Raises ChannelClosed when the peer has closed in good order, ChannelTruncated when the
-        connection broke, TimeoutError after `timeout` seconds (the session goes on),
-        ChannelError for a message over `MAX_MESSAGE`.
+        connection broke, TimeoutError after `timeout` seconds (the session goes on, and nothing is
+        lost), ChannelError for a message over `MAX_MESSAGE`.
         """
-        self._open(calls=False)
-        parts: list[bytes] = []
-        size = 0
+        until = None if timeout is None else time.monotonic() + timeout
+        self._open(calls=False, until=until)
         with self._receiving:
-            for part in self._parts(timeout):
-                size += len(part)
-                if size > MAX_MESSAGE or len(parts) >= MAX_PARTS:
-                    self.abort()
-                    raise ChannelError(TOO_LONG)
-                parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            return self._wait(self._arrivals.message, until)
 
     def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
         """The next message in parts, as they arrive. Take them all before anything else.
 
         timeout: seconds to wait for each part. Errors as in `recv`.
         """
-        self._open(calls=False)
+        self._open(calls=False, until=None if timeout is None else time.monotonic() + timeout)
+        last = False
         with self._receiving:
-            yield from self._parts(timeout)
+            while not last:
+                until = None if timeout is None else time.monotonic() + timeout
+                part, last = self._wait(self._arrivals.part, until)
+                yield part
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
@@ -264,33 +267,41 @@ class Session:
                 self._core.send_control(message)
             self._flush()
 
-    def _open(self, *, calls: bool) -> Opened:
+    def _open(self, *, calls: bool, until: float | None = None) -> Opened:
         """On the client's side, once, before anything else: say what the session is for."""
         if self._for_calls is calls:
             return self._described
         with self._opening:  # of its own: a receiver must not wait for somebody's long message
-            if self._for_calls is None:
+            if self._asked is None:
                 self._send_control(Open("" if calls else self._service, calls=calls))
+                self._asked = calls
+            if self._asked is calls and self._for_calls is None:
                 with self._receiving:
-                    message = self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+                    message = self._wait(lambda: self._arrivals.control(Kind.OPENED), until)
                 if isinstance(message, Opened):
                     self._for_calls, self._described = calls, message
-        if self._for_calls is not calls:
-            used, other = ("calls", "messages") if self._for_calls else ("messages", "calls")
+        if self._asked is not calls:
+            used, other = ("calls", "messages") if self._asked else ("messages", "calls")
             raise ChannelError(f"this session is for {used}; open another one for {other}")
         return self._described
 
     # --- the way in and out ----------------------------------------------------------------------
 
-    def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
+    def _send_parts(self, message: bytes | memoryview, *, last: bool) -> None:
         if time.monotonic() >= self._expires:
             self.abort()
         steps = self._core.send(message, last=last)
-        while True:
-            with self._lock:
-                if next(steps, steps) is steps:
-                    return
-            self._flush()
+        try:
+            while True:
+                with self._lock:
+                    if next(steps, steps) is steps:
+                        return
+                self._flush()
+        except ChannelError:  # the peer may have said why
+            raise
+        except BaseException:  # interrupted: the next message would become this one's tail
+            self.abort()
+            raise
 
     def _flush(self) -> None:
         with self._sending:
@@ -299,15 +310,8 @@ class Session:
             if data:
                 self._stream.send(data)
 
-    def _parts(self, timeout: float | None) -> Iterator[bytes]:
-        last = False
-        while not last:
-            part, last = self._wait(self._arrivals.part, timeout)
-            yield part
-
-    def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """What `take` gives, once enough has arrived for it."""
-        until = None if timeout is None else time.monotonic() + timeout
+    def _wait(self, take: Callable[[], T | None], until: float | None) -> T:
+        """What `take` gives, once enough has arrived for it. Raises TimeoutError after `until`."""
         try:
             while (taken := take()) is None:
                 self._check_age()

@@ -221,15 +221,16 @@ class Sessions:
     def _handle(self, session: Session, handler: Handler) -> None:
         try:
             handler(session)
-        except ChannelClosed:
+        except BaseException as error:
+            if not (session.closed and isinstance(error, ChannelError)):
+                # Its text may hold the data of somebody else: it stays inside. Another session's
+                # end is a failure, too: this one's client must not take it for a good one.
+                session.failed("session.failed", "the enclave's handler failed")
+                raise
+            if not isinstance(error, ChannelClosed):
+                session.abort()
+                raise
             session.close()
-        except ChannelError:
-            session.abort()
-            raise
-        except BaseException:
-            # Its text may hold the data of somebody else: it stays inside.
-            session.failed("session.failed", "the enclave's handler failed")
-            raise
         else:
             session.close()
 
