@@ -42,6 +42,7 @@ from secgear.middleware.attestation.service.problems import Problem
 from secgear.middleware.attestation.verification import formats
 from tests.adversary.vendors import ovmf
 from tests.adversary.vendors.simulated import SimulatedVendor
+from tests.fuzz.sealed import Sealed
 
 ROOT = Path(__file__).resolve().parents[2]
 AT = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -76,8 +77,9 @@ def main() -> int:
     warnings.simplefilter("ignore")  # cryptography complains about names that are too long
     end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "600"))
     seed = int(os.environ.get("FUZZ_SEED", secrets.randbits(32)))
-    seeds = _seeds()
-    readers = _readers()
+    sealed = Sealed()
+    seeds = {**_seeds(), **sealed.seeds}
+    readers = {**_readers(), **sealed.readers()}
     cases = 0
     warm = 0
     signal.signal(signal.SIGALRM, _late)
