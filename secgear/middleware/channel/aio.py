@@ -9,14 +9,15 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Self, TypeVar, final
 
-from secgear.errors import ChannelClosed, ChannelError, HandshakeFailed
+from secgear.errors import ChannelClosed, ChannelError, HandshakeFailed, SecGearError
 from secgear.middleware.channel.addresses import parse
 from secgear.middleware.channel.arrivals import Arrivals
 from secgear.middleware.channel.binding import Role
 from secgear.middleware.channel.client import DAY, TIMEOUT
 from secgear.middleware.channel.core import Core, Established, Event, Judge, Present, State
 from secgear.middleware.channel.handshake import Answers
-from secgear.middleware.channel.messages import PART, Kind, Open
+from secgear.middleware.channel.messages import Kind, Open
+from secgear.middleware.channel.session import CLOSING, TOO_OLD
 from secgear.middleware.channel.tls import Parameters
 from secgear.middleware.channel.trust import Attester, Remote, Trust
 
@@ -62,9 +63,12 @@ async def connect_async(
             reader, writer = await _dial(address)
             try:
                 events = await _shake(core, reader, writer, answers)
-            except BaseException:
-                writer.write(core.outgoing())
+            except SecGearError:
+                writer.write(core.outgoing())  # the alert or refusal that says why
                 writer.close()
+                raise
+            except BaseException:  # another thread may be at the core still: see `_shake`
+                writer.transport.abort()
                 raise
     except TimeoutError:
         raise HandshakeFailed("the handshake was not finished in time") from None
@@ -152,7 +156,8 @@ class AsyncSession:
         self._sending = asyncio.Lock()
         self._receiving = asyncio.Lock()
         self._opening = asyncio.Lock()
-        self._asked = self._opened = False
+        self._asked = False  # OPEN has gone out
+        self._opened = False
 
     def __repr__(self) -> str:
         return f"<AsyncSession, {self._core.state.name}>"
@@ -182,14 +187,12 @@ class AsyncSession:
                 await self._send_parts(part, last=False)
             await self._send_parts(b"", last=True)
 
-    async def _next_of(
-        self, source: AsyncIterator[bytes | bytearray | memoryview]
-    ) -> memoryview | None:
+    async def _next_of(self, source: AsyncIterator[bytes]) -> memoryview | None:
         try:
             return memoryview(await anext(source)).cast("B")
         except StopAsyncIteration:
             return None
-        except BaseException:
+        except BaseException:  # also an error of another session that the parts come from
             self.abort()
             raise
 
@@ -198,7 +201,7 @@ class AsyncSession:
         async with asyncio.timeout(timeout):
             await self._open()
             async with self._receiving:
-                return await self._wait(self._arrivals.message, None)
+                return await self._wait(self._arrivals.message)
 
     async def recv_stream(self, timeout: float | None = None) -> AsyncIterator[bytes]:
         """See `Session.recv_stream`."""
@@ -207,7 +210,8 @@ class AsyncSession:
         async with self._receiving:
             last = False
             while not last:
-                part, last = await self._wait(self._arrivals.part, timeout)
+                async with asyncio.timeout(timeout):
+                    part, last = await self._wait(self._arrivals.part)
                 yield part
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -220,12 +224,17 @@ class AsyncSession:
 
     async def close(self) -> None:
         """See `Session.close`."""
-        with contextlib.suppress(ChannelError, OSError):
-            self._core.close()
-            await _write(self._writer, self._core.outgoing())
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        try:
+            async with asyncio.timeout(CLOSING):
+                async with self._sending:
+                    self._core.close()
+                    await _write(self._writer, self._core.outgoing())
+                self._writer.close()
+                await self._writer.wait_closed()
+        except (ChannelError, OSError):  # TimeoutError among them
+            pass
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """See `Session.abort`."""
@@ -236,42 +245,47 @@ class AsyncSession:
         if self._opened:
             return
         async with self._opening:  # of its own: a receiver must not wait for a long message
+            if not self._asked:
+                self._core.send_control(Open(self._service))
+                self._asked = True  # whoever gives up waiting now must not say it again
+                with contextlib.suppress(ChannelError):  # the end, once it is read, says why
+                    await _write(self._writer, self._core.outgoing())
             if not self._opened:
-                if not self._asked:
-                    self._core.send_control(Open(self._service))
-                    self._asked = True
-                await _write(self._writer, self._core.outgoing())
-                await self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+                await self._wait(lambda: self._arrivals.control(Kind.OPENED))
                 self._opened = True
 
     async def _send_parts(self, message: bytes | memoryview, *, last: bool) -> None:
-        self._check_age()
+        if time.monotonic() >= self._expires:
+            self.abort()
+            raise ChannelClosed(TOO_OLD)
         try:
             for _ in self._core.send(message, last=last):
                 await _write(self._writer, self._core.outgoing())
-        except ChannelError:
+        except ChannelError:  # the connection is of no use; why, may still be there to be read
             raise
-        except BaseException:  # cancelled: the next message would become this one's tail
-            if not last or len(message) > PART:
-                self.abort()
+        except BaseException:  # what went so far must not become the next message's beginning
+            self.abort()
             raise
 
-    async def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
+    async def _wait(self, take: Callable[[], T | None]) -> T:
+        """What `take` gives, once enough has arrived for it; whoever gives up loses nothing."""
         try:
-            async with asyncio.timeout(timeout):
-                while (taken := take()) is None:
-                    self._check_age()
-                    self._arrivals.feed(await _read(self._reader))
-                    self._writer.write(self._core.outgoing())
+            while (taken := take()) is None:
+                await self._receive()
         except ChannelError:
             self.abort()
             raise
         return taken
 
-    def _check_age(self) -> None:
-        if time.monotonic() >= self._expires:
-            self.abort()
-            raise ChannelClosed("the peer was verified too long ago; connect again")
+    async def _receive(self) -> None:
+        left = self._expires - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                data = await _read(self._reader)
+        except TimeoutError:
+            raise ChannelClosed(TOO_OLD) from None
+        self._arrivals.feed(data)
+        self._writer.write(self._core.outgoing())
 
 
 async def _each(parts: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -11,15 +11,17 @@ from secgear.middleware.channel.core import Core, Event, Finished, Received, Sta
 from secgear.middleware.channel.messages import Failed, Kind, Open, Opened, decode, reason
 
 MAX_MESSAGE = 64 << 20
-"""Bytes of a message that is put together; longer ones are to be taken in parts."""
+"""Bytes of a message that `Arrivals.message` puts together; longer ones come in parts."""
 MAX_PARTS = 64 << 10
 """Parts of such a message; each costs some memory of its own."""
-TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 
 
 @final
 class Arrivals:
     """Frames in their order, and then how the channel ended, again and again.
+
+    A message is taken whole or in parts. Whoever gives up waiting for the rest of it finds what
+    has come so far when he asks again: half a message is never taken for one.
 
     events: those that came right behind the handshake.
     """
@@ -28,9 +30,10 @@ class Arrivals:
         self._core = core
         self._events: deque[Event] = deque(events)
         self._end: ChannelError | None = None
-        self._inside = False  # a message, of which the last part was not taken yet
-        self._parts: list[bytes] = []  # of a message that is being put together
+        self._parts: list[bytes] = []  # of a message that is to be taken whole
         self._size = 0
+        self._streaming = False  # part of a message was taken, and its rest was not
+        self._inside = False  # of a message, as far as it was taken from the events
 
     def feed(self, data: bytes) -> None:
         """Bytes from the network, empty at its end. What is wrong with them, `take` raises."""
@@ -54,9 +57,7 @@ class Arrivals:
         event = self._events.popleft()
         if isinstance(event, Finished):
             if self._inside:
-                raise self.end(
-                    ChannelTruncated("the peer closed the session in the middle of a message")
-                )
+                raise self.end(ChannelTruncated("the peer closed in the middle of a message"))
             raise self.end(ChannelClosed("the peer has closed the session"))
         if not isinstance(event, Received):
             raise self.broken("the attestation begins again")
@@ -66,31 +67,39 @@ class Arrivals:
             raise self.end(ChannelError(f"the other side ended the session: {words}"))
         return event.kind, event.payload
 
-    def part(self) -> tuple[bytes, bool] | None:
-        """The next piece of a message and whether it is the last; else as `take`."""
-        if self._parts:  # of a message that somebody no longer waits for as a whole
-            return self._together(), False
-        return self._piece()
-
     def message(self) -> bytes | None:
-        """The next message; else as `take`. What is there of one is kept for the next attempt."""
-        if self._inside and not self._parts:
-            raise self.end(ChannelError("recv() in the middle of a message: end recv_stream()"))
-        while (piece := self._piece()) is not None:
-            part, last = piece
-            if last and not self._parts:
-                return part
-            self._parts.append(part)
-            self._size += len(part)
-            if self._size > MAX_MESSAGE or len(self._parts) > MAX_PARTS:
-                raise self.end(ChannelError(TOO_LONG))
+        """The next message, whole; else as `take`.
+
+        Raises ChannelError for one over `MAX_MESSAGE` or `MAX_PARTS`, and for the rest of one whose
+        beginning was taken by `part`.
+        """
+        if self._streaming:
+            raise self.end(ChannelError("a message in parts was not taken to its end"))
+        while (entry := self._piece()) is not None:
+            piece, last = entry
+            self._size += len(piece)
+            if self._size > MAX_MESSAGE or len(self._parts) >= MAX_PARTS:
+                raise self.end(
+                    ChannelError(
+                        f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: "
+                        "use recv_stream()"
+                    )
+                )
+            self._parts.append(piece)
             if last:
-                return self._together()
+                return self._joined()
         return None
 
-    def _together(self) -> bytes:
+    def part(self) -> tuple[bytes, bool] | None:
+        """The next piece of a message and whether it is the last; else as `take`."""
+        entry = (self._joined(), False) if self._parts else self._piece()
+        if entry is not None:
+            self._streaming = not entry[1]
+        return entry
+
+    def _joined(self) -> bytes:
         parts, self._parts, self._size = self._parts, [], 0
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _piece(self) -> tuple[bytes, bool] | None:
         entry = self.take()
@@ -100,7 +109,7 @@ class Arrivals:
         if kind not in (Kind.PART, Kind.LAST):
             raise self.broken(f"{kind.name} in a session for messages")
         self._inside = kind is Kind.PART
-        return payload, kind is Kind.LAST
+        return payload, not self._inside
 
     def control(self, expected: Kind) -> Open | Opened | None:
         """The next frame, which has to be OPEN or OPENED as `expected`; else as `take`."""
