@@ -203,6 +203,19 @@ def test_no_more_functions_run_at_once_than_the_app_allows(source: Path) -> None
         assert enclave.switchless.stats.lanes == 3
 
 
+def test_an_enclave_keeps_the_mapping_and_nothing_else(source: Path) -> None:
+    """The one descriptor that Python's mmap keeps; nothing executable, not a layer less."""
+    seen = []
+    for switchless in (False, True):
+        with secgear.launch(source, switchless=switchless) as enclave:
+            maps = enclave.writable_mappings()
+            assert bool(maps) is switchless
+            assert all(line.split()[1] == "rw-s" for line in maps)
+            held = [layer for layer in enclave.layers if layer.holds]
+            seen.append((enclave.descriptors() - switchless, held))
+    assert seen[0] == seen[1]
+
+
 def test_callers_wait_for_a_worker(source: Path) -> None:
     let_go = threading.Event()
     with secgear.launch(
