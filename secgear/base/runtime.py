@@ -27,7 +27,8 @@ from secgear.base.image import Image
 from secgear.base.interface import bind
 from secgear.base.logs import open_channel
 from secgear.base.peer import Peer
-from secgear.base.shared.enclave import end_leases, install
+from secgear.base.shared import lease_with
+from secgear.base.shared.enclave import end_leases, install, lease
 from secgear.base.signature import spread
 from secgear.base.switchless.enclave import Lanes, offers_and_targets
 from secgear.base.switchless.enclave_lane import Offer
@@ -144,6 +145,7 @@ class _Runtime:
         self._peer.handlers[Kind.CLOSE] = self._on_close
         self._peer.handlers[Kind.ANSWER] = self._platform.answer
         self._closing = False
+        lease_with(lease)
         context.install(make_guest(self._platform.request), self._ocall)
         level = "debug" if self._debug else image.manifest.log
         open_channel(self._peer, level)

@@ -6,7 +6,7 @@ As a parameter's type, `Shared` means: a buffer that `Enclave.shared` made. The 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from secgear.errors import ArgumentError, SharedBufferError
@@ -91,11 +91,26 @@ class Shared:
         raise TypeError("a lease belongs to the call it was given to; it can't be passed on")
 
 
-def resolve(value: Any, attachment: Any) -> Shared:
+Attachment = Callable[[Any], bytearray]
+Leaser = Callable[[Any, Attachment], Shared]
+
+
+class _Inside:
+    """Whether this is an enclave, and how references become leases in it."""
+
+    leaser: Leaser | None = None
+
+
+def lease_with(leaser: Leaser) -> None:
+    """Called once by the runtime inside an enclave."""
+    _Inside.leaser = leaser
+
+
+def resolve(value: Any, attachment: Attachment) -> Shared:
     """The lease of what a message refers to. attachment: takes one by its number.
 
     Raises ValueError for what is no reference to this enclave's shared memory.
     """
-    from secgear.base.shared.enclave import lease
-
-    return lease(value, attachment)
+    if _Inside.leaser is None:
+        raise ValueError("a shared buffer is read inside of an enclave only")
+    return _Inside.leaser(value, attachment)

@@ -38,6 +38,7 @@ FUNCTIONS = [
     "ask_stream",
     "call_id",
     "cleanings",
+    "descriptors",
     "double",
     "echo",
 ]
