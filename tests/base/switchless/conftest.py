@@ -110,6 +110,10 @@ def ask(number: int) -> int:
     return answer(number)
 
 @app.ecall
+def ask_and_tell(number: int) -> tuple[int, str]:
+    return answer(number), secgear.current_call().function
+
+@app.ecall
 def ask_large(size: int) -> int:
     return len(fetch(size))
 

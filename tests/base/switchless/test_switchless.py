@@ -444,6 +444,19 @@ def test_futures_and_batches_nest(source: Path) -> None:
         assert enclave.switchless.submit.recurse(2).result(20) == 2
 
 
+def test_a_call_is_itself_again_after_what_was_nested_in_it(source: Path) -> None:
+    handle: list[Any] = []
+
+    def answer(number: int) -> int:
+        return int(handle[0].switchless.add(number))
+
+    with secgear.launch(
+        source, switchless=Switchless(workers=1), ocalls={"answer": answer}
+    ) as enclave:
+        handle.append(enclave)
+        assert enclave.switchless.ask_and_tell(4) == (5, "ask_and_tell")
+
+
 def test_a_nested_call_that_is_late_ends_alone(source: Path) -> None:
     handle: list[Any] = []
 
