@@ -228,17 +228,15 @@ class Lane:
                 self._refused = id
             self._fault(id, tag, offer, Refused(_as_call_error(error)))
             return
-        self._offer = offer
-        outer = (self._running, self._incoming)
+        with self._lock:
+            outer = self._running, self._incoming, self._offer
+            self._running, self._incoming, self._offer = id, None, offer
+            self._special = False
         nested = outer[0] != 0
         if nested:
-            self._outer.append(outer)
+            self._outer.append(outer[:2])
             self._depth += 1
         try:
-            with self._lock:
-                self._incoming = None
-                self._running = id
-                self._special = False
             try:
                 result = work()
                 self._running = 0
@@ -253,7 +251,7 @@ class Lane:
                 self._depth -= 1
                 self._outer.pop()
             with self._lock:
-                self._running, self._incoming = outer
+                self._running, self._incoming, self._offer = outer
                 self._special = outer[1] is not None
 
     def _arguments(self, message: Message, offer: Offer) -> Callable[[], Any]:

@@ -34,10 +34,12 @@ FUNCTIONS = [
     "add",
     "array",
     "ask",
+    "ask_and_tell",
     "ask_large",
     "ask_stream",
     "call_id",
     "cleanings",
+    "descriptors",
     "double",
     "echo",
 ]
@@ -171,7 +173,7 @@ def test_whatever_comes_is_answered(
 ) -> None:
     global ids
     ids += 10
-    slow = {"ask", "ask_large", "ask_stream", "meet", "patient", "recurse"}
+    slow = {"ask", "ask_and_tell", "ask_large", "ask_stream", "meet", "patient", "recurse"}
     names = sorted(shared_host_functions(shared_host))
     if number < len(names) and (names[number] in slow or names[number].startswith("recurse")):
         return
