@@ -114,7 +114,8 @@ class Begun:
             timer.daemon = True
             timer.start()
             future.add_done_callback(lambda _: timer.cancel())
-        if not self._lanes.pool.submit(lambda: self._work(future)):
+        waiting = self._lanes.queue if self._lane is None else self._lanes.pool
+        if not waiting.submit(lambda: self._work(future)):
             self._work(future)  # no thread can be had: then it is this one
         return future
 

@@ -53,7 +53,8 @@ class Lanes:
     workers: threads of this side, for what can't wait. free: lanes to take; the last one that was
     given back comes first, because its worker may still be awake.
     serving: lanes on which an OCALL is being served, by the id of the call that made it.
-    incoming: OCALLs that came over the stream and are being served. pool: threads that wait.
+    incoming: OCALLs that came over the stream and are being served. pool: threads
+    that wait for the answers of calls under way; queue: those that wait for a lane first.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class Lanes:
         self.counters: Counter[str] = Counter()
         self.link = peer.link
         self.incoming = peer.link.incoming
+        # Of their own, so that those who wait for a lane never take the thread of one who has it.
         self.pool = Workers(count, "switchless", elastic=True)
+        self.queue = Workers(count, "switchless-queue", elastic=True)
         self._functions = {
             name: Function(
                 number,
@@ -388,6 +391,7 @@ class Lanes:
         for lane in lanes:
             lane.ring.close()
         self.pool.close()
+        self.queue.close()
 
     def _forked(self) -> None:
         """In a forked child: the lanes are the parent's."""

@@ -134,6 +134,16 @@ def test_futures_of_any_size_cross(source: Path) -> None:
         assert enclave.switchless.stats.abandoned == 0
 
 
+def test_futures_that_wait_for_a_worker_do_not_hold_up_those_that_have_it(source: Path) -> None:
+    """Some are answered at once, some under way, some still without a worker, all mixed up."""
+    for eager in (0.0, 1e-6, 50e-6):
+        options = Switchless(workers=1, eager=eager)
+        with secgear.launch(source, switchless=options, deadline=100) as enclave:
+            for _ in range(5):
+                futures = [enclave.switchless.submit.add(number) for number in range(200)]
+                assert [future.result(100) for future in futures] == list(range(1, 201))
+
+
 def test_a_lane_that_was_cut_short_is_replaced_by_the_stream(source: Path) -> None:
     with secgear.launch(source, switchless=Switchless(workers=1)) as enclave:
         assert enclave.switchless.add(1) == 2
