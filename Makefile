@@ -24,7 +24,7 @@ ready = .venv/.ready-$(1)-$(HERE)
 DEBIAN := openssl swtpm postgresql
 
 help:
-	@echo 'make demo        two parties join real data inside an enclave, then we try to break in'
+	@echo 'make demo        two owners verify an enclave and join real data in it, then we try to see any'
 	@echo 'make test        all tests (ARGS="-k wire" selects)'
 	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
 	@echo 'make check-fast  the same without types'
