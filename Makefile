@@ -37,7 +37,7 @@ help:
 	@echo 'PYTHON=/path/to/python3 chooses the interpreter (3.11 or later).'
 
 # The native ring: what it is built from, and so when it must be built again.
-NATIVE := $(wildcard setup.py secgear/base/transport/_ring.c secgear/base/transport/_ring_core.h)
+NATIVE := $(wildcard setup.py secgear/base/transport/_ring*.[ch])
 
 $(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh $(NATIVE)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $*
