@@ -102,6 +102,22 @@ def test_power_cut_at_any_moment_leaves_the_last_version_or_the_next(
         assert found in allowed + [text for _, text in versions[following : following + 1]]
 
 
+def test_header_that_was_torn_anywhere_leaves_the_version_before() -> None:
+    storage = MemoryStorage()
+    with create(storage) as file:
+        file.write(b"old")
+    before = bytes(storage.data)
+    with reopen(storage) as file:
+        file.write(b"new")
+    offset, header = [entry for entry in storage.log if entry][-1]
+    assert len(header) == 214
+    for size in range(214):
+        for held in (before[offset:], bytes(214)):  # over an older header, or over nothing
+            torn = bytearray(storage.data)
+            torn[offset : offset + 214] = header[:size] + held[size:214]
+            assert content(bytes(torn)) == b"old"
+
+
 def test_small_file_is_replaced_in_one_step() -> None:
     """Its only block must not be written over while it is all that there is."""
     storage = MemoryStorage()
