@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -265,6 +266,31 @@ def test_after_any_failure_the_file_is_what_it_was_and_trying_again_works(part: 
         assert failed in (1, 2)
         file.close()
         assert content(bytes(storage.data)) == expected
+
+
+@pytest.mark.parametrize("fails", range(1, 15))
+def test_inner_block_that_can_not_be_read_costs_no_change_below_it(fails: int) -> None:
+    deep = CHUNK * 113**2  # behind it there are three levels of inner blocks
+    storage = FailingStorage()
+    with create(storage) as file:
+        for place in (0, deep):
+            file.seek(place)
+            file.write(b"old")
+    file = reopen(storage)
+    for place in (0, deep):
+        file.seek(place)
+        file.write(b"new")
+    file._put(0, file._cache[0])
+    file._tree._kept.clear()  # as if there had been many others in the meantime
+    storage.fails = storage.count + fails
+    with contextlib.suppress(SealingError):
+        file.flush()
+    file._tree._kept.clear()
+    file.close()
+    with reopen(storage) as file:
+        for place in (0, deep):
+            file.seek(place)
+            assert file.read(3) == b"new"
 
 
 def test_failed_flush_is_not_taken_for_done() -> None:
