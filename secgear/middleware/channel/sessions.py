@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
 import msgspec
@@ -29,6 +29,7 @@ from secgear.middleware.channel.trust import Remote, Trust
 
 if TYPE_CHECKING:
     from secgear.base.app import App
+    from secgear.base.flow import Consumer
 
 _logger = logging.getLogger(__name__)
 Handler = Callable[[Session], None]
@@ -109,7 +110,7 @@ class Sessions:
         """
         return self._callers.get(context.current_call().owner)
 
-    def take(self, address: str, inbound: Iterator[bytes]) -> Outflow:
+    def take(self, address: str, inbound: Consumer) -> Outflow:
         """A relayed connection begins. Returns what goes out, at once; a thread does the rest."""
         stream = RelayedBytes(inbound)
         running = _Running(stream, address, time.monotonic() + self._settings.handshake)
