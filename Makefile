@@ -20,8 +20,10 @@ BIN := .venv/bin
 HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 ready = .venv/.ready-$(1)-$(HERE)
 
-# What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL.
-DEBIAN := openssl swtpm postgresql
+# What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL,
+# and applications that work with keys in a cryptographic module.
+DEBIAN := openssl swtpm postgresql \
+    gnutls-bin libengine-pkcs11-openssl nginx-light opensc openssh-client p11-kit-modules
 
 help:
 	@echo 'make demo        two parties join real data inside an enclave, then we try to break in'

@@ -15,6 +15,7 @@ from secgear.cli import (
     audit,
     codegen,
     collateral,
+    crypto,
     doctor,
     images,
     new,
@@ -53,6 +54,7 @@ app.command("result")(results.result)
 app.command("audit")(audit.audit)
 app.add_typer(reference.app)
 app.add_typer(collateral.app)
+app.add_typer(crypto.app)
 app.add_typer(serve.app)
 app.add_typer(secret.app)
 app.add_typer(tokens.app)

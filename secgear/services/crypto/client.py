@@ -5,12 +5,18 @@ The data owner's side of the boundary. What a message is, is in `secgear.service
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Callable
-from typing import Any, Final, final
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, Final, Self, final
 
+from secgear.errors import CryptoModuleError
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN, MalformedMessage
+from secgear.services.crypto.rpc.frames import HEADER, build_frame, parse_header
 from secgear.services.crypto.rpc.messages import HANDSHAKE, build_request, parse_answer
 
 Exchange = Callable[[bytes], bytes]
@@ -47,3 +53,41 @@ class Caller:
         """A call that has one result."""
         (result,) = self.call(name, *arguments)
         return result
+
+
+@final
+class SocketExchange:
+    """An `Exchange` over the host's Unix socket, one call at a time. A context manager.
+
+    What is said here, the host can hear. Raises CryptoModuleError where nobody answers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._file: BufferedReader
+        try:
+            self._socket.connect(str(path))
+            self._file = self._socket.makefile("rb")
+            self._socket.sendall(bytes((OWN,)))
+            if self._file.read(1) != bytes((OWN,)):
+                raise CryptoModuleError(f"{path}: speaks another protocol")
+        except OSError as error:
+            self._socket.close()
+            raise CryptoModuleError(f"{path}: {error.strerror or error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def __call__(self, body: bytes) -> bytes:
+        """See `Exchange`."""
+        try:
+            self._socket.sendall(build_frame(0, body))
+            header = parse_header(self._file.read(HEADER.size))
+            self._file.read(header.options)
+            return self._file.read(header.body)
+        except (OSError, struct.error) as error:
+            raise CryptoModuleError("the module's host has closed the connection") from error

@@ -1,0 +1,49 @@
+"""The service as it is run: an enclave, a socket for local clients, a relay for those from afar."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from secgear.middleware.channel import Relay
+from secgear.services.crypto.host import Home, Supervisor
+from secgear.services.crypto.listener import Listener
+
+
+class Places(NamedTuple):
+    """Where the service listens. attested: of channels, None where there are none."""
+
+    socket: Path
+    attested: str | None
+
+
+def serve(
+    directory: Path,
+    ready: Callable[[Places], None],
+    *,
+    socket: Path | None = None,
+    mode: int = 0o600,
+    attested: str | None = None,
+) -> None:
+    """Serve until the process is told to end.
+
+    socket: the Unix socket, by default in the directory. mode: its permissions. attested: an
+    address for attested channels, as `Relay` takes it; it serves the enclave that runs at the
+    start. Raises CryptoModuleError, ServiceError, ChannelError.
+    """
+    home = Home(directory)
+    with contextlib.ExitStack() as stack:
+        settings = home.settings()
+        del settings  # a directory without a module is told before a lock is made in it
+        stack.enter_context(home.alone())
+        supervisor = stack.enter_context(Supervisor(home))
+        place = socket or home.socket
+        stack.enter_context(Listener(supervisor, place, mode=mode))
+        relay = None
+        if attested is not None:
+            relay = stack.enter_context(Relay(supervisor.current()[0], attested))
+        ready(Places(place, relay.address if relay is not None else None))
+        threading.Event().wait()
