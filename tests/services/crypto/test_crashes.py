@@ -66,6 +66,7 @@ def check(server: Server, acknowledged: list[bytes]) -> None:
             user.verify(Mech.ECDSA_SHA256, public, label, signature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["enclave", "host"])
 def test_killed_at_random_points_nothing_acknowledged_is_lost(directory: Path, victim: str) -> None:
     key = founded(directory)
