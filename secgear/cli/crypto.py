@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secgear.cli import inputs
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -90,6 +91,40 @@ def token(
         emit({"slot": slot, "label": label})
     else:
         typer.echo(f"token  {label}, in slot {slot}")
+
+
+@app.command("connect")
+def connect(
+    address: Annotated[str, typer.Argument(help="The module's address, tcp://host:port.")],
+    policy: Annotated[
+        Path, typer.Option(help="The policy (TOML) under which it is trusted.", readable=False)
+    ],
+    root: inputs.Roots = None,
+    reference_values: inputs.ReferenceFiles = None,
+) -> None:
+    """Carry PKCS#11 to a module on another machine, over a channel that ends in its enclave.
+
+    For p11-kit, as a module file's remote: |secgear crypto connect ADDRESS --policy FILE
+    """
+    import sys
+
+    from secgear.middleware.attestation import bundle as bundles
+    from secgear.middleware.attestation import load_policy
+    from secgear.middleware.channel import connect as open_channel
+    from secgear.services.crypto.client import SERVICE, carry
+    from secgear.services.crypto.rpc.buffer import MalformedMessage
+
+    with open_channel(
+        address,
+        load_policy(inputs.read_text(policy).encode()),
+        service=SERVICE,
+        anchors=bundles.anchors_with(inputs.read_roots(root)),
+        reference_values=inputs.read_reference_values(reference_values),
+    ) as session:
+        try:
+            carry(session, sys.stdin.buffer, sys.stdout.buffer)
+        except MalformedMessage:
+            raise CommandError("what came on standard input is no p11-kit") from None
 
 
 @audit.command("verify")

@@ -10,14 +10,17 @@ import struct
 from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, final
 
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN, MalformedMessage
-from secgear.services.crypto.rpc.frames import HEADER, build_frame, parse_header
+from secgear.services.crypto.rpc.frames import HEADER, build_frame, negotiate, parse_header
 from secgear.services.crypto.rpc.messages import HANDSHAKE, build_request, parse_answer
+
+if TYPE_CHECKING:
+    from secgear.middleware.channel import Session
 
 Exchange = Callable[[bytes], bytes]
 ROOM: Final = 4 << 20
@@ -91,3 +94,46 @@ class SocketExchange:
             return self._file.read(header.body)
         except (OSError, struct.error) as error:
             raise CryptoModuleError("the module's host has closed the connection") from error
+
+
+SERVICE: Final = "pkcs11"
+"""The enclave's handler of attested channels, for `secgear.connect`."""
+
+
+@final
+class ChannelExchange:
+    """An `Exchange` over an attested channel, one call at a time: the host hears nothing of it.
+
+    session: with the enclave's `SERVICE`. version: of the protocol. Raises ChannelError.
+    """
+
+    def __init__(self, session: Session, version: int = OWN) -> None:
+        self._session = session
+        session.send(bytes((version,)))
+
+    def __call__(self, body: bytes) -> bytes:
+        """See `Exchange`."""
+        self._session.send(body)
+        return self._session.recv()
+
+
+def carry(session: Session, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+    """Be what p11-kit calls a remote module: its frames on two streams, over an attested channel.
+
+    For ``remote: |secgear crypto connect …`` in a p11-kit module file. Returns at the end of
+    `incoming`; raises MalformedMessage, ChannelError.
+    """
+    offered = incoming.read(1)
+    if not offered:
+        return
+    version = negotiate(offered[0])
+    exchange = ChannelExchange(session, version)
+    outgoing.write(bytes((version,)))
+    outgoing.flush()
+    while head := incoming.read(HEADER.size):
+        if len(head) != HEADER.size:
+            return
+        header = parse_header(head)
+        incoming.read(header.options)
+        outgoing.write(build_frame(header.code, exchange(incoming.read(header.body))))
+        outgoing.flush()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,14 +80,17 @@ def serving(directory: Path, *arguments: str, ready: int = 1) -> Iterator[Server
     )
     server = Server(process, directory / "pkcs11.sock")
     assert process.stderr is not None
+    overdue = threading.Timer(120, process.kill)
+    overdue.start()
     try:
         while len([line for line in server.said if " at " in line]) < ready:
-            readable, _, _ = select.select([process.stderr], [], [], 120)
-            line = process.stderr.readline() if readable else ""
+            line = process.stderr.readline()
             assert line, server.said
             server.said.append(line.strip())
+        overdue.cancel()
         yield server
     finally:
+        overdue.cancel()
         if process.poll() is None:
             process.terminate()
             process.wait(30)
