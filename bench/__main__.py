@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from bench import attestation, bulk, calls, envelopes, memory, service, start
+from bench import attestation, bulk, calls, crypto, envelopes, memory, service, start
 from bench.measure import Row, human, machine
 
 TIMED = {
@@ -15,6 +15,7 @@ TIMED = {
     "bulk": bulk.main,
     "attestation": attestation.main,
     "envelopes": envelopes.main,
+    "crypto": crypto.main,
 }
 
 
