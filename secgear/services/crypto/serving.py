@@ -6,11 +6,14 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from secgear.errors import CryptoModuleError
 from secgear.middleware.channel import Relay
 from secgear.services.crypto.host import Home, Supervisor
 from secgear.services.crypto.listener import Listener
+
+_LOOK: Final = 1.0  # seconds between looks at whether the enclave lives
 
 
 class Places(NamedTuple):
@@ -31,19 +34,29 @@ def serve(
     """Serve until the process is told to end.
 
     socket: the Unix socket, by default in the directory. mode: its permissions. attested: an
-    address for attested channels, as `Relay` takes it; it serves the enclave that runs at the
-    start. Raises CryptoModuleError, ServiceError, ChannelError.
+    address for attested channels, as `Relay` takes it. When the enclave ends, another one is
+    started within a second, and both addresses lead there.
+    Raises CryptoModuleError, ServiceError, ChannelError.
     """
     home = Home(directory)
+    home.settings()  # a directory without a module is told before a lock is made in it
     with contextlib.ExitStack() as stack:
-        settings = home.settings()
-        del settings  # a directory without a module is told before a lock is made in it
         stack.enter_context(home.alone())
         supervisor = stack.enter_context(Supervisor(home))
         place = socket or home.socket
         stack.enter_context(Listener(supervisor, place, mode=mode))
-        relay = None
-        if attested is not None:
-            relay = stack.enter_context(Relay(supervisor.current()[0], attested))
-        ready(Places(place, relay.address if relay is not None else None))
-        threading.Event().wait()
+        enclave, generation = supervisor.current()
+        relay = Relay(enclave, attested) if attested is not None else None
+        try:
+            ready(Places(place, relay.address if relay is not None else None))
+            pause = threading.Event()
+            while not pause.wait(_LOOK):
+                with contextlib.suppress(CryptoModuleError):  # it was logged
+                    enclave, newest = supervisor.current()
+                    if relay is not None and newest != generation:
+                        relay.close()
+                        relay = Relay(enclave, relay.address)
+                    generation = newest
+        finally:
+            if relay is not None:
+                relay.close()

@@ -88,13 +88,14 @@ def serving(directory: Path, *arguments: str, ready: int = 1) -> Iterator[Server
             assert line, server.said
             server.said.append(line.strip())
         overdue.cancel()
+        # Its log must not fill the pipe: it would wait for us.
+        threading.Thread(target=server.said.extend, args=(process.stderr,), daemon=True).start()
         yield server
     finally:
         overdue.cancel()
         if process.poll() is None:
             process.terminate()
             process.wait(30)
-        process.stderr.close()
 
 
 def prepare_token(socket: Path, pins: Path, label: str = "demo", slot: int = 0) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with serving(directory, "--attested", "tcp://127.0.0.1:0", ready=2) as server:
         prepare_token(server.socket, directory / "pins")
         (directory / "pins").unlink()
-        match = re.search(r"attested channels at (\S+)", server.said[-1])
+        match = re.search(r"attested channels at (\S+)", "\n".join(server.said))
         assert match is not None
         yield Place(server, directory, match[1])
 
@@ -164,3 +167,18 @@ def test_the_command_carries_frames_for_p11_kit(place: Place) -> None:
     out.close()
     if shim.stderr is not None:
         shim.stderr.close()
+
+
+def test_channels_lead_to_the_next_enclave_when_one_has_died(place: Place) -> None:
+    os.kill(place.server.enclave, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while True:
+        try:
+            with place.connect() as session:
+                caller = Caller(ChannelExchange(session))
+                caller.initialise()
+                assert caller.call("C_GetTokenInfo", 0)
+                return
+        except SecGearError:
+            assert time.monotonic() < until
+            time.sleep(0.1)

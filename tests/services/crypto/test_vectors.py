@@ -195,11 +195,13 @@ GENERIC = KeyType.GENERIC_SECRET
 FILES: dict[str, Run] = {
     "aes_gcm": aead(Mech.AES_GCM, KeyType.AES, gcm_params),
     "chacha20_poly1305": aead(Mech.CHACHA20_POLY1305, KeyType.CHACHA20, chacha_params),
+    "sm4_gcm": aead(Mech.SM4_GCM, KeyType.SM4, gcm_params),
     "aes_cbc_pkcs5": cbc_pad,
     "aes_cmac": mac(Mech.AES_CMAC_GENERAL, KeyType.AES),
     "hmac_sha256": mac(Mech.SHA256_HMAC_GENERAL, GENERIC),
     "hmac_sha384": mac(Mech.SHA384_HMAC_GENERAL, GENERIC),
     "hmac_sha512": mac(Mech.SHA512_HMAC_GENERAL, GENERIC),
+    "hmac_sm3": mac(Mech.SM3_HMAC_GENERAL, GENERIC),
     "aes_wrap": unwrap(Mech.AES_KEY_WRAP),
     "aes_kwp": unwrap(Mech.AES_KEY_WRAP_KWP),
     "ecdsa_secp256r1_sha256_p1363": verify(Mech.ECDSA_SHA256, public(KeyType.EC, P256)),
@@ -220,6 +222,7 @@ FILES: dict[str, Run] = {
 BEYOND: dict[str, Callable[[Case, Case], bool]] = {
     # What OpenSSL's interface does not take; it is refused, never computed wrongly.
     "aes_gcm": lambda _, case: not 8 <= len(octets(case, "iv")) <= 128,
+    "sm4_gcm": lambda _, case: not 8 <= len(octets(case, "iv")) <= 128,
     # MACs of less than 4 bytes and keys of none.
     "hmac_sha256": lambda _, case: not case["key"],
     # Keys of less than 16 bytes can't be wrapped under RFC 3394; generic secrets of none neither.

@@ -1,4 +1,4 @@
-"""Encryption and decryption: AES in its modes, ChaCha20-Poly1305, RSA.
+"""Encryption and decryption: AES and SM4 in their modes, ChaCha20-Poly1305, RSA, SM2.
 
 Of authenticated data nothing comes out before its tag was verified, not even in several pieces.
 """
@@ -31,11 +31,14 @@ _MIN_IV, _MAX_IV = 8, 128  # bytes, what OpenSSL's GCM takes here
 _ZERO_SOURCE, _DATA_SPECIFIED = 0, 1  # CKZ_DATA_SPECIFIED; 0 where there is no label
 
 
-class BlockCipher(Transform):
-    """AES in a mode without padding: ECB, CBC."""
+BlockKey = algorithms.AES | algorithms.SM4
 
-    def __init__(self, key: bytes, mode: modes.ECB | modes.CBC, *, encrypt: bool) -> None:
-        cipher = Cipher(algorithms.AES(key), mode)
+
+class BlockCipher(Transform):
+    """AES or SM4 in a mode without padding: ECB, CBC."""
+
+    def __init__(self, key: BlockKey, mode: modes.ECB | modes.CBC, *, encrypt: bool) -> None:
+        cipher = Cipher(key, mode)
         self._context = cipher.encryptor() if encrypt else cipher.decryptor()
         self._error = Rv.DATA_LEN_RANGE if encrypt else Rv.ENCRYPTED_DATA_LEN_RANGE
         self._pending = 0
@@ -57,11 +60,11 @@ class BlockCipher(Transform):
 
 
 class PaddedCipher(Transform):
-    """AES-CBC with the padding of PKCS#7."""
+    """CBC with the padding of PKCS#7."""
 
-    def __init__(self, key: bytes, iv: bytes, *, encrypt: bool) -> None:
+    def __init__(self, key: BlockKey, iv: bytes, *, encrypt: bool) -> None:
         self._encrypt = encrypt
-        cipher = Cipher(algorithms.AES(key), modes.CBC(iv))
+        cipher = Cipher(key, modes.CBC(iv))
         self._context = cipher.encryptor() if encrypt else cipher.decryptor()
         pkcs7 = block_padding.PKCS7(8 * BLOCK)
         self._padding = pkcs7.padder() if encrypt else pkcs7.unpadder()
@@ -91,10 +94,10 @@ class PaddedCipher(Transform):
 
 
 class CounterCipher(Transform):
-    """AES-CTR. The counter may not come back to where it began."""
+    """CTR. The counter may not come back to where it began."""
 
-    def __init__(self, key: bytes, params: CtrParams, *, encrypt: bool) -> None:
-        self._context = Cipher(algorithms.AES(key), modes.CTR(params.block)).encryptor()
+    def __init__(self, key: BlockKey, params: CtrParams, *, encrypt: bool) -> None:
+        self._context = Cipher(key, modes.CTR(params.block)).encryptor()
         self._error = Rv.DATA_LEN_RANGE if encrypt else Rv.ENCRYPTED_DATA_LEN_RANGE
         span = 1 << params.bits
         # OpenSSL counts in all 128 bits; as long as nothing carries out of these it is the same.
@@ -117,9 +120,9 @@ class CounterCipher(Transform):
 
 
 class GcmEncryption(Transform):
-    """AES-GCM; the tag comes at the end."""
+    """GCM; the tag comes at the end."""
 
-    def __init__(self, key: bytes, params: GcmParams) -> None:
+    def __init__(self, key: BlockKey, params: GcmParams) -> None:
         self._key, self._params = key, params
         self._tag = params.tag_bits // 8
         self._pieces: GcmPieces | None = None
@@ -129,8 +132,10 @@ class GcmEncryption(Transform):
         return more + self._tag
 
     def whole(self, data: bytes) -> bytes:
-        """In one call to OpenSSL."""
-        sealed = AESGCM(self._key).encrypt(self._params.iv, data, self._params.aad)
+        """In one call to OpenSSL, where it has one."""
+        if not isinstance(self._key, algorithms.AES):
+            return super().whole(data)
+        sealed = AESGCM(self._key.key).encrypt(self._params.iv, data, self._params.aad)
         return sealed if self._tag == _TAG else sealed[: len(data) + self._tag]
 
     def update(self, data: bytes) -> bytes:
@@ -147,10 +152,10 @@ class GcmEncryption(Transform):
 
 
 class GcmPieces:
-    """AES-GCM encryption in several pieces."""
+    """GCM encryption in several pieces."""
 
-    def __init__(self, key: bytes, params: GcmParams) -> None:
-        self._context = Cipher(algorithms.AES(key), modes.GCM(params.iv)).encryptor()
+    def __init__(self, key: BlockKey, params: GcmParams) -> None:
+        self._context = Cipher(key, modes.GCM(params.iv)).encryptor()
         self._context.authenticate_additional_data(params.aad)
 
     def update(self, data: bytes) -> bytes:
@@ -164,9 +169,9 @@ class GcmPieces:
 
 
 class GcmDecryption(Collected):
-    """AES-GCM."""
+    """GCM."""
 
-    def __init__(self, key: bytes, params: GcmParams) -> None:
+    def __init__(self, key: BlockKey, params: GcmParams) -> None:
         super().__init__()
         self._key, self._params = key, params
         self._tag = params.tag_bits // 8
@@ -180,10 +185,10 @@ class GcmDecryption(Collected):
         if len(data) < self._tag:
             raise CryptokiError(Rv.ENCRYPTED_DATA_LEN_RANGE)
         try:
-            if self._tag == _TAG:
-                return AESGCM(self._key).decrypt(self._params.iv, data, self._params.aad)
+            if self._tag == _TAG and isinstance(self._key, algorithms.AES):
+                return AESGCM(self._key.key).decrypt(self._params.iv, data, self._params.aad)
             mode = modes.GCM(self._params.iv, data[-self._tag :], self._tag)
-            context = Cipher(algorithms.AES(self._key), mode).decryptor()
+            context = Cipher(self._key, mode).decryptor()
             context.authenticate_additional_data(self._params.aad)
             return context.update(data[: -self._tag]) + context.finalize()
         except InvalidTag:

@@ -19,6 +19,7 @@ HASHES: Final[Mapping[int, hashes.HashAlgorithm]] = {
     int(Mech.SHA3_256): hashes.SHA3_256(),
     int(Mech.SHA3_384): hashes.SHA3_384(),
     int(Mech.SHA3_512): hashes.SHA3_512(),
+    int(Mech.SM3): hashes.SM3(),
 }
 """By digest mechanism."""
 

@@ -12,6 +12,10 @@ UNAVAILABLE: Final = 2**64 - 1
 """CK_UNAVAILABLE_INFORMATION, as every ulong on the wire has 64 bits."""
 
 
+VENDOR: Final = 0x80534700
+"""Of the range for vendors: what PKCS#11 has no numbers for, the commercial algorithms of China."""
+
+
 class ObjectClass(enum.IntEnum):
     """CKO_."""
 
@@ -34,6 +38,8 @@ class KeyType(enum.IntEnum):
     EC_MONTGOMERY = 0x41
     ML_KEM = 0x49
     ML_DSA = 0x4A
+    SM2 = VENDOR | 0x1
+    SM4 = VENDOR | 0x2
 
 
 class CertificateType(enum.IntEnum):
@@ -217,6 +223,19 @@ class Mech(enum.IntEnum):
     AES_KEY_WRAP = 0x2109
     AES_KEY_WRAP_KWP = 0x210B
     CHACHA20_POLY1305 = 0x4021
+    SM3 = VENDOR | 0x10
+    SM3_HMAC = VENDOR | 0x11
+    SM3_HMAC_GENERAL = VENDOR | 0x12
+    SM4_KEY_GEN = VENDOR | 0x20
+    SM4_ECB = VENDOR | 0x21
+    SM4_CBC = VENDOR | 0x22
+    SM4_CBC_PAD = VENDOR | 0x23
+    SM4_CTR = VENDOR | 0x24
+    SM4_GCM = VENDOR | 0x25
+    SM2_KEY_PAIR_GEN = VENDOR | 0x30
+    SM2 = VENDOR | 0x31
+    SM2_SM3 = VENDOR | 0x32
+    SM2_ENCRYPT = VENDOR | 0x33
 
 
 class Attr(enum.IntEnum):

@@ -175,6 +175,8 @@ _FORMS: Final[Mapping[int, _Form]] = {
     int(Mech.AES_CBC_PAD): _OCTETS,
     int(Mech.AES_CTR): _CTR,
     int(Mech.AES_GCM): _GCM,
+    int(Mech.SM4_CTR): _CTR,
+    int(Mech.SM4_GCM): _GCM,
     int(Mech.AES_KEY_WRAP): _OCTETS,
     int(Mech.AES_KEY_WRAP_KWP): _OCTETS,
     int(Mech.CHACHA20_POLY1305): _CHACHA,

@@ -31,8 +31,11 @@ from secgear.services.crypto.token.schema import How
 _SECRET_KEYS: Final = {
     int(Mech.AES_KEY_GEN): KeyType.AES,
     int(Mech.CHACHA20_KEY_GEN): KeyType.CHACHA20,
+    int(Mech.SM4_KEY_GEN): KeyType.SM4,
     int(Mech.GENERIC_SECRET_KEY_GEN): KeyType.GENERIC_SECRET,
 }
+_LENGTHS: Final[Mapping[KeyType, int]] = {KeyType.CHACHA20: 32, KeyType.SM4: 16}
+"""Bytes of keys that have one size only."""
 _PAIRS: Final = {
     int(Mech.RSA_PKCS_KEY_PAIR_GEN): KeyType.RSA,
     int(Mech.EC_KEY_PAIR_GEN): KeyType.EC,
@@ -49,7 +52,7 @@ def generate(mechanism: Mechanism, template: Template, *, so: bool) -> Object:
     no_parameter(mechanism.parameter)
     kind = _SECRET_KEYS[mechanism.type]
     attributes = _begun(ObjectClass.SECRET_KEY, kind, template, so=so)
-    length = 32 if kind is KeyType.CHACHA20 else template.get(Attr.VALUE_LEN)
+    length = _LENGTHS.get(kind, template.get(Attr.VALUE_LEN))
     if not isinstance(length, int):
         raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
     if length > 4096:

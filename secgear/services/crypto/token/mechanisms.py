@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.ciphers import modes
+from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
 from secgear.services.crypto.algorithms import ciphers, signing
 from secgear.services.crypto.algorithms.hashing import HASHES, NAMES
@@ -28,6 +28,9 @@ _AES = (16, 32)
 _SECRET = (1, 4096)
 
 
+CipherMaker = Callable[[Any, Parameter, bool], Transform]
+
+
 class Row(msgspec.Struct, frozen=True):
     """A mechanism. sizes: of keys, in bits for RSA and curves, in bytes for others.
 
@@ -39,7 +42,7 @@ class Row(msgspec.Struct, frozen=True):
     flags: MechanismFlag
     sizes: tuple[int, int] = (0, 0)
     key_types: tuple[int, ...] = ()
-    cipher: Callable[[Any, Parameter, bool], Transform] | None = None
+    cipher: CipherMaker | None = None
     signer: Callable[[Any, Parameter], Signer] | None = None
     digest: Callable[[], Transform] | None = None
 
@@ -61,26 +64,48 @@ def no_parameter(parameter: Parameter) -> None:
 # --- encryption ----------------------------------------------------------------------------------
 
 
-def _aes_ecb(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-    no_parameter(parameter)
-    return ciphers.BlockCipher(key, modes.ECB(), encrypt=encrypt)  # noqa: S305  (PKCS#11 has it)
+BlockAlgorithm = Callable[[bytes], ciphers.BlockKey]
 
 
-def _aes_cbc(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-    return ciphers.BlockCipher(key, modes.CBC(ciphers.iv_of(parameter)), encrypt=encrypt)
+def _ecb(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        no_parameter(parameter)
+        mode = modes.ECB()  # noqa: S305  (PKCS#11 has it)
+        return ciphers.BlockCipher(algorithm(key), mode, encrypt=encrypt)
+
+    return make
 
 
-def _aes_cbc_pad(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-    return ciphers.PaddedCipher(key, ciphers.iv_of(parameter), encrypt=encrypt)
+def _cbc(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        mode = modes.CBC(ciphers.iv_of(parameter))
+        return ciphers.BlockCipher(algorithm(key), mode, encrypt=encrypt)
+
+    return make
 
 
-def _aes_ctr(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-    return ciphers.CounterCipher(key, ciphers.ctr_of(parameter), encrypt=encrypt)
+def _cbc_pad(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        return ciphers.PaddedCipher(algorithm(key), ciphers.iv_of(parameter), encrypt=encrypt)
+
+    return make
 
 
-def _aes_gcm(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-    params = ciphers.gcm_of(parameter)
-    return ciphers.GcmEncryption(key, params) if encrypt else ciphers.GcmDecryption(key, params)
+def _ctr(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        return ciphers.CounterCipher(algorithm(key), ciphers.ctr_of(parameter), encrypt=encrypt)
+
+    return make
+
+
+def _gcm(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        params = ciphers.gcm_of(parameter)
+        if encrypt:
+            return ciphers.GcmEncryption(algorithm(key), params)
+        return ciphers.GcmDecryption(algorithm(key), params)
+
+    return make
 
 
 def _chacha(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
@@ -173,6 +198,15 @@ def _length(parameter: Parameter, full: int, general: bool) -> int:
 # --- the table -----------------------------------------------------------------------------------
 
 
+_MODES: Final[Mapping[str, Callable[[BlockAlgorithm], CipherMaker]]] = {
+    "ECB": _ecb,
+    "CBC": _cbc,
+    "CBC_PAD": _cbc_pad,
+    "CTR": _ctr,
+    "GCM": _gcm,
+}
+
+
 def _rows() -> Iterator[Row]:
     yield from _symmetric_rows()
     yield from _digest_rows()
@@ -184,11 +218,14 @@ def _rows() -> Iterator[Row]:
 def _symmetric_rows() -> Iterator[Row]:
     aes = (KeyType.AES,)
     yield Row(Mech.AES_KEY_GEN, Flags.GENERATE, _AES)
-    yield Row(Mech.AES_ECB, _CIPHER, _AES, aes, cipher=_aes_ecb)
-    yield Row(Mech.AES_CBC, _CIPHER, _AES, aes, cipher=_aes_cbc)
-    yield Row(Mech.AES_CBC_PAD, _CIPHER, _AES, aes, cipher=_aes_cbc_pad)
-    yield Row(Mech.AES_CTR, _CIPHER, _AES, aes, cipher=_aes_ctr)
-    yield Row(Mech.AES_GCM, _CIPHER, _AES, aes, cipher=_aes_gcm)
+    for prefix, algorithm, kind, sizes in (
+        ("AES", algorithms.AES, KeyType.AES, _AES),
+        ("SM4", algorithms.SM4, KeyType.SM4, (16, 16)),
+    ):
+        for mode, maker in _MODES.items():
+            number = Mech[f"{prefix}_{mode}"]
+            yield Row(number, _CIPHER, sizes, (kind,), cipher=maker(algorithm))
+    yield Row(Mech.SM4_KEY_GEN, Flags.GENERATE, (16, 16))
     yield Row(Mech.AES_CMAC, _SIGNER, _AES, aes, signer=_cmac_signer(general=False))
     yield Row(Mech.AES_CMAC_GENERAL, _SIGNER, _AES, aes, signer=_cmac_signer(general=True))
     yield Row(Mech.AES_KEY_WRAP, _WRAPPER, _AES, aes)

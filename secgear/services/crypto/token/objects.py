@@ -19,7 +19,7 @@ from secgear.services.crypto.pkcs11.values import Template, Value, check_kind
 from secgear.services.crypto.token.schema import KEYS, RULES, SECRETS, How, Rules
 
 MAX_SECRET = 4096  # bytes of a generic secret
-_SIZES = {KeyType.AES: (16, 24, 32), KeyType.CHACHA20: (32,)}
+_SIZES = {KeyType.AES: (16, 24, 32), KeyType.CHACHA20: (32,), KeyType.SM4: (16,)}
 
 
 @final
