@@ -21,6 +21,7 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.rpc.frames import HEADER, MAX_BODY, build_frame, parse_header
 from secgear.services.crypto.rpc.messages import HANDSHAKE, build_request, parse_answer
+from secgear.services.crypto.token.mechanisms import MECHANISMS
 from tests.services.crypto.conftest import P256, User, refusal
 from tests.services.crypto.running import (
     PIN,
@@ -191,6 +192,26 @@ def test_sixty_four_clients_at_once_get_right_results(server: Server) -> None:
         assert len(done) == 64
         for label in kept:
             assert len(maker.find(LABEL=label)) == 1
+
+
+def test_everything_that_the_token_offers_works_in_the_sealed_enclave(server: Server) -> None:
+    """Libraries are loaded before the enclave is sealed, SM2's among them."""
+    with server.caller() as caller:
+        user = User(caller, login=False)
+        user.call("C_Login", 1, PIN.encode())
+        offered = caller.one("C_GetMechanismList", 0, 4096)
+        assert set(offered) == set(MECHANISMS)
+        for mech, params in (
+            (Mech.RSA_PKCS_KEY_PAIR_GEN, {"MODULUS_BITS": 2048}),
+            (Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256}),
+            (Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\6\3\x2b\x65\x70"}),
+            (Mech.EC_MONTGOMERY_KEY_PAIR_GEN, {"EC_PARAMS": b"\6\3\x2b\x65\x6e"}),
+            (Mech.ML_DSA_KEY_PAIR_GEN, {"PARAMETER_SET": 2}),
+            (Mech.ML_KEM_KEY_PAIR_GEN, {"PARAMETER_SET": 2}),
+            (Mech.SM2_KEY_PAIR_GEN, {}),
+        ):
+            if mech in offered:
+                assert len(user.pair(mech, params)) == 2
 
 
 def test_a_stale_socket_is_replaced_and_another_file_is_not(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
+from secgear.services.crypto.algorithms import sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, MGF_HASHES
 from secgear.services.crypto.algorithms.keys import PrivateKey, PublicKey
 from secgear.services.crypto.algorithms.operation import Collected, Transform
@@ -260,6 +261,30 @@ class RsaDecryption(Collected):
             return bytes(self._key.decrypt(data, self._scheme))
         except ValueError as error:
             raise CryptokiError(Rv.ENCRYPTED_DATA_INVALID) from error
+
+
+class Sm2Cipher(Collected):
+    """SM2 encryption: C1 || C3 || C2."""
+
+    def __init__(self, key: sm2.PrivateKey | sm2.PublicKey) -> None:
+        super().__init__()
+        self._key = key
+
+    def size(self, more: int) -> int:
+        """A point and a digest more than the message, or less."""
+        overhead = sm2.OVERHEAD if isinstance(self._key, sm2.PublicKey) else -sm2.OVERHEAD
+        return max(0, len(self._data) + more + overhead)
+
+    def whole(self, data: bytes) -> bytes:
+        """Raises CryptokiError for a message too long, or what is none to this key."""
+        try:
+            if isinstance(self._key, sm2.PublicKey):
+                return self._key.encrypt(data)
+            return self._key.decrypt(data)
+        except sm2.DecryptionFailed:
+            raise CryptokiError(Rv.ENCRYPTED_DATA_INVALID) from None
+        except ValueError:
+            raise CryptokiError(Rv.DATA_LEN_RANGE) from None
 
 
 def iv_of(parameter: Parameter) -> bytes:

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
+from secgear.errors import PlatformUnavailable
+from secgear.services.crypto.algorithms import sm2
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template, Value
@@ -41,6 +43,7 @@ _X25519_PARAMS = bytes.fromhex("06032b656e")
 EDWARDS: Final = (_ED25519_PARAMS, b"\x13\x0cedwards25519")
 """CKA_EC_PARAMS of Ed25519: an object identifier or, as in PKCS#11 3.0, a curve's name."""
 MONTGOMERY: Final = (_X25519_PARAMS, b"\x13\x0acurve25519")
+SM2_PARAMS: Final = bytes.fromhex("06082a811ccf5501822d")  # 1.2.156.10197.1.301, GM/T 0006
 ML_DSA: Final[Mapping[int, Any]] = {
     1: (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
     2: (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
@@ -53,8 +56,27 @@ ML_KEM: Final[Mapping[int, Any]] = {
 }
 
 
+def to_bytes(key: PrivateKey) -> bytes:
+    """A private key for the token's own store: PrivateKeyInfo in DER, of SM2 its number."""
+    return bytes(key.scalar()) if isinstance(key, sm2.PrivateKey) else to_pkcs8(key)
+
+
+def from_bytes(kind: int, data: bytes) -> PrivateKey:
+    """The same, from the token's own store: it was checked when it was made."""
+    if kind == KeyType.SM2:
+        return sm2.PrivateKey.from_scalar(data)
+    return from_pkcs8(data, own=True)
+
+
+def public_of(key: PrivateKey) -> PublicKey:
+    """The public key that belongs to a private one."""
+    return key.public if isinstance(key, sm2.PrivateKey) else key.public_key()
+
+
 def to_pkcs8(key: PrivateKey) -> bytes:
-    """A private key's bytes: PrivateKeyInfo in DER."""
+    """A private key's bytes: PrivateKeyInfo in DER. Raises CryptokiError for SM2."""
+    if isinstance(key, sm2.PrivateKey):
+        raise CryptokiError(Rv.KEY_NOT_WRAPPABLE)
     der: bytes = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     return der
 
@@ -74,12 +96,16 @@ def from_pkcs8(der: bytes, *, own: bool = False) -> PrivateKey:
 
 def to_spki(key: PublicKey) -> bytes:
     """SubjectPublicKeyInfo in DER."""
+    if isinstance(key, sm2.PublicKey):
+        return key.spki()
     der: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return der
 
 
-def from_spki(der: bytes) -> PublicKey:
+def from_spki(kind: int, der: bytes) -> PublicKey:
     """A public key from its SubjectPublicKeyInfo. Raises ValueError."""
+    if kind == KeyType.SM2:
+        return sm2.PublicKey.from_spki(der)
     return load_der_public_key(der)
 
 
@@ -97,6 +123,8 @@ def type_of(key: PrivateKey | PublicKey) -> KeyType:
         return KeyType.EC_EDWARDS
     if isinstance(key, x25519.X25519PrivateKey | x25519.X25519PublicKey):
         return KeyType.EC_MONTGOMERY
+    if isinstance(key, sm2.PrivateKey | sm2.PublicKey):
+        return KeyType.SM2
     for kind, sets in ((KeyType.ML_DSA, ML_DSA), (KeyType.ML_KEM, ML_KEM)):
         if any(isinstance(key, classes) for classes in sets.values()):
             return kind
@@ -118,6 +146,10 @@ def describe(key: PublicKey, *, private: bool) -> dict[int, Value]:
         if not private:
             point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
             attributes[Attr.EC_POINT] = _octet_string(point)
+    elif kind is KeyType.SM2:
+        attributes[Attr.EC_PARAMS] = SM2_PARAMS
+        if not private:
+            attributes[Attr.EC_POINT] = _octet_string(key.point)
     elif kind in (KeyType.EC_EDWARDS, KeyType.EC_MONTGOMERY):
         edwards = kind is KeyType.EC_EDWARDS
         attributes[Attr.EC_PARAMS] = _ED25519_PARAMS if edwards else _X25519_PARAMS
@@ -151,6 +183,8 @@ def components(key: PrivateKey) -> dict[int, bytes]:
     if kind is KeyType.EC:
         size = (key.curve.key_size + 7) // 8
         return {Attr.VALUE: key.private_numbers().private_value.to_bytes(size, "big")}
+    if kind is KeyType.SM2:
+        return {Attr.VALUE: bytes(key.scalar())}
     if kind in (KeyType.ML_DSA, KeyType.ML_KEM):
         return {Attr.SEED: key.private_bytes_raw()}
     return {Attr.VALUE: key.private_bytes_raw()}
@@ -189,6 +223,8 @@ def _imported(table: Mapping[int, Callable[[Template], Any]], kind: int, templat
         key = table[kind](template)
         type_of(key)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
+    except PlatformUnavailable as error:  # no OpenSSL here that has SM2
         raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
     return key
 
@@ -254,6 +290,16 @@ def _montgomery_private(template: Template) -> x25519.X25519PrivateKey:
     return x25519.X25519PrivateKey.from_private_bytes(_bytes(template, Attr.VALUE))
 
 
+def _sm2_public(template: Template) -> sm2.PublicKey:
+    _expect(template, (SM2_PARAMS,))
+    return sm2.PublicKey.from_point(_unwrapped(_bytes(template, Attr.EC_POINT), 65))
+
+
+def _sm2_private(template: Template) -> sm2.PrivateKey:
+    _expect(template, (SM2_PARAMS,))
+    return sm2.PrivateKey.from_scalar(_bytes(template, Attr.VALUE))
+
+
 def _lattice(sets: Mapping[int, Any], *, private: bool) -> Callable[[Template], Any]:
     def load(template: Template) -> Any:
         number = template.get(Attr.PARAMETER_SET)
@@ -272,6 +318,7 @@ _PUBLIC: Final[Mapping[int, Callable[[Template], Any]]] = {
     int(KeyType.EC): _ec_public,
     int(KeyType.EC_EDWARDS): _edwards_public,
     int(KeyType.EC_MONTGOMERY): _montgomery_public,
+    int(KeyType.SM2): _sm2_public,
     int(KeyType.ML_DSA): _lattice(ML_DSA, private=False),
     int(KeyType.ML_KEM): _lattice(ML_KEM, private=False),
 }
@@ -280,6 +327,7 @@ _PRIVATE: Final[Mapping[int, Callable[[Template], Any]]] = {
     int(KeyType.EC): _ec_private,
     int(KeyType.EC_EDWARDS): _edwards_private,
     int(KeyType.EC_MONTGOMERY): _montgomery_private,
+    int(KeyType.SM2): _sm2_private,
     int(KeyType.ML_DSA): _lattice(ML_DSA, private=True),
     int(KeyType.ML_KEM): _lattice(ML_KEM, private=True),
 }

@@ -1,4 +1,4 @@
-"""Signatures and MACs: RSA, ECDSA, EdDSA, ML-DSA, HMAC, CMAC; digests."""
+"""Signatures and MACs: RSA, ECDSA, EdDSA, ML-DSA, SM2, HMAC, CMAC; digests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 from cryptography.hazmat.primitives.ciphers import algorithms
 
+from secgear.services.crypto.algorithms import sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, MGF_HASHES
 from secgear.services.crypto.algorithms.keys import PrivateKey, PublicKey
 from secgear.services.crypto.algorithms.operation import Mac, Signer, Transform
@@ -200,6 +201,45 @@ class MessageSigner(Signer):
             raise CryptokiError(Rv.SIGNATURE_INVALID) from None
 
 
+class Sm2Signer(Signer):
+    """SM2 over a digest of the caller's, or over a message with the signer's identity.
+
+    identity: None for a digest.
+    """
+
+    length = sm2.SIGNATURE_SIZE
+
+    def __init__(self, key: sm2.PrivateKey | sm2.PublicKey, identity: bytes | None) -> None:
+        self._key = key
+        self._public = key.public if isinstance(key, sm2.PrivateKey) else key
+        self._digested = identity is None
+        self._message = _Message(None if identity is None else hashes.SM3(), 32)
+        if identity is not None:
+            self._message.update(sm2.identity_digest(self._public, identity))
+
+    def update(self, data: bytes) -> None:
+        """See `Signer.update`."""
+        self._message.update(data)
+
+    def sign(self) -> bytes:
+        """See `Signer.sign`."""
+        assert isinstance(self._key, sm2.PrivateKey)  # noqa: S101  (a key of another class signs not)
+        return self._key.sign(self._taken())
+
+    def verify(self, signature: bytes) -> None:
+        """See `Signer.verify`."""
+        if len(signature) != self.length:
+            raise CryptokiError(Rv.SIGNATURE_LEN_RANGE)
+        if not self._public.verify(signature, self._taken()):
+            raise CryptokiError(Rv.SIGNATURE_INVALID)
+
+    def _taken(self) -> bytes:
+        data = self._message.take()
+        if len(data) != hashes.SM3.digest_size:
+            raise CryptokiError(Rv.DATA_LEN_RANGE)
+        return data
+
+
 class Hmac(Mac):
     """HMAC, cut to `length` bytes."""
 
@@ -244,6 +284,15 @@ def pss_of(parameter: Parameter, required: int | None) -> tuple[padding.PSS, int
         raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
     mgf = padding.MGF1(HASHES[MGF_HASHES[parameter.mgf]])
     return padding.PSS(mgf, parameter.salt), parameter.hash
+
+
+def identity_of(parameter: Parameter) -> bytes:
+    """The parameter of SM2 with SM3: the signer's identity; nothing for that of who has none."""
+    if parameter is None or parameter == b"":
+        return sm2.DEFAULT_ID
+    if not isinstance(parameter, bytes) or len(parameter) > sm2.MAX_ID:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    return parameter
 
 
 def context_of(parameter: Parameter) -> bytes | None:

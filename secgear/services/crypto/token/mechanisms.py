@@ -9,7 +9,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
-from secgear.services.crypto.algorithms import ciphers, signing
+from secgear.errors import PlatformUnavailable
+from secgear.services.crypto.algorithms import ciphers, signing, sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, NAMES
 from secgear.services.crypto.algorithms.keys import MAX_RSA_BITS, MIN_RSA_BITS
 from secgear.services.crypto.algorithms.operation import Signer, Transform
@@ -169,6 +170,20 @@ def _ml_dsa_signer(key: Any, parameter: Parameter) -> Signer:
     return signing.MessageSigner(key, length, signing.context_of(parameter))
 
 
+def _sm2_cipher(key: Any, parameter: Parameter, encrypt: bool) -> Transform:
+    no_parameter(parameter)
+    return ciphers.Sm2Cipher(key)
+
+
+def _sm2_signer(key: Any, parameter: Parameter) -> Signer:
+    no_parameter(parameter)
+    return signing.Sm2Signer(key, None)
+
+
+def _sm2_sm3_signer(key: Any, parameter: Parameter) -> Signer:
+    return signing.Sm2Signer(key, signing.identity_of(parameter))
+
+
 def _hmac_signer(digest: int, *, general: bool) -> Callable[[Any, Parameter], Signer]:
     algorithm = HASHES[digest]
 
@@ -213,6 +228,7 @@ def _rows() -> Iterator[Row]:
     yield from _rsa_rows()
     yield from _curve_rows()
     yield from _lattice_rows()
+    yield from _sm2_rows()
 
 
 def _symmetric_rows() -> Iterator[Row]:
@@ -284,6 +300,22 @@ def _lattice_rows() -> Iterator[Row]:
     yield Row(Mech.ML_DSA, _SIGNER, key_types=(KeyType.ML_DSA,), signer=_ml_dsa_signer)
     yield Row(Mech.ML_KEM_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR)
     yield Row(Mech.ML_KEM, Flags.ENCAPSULATE | Flags.DECAPSULATE, key_types=(KeyType.ML_KEM,))
+
+
+def _sm2_rows() -> Iterator[Row]:
+    """Offered where the system's OpenSSL has SM2 and passes its examples.
+
+    It is tried here, at import, because a sealed enclave loads no libraries.
+    """
+    try:
+        sm2.PrivateKey.generate()
+    except PlatformUnavailable:
+        return
+    keys, bits = (KeyType.SM2,), (256, 256)
+    yield Row(Mech.SM2_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR | _CURVE, bits)
+    yield Row(Mech.SM2, _SIGNER | _CURVE, bits, keys, signer=_sm2_signer)
+    yield Row(Mech.SM2_SM3, _SIGNER | _CURVE, bits, keys, signer=_sm2_sm3_signer)
+    yield Row(Mech.SM2_ENCRYPT, _CIPHER | _CURVE, bits, keys, cipher=_sm2_cipher)
 
 
 MECHANISMS: Final[Mapping[int, Row]] = {int(row.number): row for row in _rows()}

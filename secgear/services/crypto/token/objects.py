@@ -210,7 +210,7 @@ def finished(
         attributes.update(keys.describe(material, private=False))
         attributes[Attr.KEY_TYPE] = keys.type_of(material)
     elif number == ObjectClass.PRIVATE_KEY:
-        public = material.public_key()
+        public = keys.public_of(material)
         attributes.update(keys.describe(public, private=True))
         attributes[Attr.PUBLIC_KEY_INFO] = keys.to_spki(public)
         attributes[Attr.KEY_TYPE] = keys.type_of(material)
@@ -286,7 +286,7 @@ def pack(item: Object) -> bytes:
     if number == ObjectClass.SECRET_KEY:
         secret = bytes(item.material)
     elif number == ObjectClass.PRIVATE_KEY:
-        secret = keys.to_pkcs8(item.material)
+        secret = keys.to_bytes(item.material)
     else:
         secret = b""
     return _encode([item.id, item.attributes, secret, item.wraps_sensitive])
@@ -301,9 +301,10 @@ def unpack(data: bytes) -> Object:
     if number == ObjectClass.SECRET_KEY:
         material = secret
     elif number == ObjectClass.PRIVATE_KEY:
-        material = keys.from_pkcs8(secret, own=True)
+        material = keys.from_bytes(int(attributes[Attr.KEY_TYPE]), secret)  # type: ignore[arg-type]
     elif number == ObjectClass.PUBLIC_KEY:
-        material = keys.from_spki(attributes[Attr.PUBLIC_KEY_INFO])  # type: ignore[arg-type]
+        kind, der = attributes[Attr.KEY_TYPE], attributes[Attr.PUBLIC_KEY_INFO]
+        material = keys.from_spki(int(kind), der)  # type: ignore[arg-type]
     return Object(id, attributes, material, wraps_sensitive=wraps_sensitive)
 
 
