@@ -21,6 +21,7 @@ from secgear.services.crypto.token.slot import Slot
 
 MAX_SESSIONS: Final = 1024  # of one application
 MAX_SESSION_OBJECTS: Final = 4096  # of one application
+MAX_SESSION_BYTES: Final = 32 << 20  # of all their attributes
 
 
 @final
@@ -210,12 +211,17 @@ class Application:
                 if item.token:
                     handles.append(next(kept).id << 1)
                     continue
-                if len(self._objects) >= MAX_SESSION_OBJECTS:
-                    raise CryptokiError(Rv.DEVICE_MEMORY)
+                self._check_room(item)
                 self._last_object += 2
                 self._objects[self._last_object] = (item.numbered(self._last_object), session)
                 handles.append(self._last_object)
         return handles
+
+    def _check_room(self, item: Object) -> None:
+        """Whether one more session object fits. Raises CryptokiError."""
+        held = sum(one.size for one, _ in self._objects.values())
+        if len(self._objects) >= MAX_SESSION_OBJECTS or held + item.size > MAX_SESSION_BYTES:
+            raise CryptokiError(Rv.DEVICE_MEMORY)
 
     def modify(
         self, session: Session, handle: int, change: Callable[[Object], Object], event: Event
@@ -228,7 +234,10 @@ class Application:
             entry = self._objects.get(handle)
             if entry is None:
                 raise CryptokiError(Rv.OBJECT_HANDLE_INVALID)
-            self._objects[handle] = (change(entry[0]), entry[1])
+            new = change(entry[0])
+            if new.size > entry[0].size:
+                self._check_room(new)
+            self._objects[handle] = (new, entry[1])
 
     def remove(self, session: Session, handle: int, item: Object, event: Event) -> None:
         """Destroy an object."""

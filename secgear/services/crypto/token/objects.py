@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from secgear.services.crypto.algorithms import keys
 from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, Attr, KeyType, ObjectClass
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.pkcs11.values import Template, Value, check_kind
+from secgear.services.crypto.pkcs11.values import Template, Value, check_kind, size_of
 from secgear.services.crypto.token.schema import KEYS, RULES, SECRETS, How, Rules
 
 MAX_SECRET = 4096  # bytes of a generic secret
@@ -26,13 +26,14 @@ _SIZES = {KeyType.AES: (16, 24, 32), KeyType.CHACHA20: (32,), KeyType.SM4: (16,)
 class Object:
     """One object. Its `repr` shows no attribute.
 
-    material: of a secret key its bytes, of others OpenSSL's object, None where there is no key.
+    size: bytes of its attributes that are no secret. material: of a secret key its bytes, of others
+    OpenSSL's object, None where there is no key.
     wraps_sensitive: whether sensitive keys may leave under it. Only a key that was generated here,
     that could never be extracted and never decrypt may wrap them: its owner can't get at what it
     wrapped but by unwrapping it. Copies inherit it, and usage can't be added to a key.
     """
 
-    __slots__ = ("attributes", "id", "material", "wraps_sensitive")
+    __slots__ = ("attributes", "id", "material", "size", "wraps_sensitive")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Object:
         self.attributes = attributes
         self.material = material
         self.wraps_sensitive = wraps_sensitive
+        self.size = sum(map(size_of, attributes.values()))
 
     def __repr__(self) -> str:
         return f"<Object {self.id}>"

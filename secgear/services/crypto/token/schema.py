@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from secgear.services.crypto.algorithms.keys import SECRET_ATTRIBUTES
 from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
 from secgear.services.crypto.pkcs11.values import Value
 
@@ -139,19 +140,7 @@ _PRIVATE: Final[Rules] = {
     Attr.MODULUS: Rule(How.CREATE),
     Attr.PUBLIC_EXPONENT: Rule(How.CREATE),
     Attr.PARAMETER_SET: Rule(How.CREATE),
-    **{
-        attr: Rule(How.CREATE)
-        for attr in (
-            Attr.VALUE,
-            Attr.SEED,
-            Attr.PRIVATE_EXPONENT,
-            Attr.PRIME_1,
-            Attr.PRIME_2,
-            Attr.EXPONENT_1,
-            Attr.EXPONENT_2,
-            Attr.COEFFICIENT,
-        )
-    },
+    **{attr: Rule(How.CREATE) for attr in SECRET_ATTRIBUTES},
 }
 _SECRET: Final[Rules] = {
     **_storage(private=True),

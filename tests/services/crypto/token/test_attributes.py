@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.attributes import Room
+from secgear.services.crypto.token.application import MAX_SESSION_BYTES
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import SO_PIN, connect
 from tests.services.crypto.conftest import P256, User, refusal, template
@@ -268,6 +269,26 @@ def test_session_objects_go_with_their_session(user: User) -> None:
     user.caller.call("C_CloseSession", second)
     assert user.find() == [key]
     assert refusal(user.get, other, Attr.LABEL) is Rv.OBJECT_HANDLE_INVALID
+
+
+def test_an_application_fills_its_own_room_and_no_more(user: User) -> None:
+    large = b"x" * (64 << 10)
+    small = user.call("C_CreateObject", template(CLASS=0))
+    made = template(CLASS=0, VALUE=large, LABEL=large, APPLICATION=large, OBJECT_ID=large)
+    count = 0
+    while True:
+        try:
+            last = user.call("C_CreateObject", made)
+        except CryptokiError as error:
+            refused = error.rv
+            break
+        count += 1
+    assert refused is Rv.DEVICE_MEMORY
+    assert count * 4 * len(large) <= MAX_SESSION_BYTES
+    grown = {"VALUE": large, "LABEL": large, "APPLICATION": large, "OBJECT_ID": large}
+    assert refusal(user.set, small, **grown) is Rv.DEVICE_MEMORY
+    user.call("C_DestroyObject", last)
+    user.set(small, VALUE=large)
 
 
 def test_the_security_officer_says_what_is_trusted(module: Module) -> None:
