@@ -20,8 +20,10 @@ BIN := .venv/bin
 HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 ready = .venv/.ready-$(1)-$(HERE)
 
-# What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL.
-DEBIAN := openssl swtpm postgresql
+# What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL,
+# and applications that work with keys in a cryptographic module.
+DEBIAN := openssl swtpm postgresql \
+    gnutls-bin libengine-pkcs11-openssl nginx-light opensc openssh-client p11-kit-modules
 
 help:
 	@echo 'make demo        two owners verify an enclave and join real data in it, then we try to see any'
