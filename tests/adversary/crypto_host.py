@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from secgear.base.sandbox.secret import SecretMemory, SecretPool
 from secgear.base.tee import Evidence, Guest, SealingPolicy
 from secgear.errors import ServiceError
+from secgear.middleware.sealing.counters import NO_MARK, Standing
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.token.application import Application
@@ -53,7 +54,7 @@ class MemoryStore:
         self.sealed = b""
         self.objects: dict[int, Row] = {}
         self.records: list[Record] = []
-        self.value = 0
+        self.value, self.mark = 0, NO_MARK
         self.changes = 0
         self.refuse = self.forget = self.stuck = False
 
@@ -81,14 +82,15 @@ class MemoryStore:
         if self.forget:
             raise ServiceError("the connection was lost")
 
-    def read(self) -> int:
-        return self.value
+    def read(self) -> Standing:
+        return Standing(self.value, self.mark)
 
-    def increment(self) -> int:
+    def advance(self, value: int, mark: bytes) -> Standing:
         if self.stuck:
             raise ServiceError("the counter does not answer")
-        self.value += 1
-        return self.value
+        if value == self.value + 1:
+            self.value, self.mark = value, mark
+        return self.read()
 
 
 def vault_of(store: MemoryStore, guest: Guest | None = None) -> Vault:

@@ -91,14 +91,14 @@ def store_commit(
 
 
 @app.ocall
-def counter_read() -> int:
+def counter_read() -> tuple[int, bytes]:
     """See `Counter.read`."""
     raise NotImplementedError
 
 
 @app.ocall
-def counter_increment() -> int:
-    """See `Counter.increment`."""
+def counter_advance(value: int, mark: bytes) -> tuple[int, bytes]:
+    """See `Counter.advance`."""
     raise NotImplementedError
 
 
@@ -240,7 +240,7 @@ def _opened() -> Module:
 def _vault(policy: str) -> Vault:
     return Vault(
         _HostStore(),
-        CallCounter(_COUNTER, counter_read, counter_increment),
+        CallCounter(_COUNTER, counter_read, counter_advance),
         guest=context.guest(),
         policy=SealingPolicy(policy),
         now=lambda: datetime.datetime.now(datetime.UTC),

@@ -140,7 +140,7 @@ def started(image: Image, storage: Storage, tee: str) -> Enclave:
             "store_rows": storage.rows,
             "store_commit": storage.commit,
             "counter_read": storage.counter_read,
-            "counter_increment": storage.counter_increment,
+            "counter_advance": storage.counter_advance,
         },
     )
 

@@ -111,13 +111,13 @@ class Storage:
                     insert(_audit).values(seq=seq, body=body, hash=digest, signature=signature)
                 )
 
-    def counter_read(self) -> int:
-        """The counter's value."""
+    def counter_read(self) -> tuple[int, bytes]:
+        """See `Counter.read`."""
         return self._counter.read()
 
-    def counter_increment(self) -> int:
-        """One more."""
-        return self._counter.increment()
+    def counter_advance(self, value: int, mark: bytes) -> tuple[int, bytes]:
+        """See `Counter.advance`."""
+        return self._counter.advance(value, mark)
 
     def trail(self) -> Iterator[list[AuditRow]]:
         """The audit trail from its beginning, in batches."""

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from secgear.base.tee import Guest, SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
-from secgear.middleware.sealing import Counter, parse, seal, unseal
+from secgear.middleware.sealing import Counter, commit, seal, unseal, version_of
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.ledger import Event, write
 from secgear.services.crypto.token.objects import Object, pack, unpack
@@ -55,6 +55,7 @@ class Vault:
         self._tree = Tree()
         self._head: Head
         self._sealed = b""
+        self._counted = True  # the newest head is what the counter acknowledges
 
     def __repr__(self) -> str:
         return "<Vault>"
@@ -168,14 +169,19 @@ class Vault:
         )
         try:
             sealed = seal(
-                encode(new), policy=self._policy, aad=_AAD, counter=self._counter, guest=self._guest
+                encode(new),
+                policy=self._policy,
+                aad=_AAD,
+                counter=self._counter,
+                after=version_of(self._sealed) if self._sealed else self._counter.read().value,
+                guest=self._guest,
             )
             kept = self._keep(Change(sealed, rows, gone, records))
         except SecGearError as error:
             raise CryptokiError(Rv.DEVICE_ERROR) from error
         if not kept:
             raise CryptokiError(Rv.DEVICE_ERROR)
-        self._head, self._sealed = new, sealed
+        self._head, self._sealed, self._counted = new, sealed, False
 
     def _keep(self, change: Change) -> bool:
         """Whether the change is in the store, also where the host could not say so."""
@@ -186,9 +192,10 @@ class Vault:
         return True
 
     def _catch_up(self) -> None:
-        """Bring the counter to the value that the newest head is sealed with."""
-        if self._sealed and self._counter.read() < parse(self._sealed)[0].value:
-            self._counter.increment()
+        """Have the counter acknowledge the newest head, if it has not yet."""
+        if not self._counted:
+            commit(self._sealed, counter=self._counter)
+            self._counted = True
 
     def _row(self, slot: int, item: Object) -> Row:
         nonce = os.urandom(_NONCE_SIZE)
