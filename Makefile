@@ -41,7 +41,7 @@ help:
 # The native ring: what it is built from, and so when it must be built again.
 NATIVE := $(wildcard setup.py secgear/base/transport/_ring*.[ch])
 
-$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh $(NATIVE)
+$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh tools/compiler.sh $(NATIVE)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $*
 	@touch '$@'
 
