@@ -24,7 +24,7 @@ ready = .venv/.ready-$(1)-$(HERE)
 DEBIAN := openssl swtpm postgresql
 
 help:
-	@echo 'make demo        two parties join real data inside an enclave, then we try to break in'
+	@echo 'make demo        two owners verify an enclave and join real data in it, then we try to see any'
 	@echo 'make test        all tests (ARGS="-k wire" selects)'
 	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
 	@echo 'make check-fast  the same without types'
@@ -37,7 +37,7 @@ help:
 	@echo 'PYTHON=/path/to/python3 chooses the interpreter (3.11 or later).'
 
 # The native ring: what it is built from, and so when it must be built again.
-NATIVE := $(wildcard setup.py secgear/base/transport/_ring.c secgear/base/transport/_ring_core.h)
+NATIVE := $(wildcard setup.py secgear/base/transport/_ring*.[ch])
 
 $(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh $(NATIVE)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $*

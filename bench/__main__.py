@@ -6,7 +6,19 @@ import argparse
 import json
 import sys
 
-from bench import attestation, bulk, calls, envelopes, memory, ring, service, start, switchless
+from bench import (
+    attestation,
+    bulk,
+    calls,
+    channel,
+    envelopes,
+    memory,
+    ring,
+    sealing,
+    service,
+    start,
+    switchless,
+)
 from bench.measure import Row, human, machine
 
 TIMED = {
@@ -17,6 +29,8 @@ TIMED = {
     "switchless": switchless.main,
     "attestation": attestation.main,
     "envelopes": envelopes.main,
+    "channel": channel.main,
+    "sealing": sealing.main,
 }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,11 +17,8 @@ from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bench.measure import Row, interleaved, rows
+from bench.trusting import trusted
 from secgear.base.tee import Evidence
-from secgear.middleware.attestation.checks import Check, Outcome
-from secgear.middleware.attestation.claims import Claims, Root
-from secgear.middleware.attestation.envelope import to_cbor
-from secgear.middleware.attestation.verdict import Verdict
 from secgear.middleware.envelopes import CLASSIC, HYBRID, EnclaveKeyPair, Opener, Sealer, seal
 from secgear.middleware.envelopes import open as open_envelope
 from secgear.middleware.envelopes.document import NO_CONTEXT, EnclaveKey, report_data
@@ -42,14 +38,14 @@ def _bulk(*, quick: bool) -> list[Row]:
     size = (16 if quick else 64) << 20
     rounds = 5 if quick else 15
     data = memoryview(os.urandom(size))
-    pair, trusted = _keys(HYBRID)
+    pair, recipient = _keys(HYBRID)
     bare = _Bare(data)
-    records = list(Sealer(trusted, purpose=_PURPOSE).stream([data]))
-    envelope = seal(trusted, data, purpose=_PURPOSE)
+    records = list(Sealer(recipient, purpose=_PURPOSE).stream([data]))
+    envelope = seal(recipient, data, purpose=_PURPOSE)
     name = f"{size >> 20} MiB"
 
     def seal_stream() -> None:
-        _drop(Sealer(trusted, purpose=_PURPOSE).stream([data]))
+        _drop(Sealer(recipient, purpose=_PURPOSE).stream([data]))
 
     def open_stream() -> None:
         _drop(Opener(pair, purpose=_PURPOSE).stream(records))
@@ -73,7 +69,7 @@ def _bulk(*, quick: bool) -> list[Row]:
             "AES-GCM",
             {
                 "AES-GCM": bare.seal_all,
-                "whole": functools.partial(seal, trusted, data, purpose=_PURPOSE),
+                "whole": functools.partial(seal, recipient, data, purpose=_PURPOSE),
             },
         ),
         ("open, one piece", "AES-GCM", {"AES-GCM": bare.open_all, "whole": open_whole}),
@@ -90,19 +86,19 @@ def _small(*, quick: bool) -> list[Row]:
     data = os.urandom(1024)
     found: list[Row] = []
     for suite, kem in ((HYBRID, hpke.KEM.MLKEM768_X25519), (CLASSIC, hpke.KEM.X25519)):
-        pair, trusted = _keys(suite)
+        pair, recipient = _keys(suite)
         plain = hpke.Suite(kem, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
         key, _ = private_key(suite_named(suite), bytes(32))
         public = key.public_key()
         sealed = plain.encrypt(data, public)
-        envelope = seal(trusted, data, purpose=_PURPOSE)
+        envelope = seal(recipient, data, purpose=_PURPOSE)
         name = "hybrid" if suite == HYBRID else "classic"
         for what, contenders in (
             (
                 "seal",
                 {
                     "HPKE": functools.partial(plain.encrypt, data, public),
-                    "envelope": functools.partial(seal, trusted, data, purpose=_PURPOSE),
+                    "envelope": functools.partial(seal, recipient, data, purpose=_PURPOSE),
                 },
             ),
             (
@@ -174,27 +170,5 @@ def _keys(suite: str) -> tuple[EnclaveKeyPair, TrustedKey]:
     evidence = Evidence("benchmark", b"")
     key = EnclaveKey(suite=suite, public=public, not_after=not_after, evidence=evidence)
     bound = report_data(suite, public, not_after, NO_CONTEXT, ())
-    passed = tuple(
-        Check(name, Outcome.PASS)
-        for name in ("format", "signature", "root", "policy.tee", "policy.identity")
-    )
-    claims = Claims(
-        format="benchmark",
-        tee="process",
-        measurements={},
-        debug=False,
-        simulated=True,
-        report_data=bound,
-        root=Root("benchmark", b"", builtin=False),
-        checks=passed,
-    )
-    verdict = Verdict(
-        checks=passed,
-        claims=claims,
-        policy="benchmark",
-        policy_digest=b"",
-        at=end,
-        evidence_digest=hashlib.sha256(to_cbor(evidence)).digest(),
-    )
-    trusted = TrustedKey(key=key, verdict=verdict, expires=key.expires)
-    return EnclaveKeyPair(bytes(32), key), trusted
+    verdict = trusted(evidence, bound, at=end)
+    return EnclaveKeyPair(bytes(32), key), TrustedKey(key=key, verdict=verdict, expires=key.expires)

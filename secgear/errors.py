@@ -317,6 +317,12 @@ class HandshakeFailed(ChannelError):
     code = "channel.handshake"
 
 
+class VersionUnknown(HandshakeFailed):
+    """The peer speaks another version of the channel's protocol."""
+
+    code = "channel.version"
+
+
 class ChannelTruncated(ChannelError):
     """The connection ended without the peer's goodbye: what was received may be incomplete."""
 

@@ -1,57 +1,31 @@
-"""Two owners contribute a table each; the host sees them pass. This file is the untrusted side.
+"""Starts the enclave and carries two owners' bytes to it. This file is the untrusted side.
 
-In this release the owners' tables reach the enclave through the host's memory. That shows the
-programming model, not yet the protection: an owner's own encrypted and attested connection into
-the enclave is planned work.
+The owners' connections end inside the enclave: what goes through the relay is ciphertext. In life
+the owners are elsewhere; here this program starts them, so that there is something to see.
 """
 
 from __future__ import annotations
 
-import random
+import subprocess
+import sys
 from pathlib import Path
-
-import pyarrow as pa
 
 import secgear
 
-APP = Path(__file__).with_name("join.py")
-
-
-def clinic() -> pa.Table:
-    """Who got which treatment: 3,000 people, three of whom got something rare."""
-    people = list(range(3000))
-    treatments = ["A" if person % 2 else "B" for person in people]
-    treatments[:3] = ["rare"] * 3
-    return pa.table({"person": people, "treatment": treatments})
-
-
-def registry() -> pa.Table:
-    """Who recovered after how many days: 2,500 people, not quite the same ones."""
-    days = random.Random(1)
-    people = list(range(0, 5000, 2)) + list(range(1, 2000, 2))
-    return pa.table(
-        {
-            "person": people,
-            "recovery_days": [days.randint(3, 12) + 4 * (person % 2) for person in people],
-        }
-    )
+HERE = Path(__file__).parent
+OWNERS = ("clinic", "registry")
 
 
 def main() -> None:
-    with secgear.launch(APP, tee="auto") as enclave:
-        print("rows from the clinic:  ", enclave.contribute("clinic", clinic()))
-        try:
-            enclave.recovery_by_treatment()
-        except enclave.errors.Refused as error:
-            print("too early:             ", error)
-        print("rows from the registry:", enclave.contribute("registry", registry()))
-
-        for row in enclave.recovery_by_treatment().to_pylist():
-            print(
-                f"treatment {row['treatment']}: {row['people']:,} people, "
-                f"median {row['median_days']:.0f} days"
-            )
+    with secgear.launch(HERE / "join.py", tee="auto") as enclave, secgear.Relay(enclave) as relay:
+        command = [sys.executable, str(HERE / "owner.py")]
+        owners = [subprocess.Popen([*command, owner, relay.address]) for owner in OWNERS]
+        failed = [name for name, owner in zip(OWNERS, owners, strict=True) if owner.wait() != 0]
+        stats = relay.stats
+        print(f"host: {stats.received + stats.sent:,} bytes carried, and none of it understood")
         print("the treatment that three people got stays inside")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,16 @@ from secgear.cli import (
     audit,
     codegen,
     collateral,
+    connect,
     doctor,
+    envelopes,
     images,
     new,
     reference,
+    relay,
     results,
     run,
+    sealed,
     secret,
     serve,
     signing,
@@ -45,12 +49,17 @@ app.command()(signing.sign)
 app.command()(images.measure)
 app.command()(images.inspect)
 app.command()(run.run)
+app.command()(relay.relay)
+app.command()(connect.connect)
 app.command()(codegen.codegen)
 app.command()(attestation.attest)
 app.command()(attestation.verify)
 app.command()(attestation.bundle)
 app.command("result")(results.result)
 app.command("audit")(audit.audit)
+app.command("sealed")(sealed.sealed)
+app.add_typer(envelopes.app)
+app.add_typer(sealed.app)
 app.add_typer(reference.app)
 app.add_typer(collateral.app)
 app.add_typer(serve.app)
@@ -76,7 +85,7 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 
 @app.command()
 def demo(as_json: AsJson = False) -> None:
-    """Join two parties' real data inside an enclave, then try to break in.
+    """Join two owners' real data inside an enclave that they verify, then try to see any of it.
 
     Started by root, it continues as nobody: root may look into every process, so a break-in by
     root would show nothing.

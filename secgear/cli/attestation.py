@@ -24,10 +24,13 @@ from secgear.cli.output import (
     emit,
     note,
     read,
+    say,
     write_file,
 )
 
 if TYPE_CHECKING:
+    import datetime
+
     from secgear.middleware.attestation.bundle import Bundle
     from secgear.middleware.attestation.claims import Claims
     from secgear.middleware.attestation.verdict import Verdict
@@ -35,11 +38,14 @@ if TYPE_CHECKING:
 UNTRUSTED = 6  # exit code: the answer is no
 _MAX_FILE = 32 << 20
 _ENVELOPE_BEGINNING = b'{"secgear-evidence"'
+_RECORDED = "recorded"  # a bundle's own time, as --at
 _BUNDLE_BEGINNING = b'{"secgear-bundle"'
 
 EvidenceFile = Annotated[
     Path,
-    typer.Argument(help="Evidence in any known form, or a bundle.", readable=False),
+    typer.Argument(
+        help="Evidence in any known form, a certificate with it, or a bundle.", readable=False
+    ),
 ]
 
 
@@ -164,11 +170,15 @@ def verify(
 ) -> None:
     """Judge evidence, offline. Exit code 0 means trusted, 6 means not.
 
-    Without --policy the claims are shown and the answer is no: authentic is not trusted.
+    Without --policy the claims are shown and the answer is no: authentic is not trusted. A bundle
+    is judged by its own rules for the time it recorded; with --policy by yours, for now, or with
+    --at recorded for the time that its maker says. An RA-TLS certificate alone is never fresh; a
+    policy that insists on freshness is not met by one.
     """
     from secgear.middleware.attestation import bundle as bundles
     from secgear.middleware.attestation.appraisal import examine
     from secgear.middleware.attestation.policy import load_policy
+    from secgear.middleware.channel import ratls
 
     content = read(file, _MAX_FILE)
     if bundles.is_bundle(content):
@@ -183,20 +193,38 @@ def verify(
             raise UsageError(
                 "--root, --reference-values and --report-data need --policy: then all are yours"
             )
-        made = bundles.load_bundle(content)
-        if policy is not None:
-            made = bundles.with_rules(
-                made,
-                inputs.read_text(policy),
-                report_data=inputs.parse_report_data(report_data),
-                reference_values=inputs.text_of(reference_values),
-                roots=inputs.read_roots(root),
-            )
-        _reverify(made, at, as_json, own_policy=policy is not None)
-    evidence = inputs.read_evidence(file, format_name)
+        kept = bundles.load_bundle(content)
+        if policy is None:
+            time = kept.at if at in (None, _RECORDED) else inputs.parse_time(at)
+            _reverify(kept, time, as_json, recorded=kept.at, own_policy=False)
+        made = bundles.with_rules(
+            kept,
+            inputs.read_text(policy),
+            at=kept.at if at == _RECORDED else inputs.parse_time(at),
+            report_data=inputs.parse_report_data(report_data),
+            reference_values=inputs.text_of(reference_values),
+            roots=inputs.read_roots(root),
+        )
+        _reverify(made, made.at, as_json, recorded=kept.at, own_policy=True)
     anchors = bundles.anchors_with(inputs.read_roots(root))
     gathered = inputs.read_collateral(collateral)
     time = inputs.parse_time(at)
+    if format_name is None and ratls.carries_evidence(content):
+        if policy is None or report_data is not None:
+            raise UsageError(
+                f"{file} is an RA-TLS certificate: it needs a --policy, and what its evidence must "
+                "carry follows from its key"
+            )
+        judged = ratls.examine_certificate(
+            content,
+            load_policy(inputs.read_text(policy).encode()),
+            at=time,
+            collateral=gathered,
+            anchors=anchors,
+            reference_values=inputs.read_reference_values(reference_values),
+        )
+        _answer(judged, as_json)
+    evidence = inputs.read_evidence(file, format_name)
     if policy is None:
         from secgear.middleware.attestation.verification import verify as authenticate
 
@@ -252,26 +280,33 @@ def bundle(
     _answer(bundles.reverify(made), as_json)
 
 
-def _reverify(bundle: Bundle, at: str | None, as_json: bool, *, own_policy: bool) -> NoReturn:
-    """Judge a bundle again; say whose policy and roots it was judged by."""
+def _reverify(
+    bundle: Bundle,
+    at: datetime.datetime,
+    as_json: bool,
+    *,
+    recorded: datetime.datetime,
+    own_policy: bool,
+) -> NoReturn:
+    """Judge a bundle again; say whose policy and roots it was judged by, and for which time."""
     from secgear.middleware.attestation import bundle as bundles
 
-    verdict = bundles.reverify(bundle, at=inputs.parse_time(at) if at else None)
+    verdict = bundles.reverify(bundle, at=at)
     roots = [root.name for root in bundle.roots]
     more = {
-        "recorded_at": bundle.at.isoformat(),
+        "recorded_at": recorded.isoformat(),
         "policy_from": "caller" if own_policy else "bundle",
         "added_roots": roots,
         "as_recorded": bundles.same_verdict(bundle, verdict),
     }
     if not as_json:
-        typer.echo(f"bundle of {bundle.at.isoformat()}, judged for {verdict.at.isoformat()}")
+        say(f"bundle of {recorded.isoformat()}, judged for {verdict.at.isoformat()}")
         whose = "your policy" if own_policy else "the policy in the bundle: read it, or give yours"
-        typer.echo(f"judged by {whose} (SHA-256 of its rules {verdict.policy_digest.hex()})")
+        say(f"judged by {whose} (SHA-256 of its rules {verdict.policy_digest.hex()})")
         if roots:
-            typer.echo(f"roots that are not built in: {', '.join(roots)}")
-        recorded = "is" if more["as_recorded"] else "is NOT"
-        typer.echo(f"the verdict {recorded} the recorded one")
+            say(f"roots that are not built in: {', '.join(roots)}")
+        agrees = "is" if more["as_recorded"] else "is NOT"
+        say(f"the verdict {agrees} the recorded one")
     _answer(verdict, as_json, more)
 
 
@@ -288,14 +323,14 @@ def _show_claims(claims: Claims, as_json: bool) -> NoReturn:
     if as_json:
         emit({"trusted": False, "reason": reason, "claims": claims.to_dict()})
         raise SystemExit(UNTRUSTED)
-    typer.echo(f"{claims.format}: authentic, under {claims.root.name}")
+    say(f"{claims.format}: authentic, under {claims.root.name}")
     flags = [name for name in ("debug", "simulated", "migratable") if getattr(claims, name)]
     if not claims.root.builtin:
         flags.append("root not built in")
     if flags:
-        typer.echo(f"  attention     {', '.join(flags)}")
+        say(f"  attention     {', '.join(flags)}")
     for name, digest in claims.measurements.items():
-        typer.echo(f"  {name:<13} {digest.hex()}")
+        say(f"  {name:<13} {digest.hex()}")
     for label, shown in (
         ("signer", claims.signer.hex() if claims.signer else None),
         ("product", claims.product),
@@ -306,10 +341,10 @@ def _show_claims(claims: Claims, as_json: bool) -> NoReturn:
         ("made at", claims.evidence_time.isoformat() if claims.evidence_time else None),
     ):
         if shown is not None:
-            typer.echo(f"  {label:<13} {shown}")
+            say(f"  {label:<13} {shown}")
     for name, value in claims.platform.items():
-        typer.echo(f"  {name:<13} {value}")
+        say(f"  {name:<13} {value}")
     for check in claims.not_checked:
-        typer.echo(f"  not checked   {check.name}: {check.detail}")
+        say(f"  not checked   {check.name}: {check.detail}")
     note(f"not trusted: {reason} (--policy)")
     raise SystemExit(UNTRUSTED)

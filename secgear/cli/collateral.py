@@ -11,7 +11,7 @@ import typer
 
 from secgear.cli import inputs
 from secgear.cli.inputs import At, FormatName, Roots
-from secgear.cli.output import AsJson, check_target, emit, note, read, write_file
+from secgear.cli.output import AsJson, check_target, emit, note, read, say, write_file
 
 if TYPE_CHECKING:
     from secgear.middleware.attestation.collateral import Collateral
@@ -128,7 +128,7 @@ def show(
         until = item["until"]
         when = "" if until is None else f", until {until.isoformat()}"
         mark = " EXPIRED" if _expired(item, time) else ""
-        typer.echo(f"{item['kind']:<20} {item['what']}{when}{mark}")
+        say(f"{item['kind']:<20} {item['what']}{when}{mark}")
 
 
 def _expired(item: dict[str, Any], time: datetime.datetime) -> bool:
@@ -163,7 +163,7 @@ def _items(collateral: Collateral) -> Iterator[dict[str, Any]]:
             elif document.kind == qeidentity.KIND:
                 until = qeidentity.parse(document.data).next_update
             yield _item(document.kind, document.name or "(no name)", until)
-    except (EvidenceMalformed, ValueError) as error:
+    except (EvidenceMalformed, ValueError, TypeError) as error:  # TypeError: of odd names
         raise CollateralError(f"collateral that can't be read: {error}") from None
 
 

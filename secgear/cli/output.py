@@ -12,7 +12,7 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, NoReturn
 
@@ -20,6 +20,7 @@ import msgspec
 import typer
 
 from secgear import errors
+from secgear.base.printing import printable
 from secgear.errors import SecGearError
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -80,15 +81,22 @@ def fail(error: SecGearError) -> NoReturn:
     if wants_json():
         with contextlib.suppress(OSError):
             emit({"error": {"code": error.code, "message": str(error)}})
-    note(f"error: {error}")
+    text = f"error: {error}"
+    # What evidence says of itself is in here: it may not look like further lines of ours.
+    note(printable(text) if isinstance(error, errors.AttestationError) else text)
     raise SystemExit(exit_code(error))
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
+    """Lines for people, on stderr, with words in them that somebody else may have chosen."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
         sys.stderr.flush()
+
+
+def say(text: str) -> None:
+    """A line for people, on stdout, with words in it that somebody else may have chosen."""
+    typer.echo(printable(text))
 
 
 def emit(value: Any) -> None:
@@ -134,6 +142,26 @@ def progress(what: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def watching(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Show how far something has come, where a person is watching.
+
+    total: bytes there are to do, None if nobody knows. Gives what is told of each piece done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True
+    ) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda size: shown.advance(task, size)
+
+
 def check_target(path: Path, beginning: bytes | None = None) -> None:
     """Raise UsageError unless `path` is free to be written.
 
@@ -156,8 +184,8 @@ def check_target(path: Path, beginning: bytes | None = None) -> None:
         )
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file in one step; nothing is left behind on failure.
+def write_file(path: Path, data: bytes | Iterable[bytes | bytearray]) -> None:
+    """Write a file, also from pieces, in one step; nothing is left behind on failure.
 
     Raises UsageError when it can't be written.
     """
@@ -167,7 +195,7 @@ def write_file(path: Path, data: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
             mask = os.umask(0)
             os.umask(mask)
             Path(temporary).chmod(0o666 & ~mask)

@@ -68,7 +68,9 @@ def import_(
     from secgear.middleware.attestation.reference.corim import read_corim
 
     check_target(output, _BEGINNING)
-    anchors = bundles.anchors_with(inputs.read_roots(root)) if root else None
+    # Only those that are named here: vendors' roots are for evidence, and sign no CoRIM of yours.
+    anchors = bundles.anchors_with(inputs.read_roots(root))
+    roots = tuple(anchor for anchor in anchors.roots if not anchor.builtin)
     signer = _key(key)
     time = inputs.parse_time(at)
     values = ReferenceValues()
@@ -83,7 +85,7 @@ def import_(
             data,
             at=time,
             key=signer,
-            roots=() if anchors is None else anchors.roots,
+            roots=roots,
             allow_unsigned=unsigned,
             tee=tee,
         )

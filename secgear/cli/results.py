@@ -9,7 +9,7 @@ import typer
 
 from secgear.cli import inputs
 from secgear.cli.inputs import At
-from secgear.cli.output import AsJson, UsageError, emit, read
+from secgear.cli.output import AsJson, UsageError, emit, read, say
 
 if TYPE_CHECKING:
     from secgear.middleware.attestation.results import Result
@@ -105,4 +105,4 @@ def _show(result: Result, as_json: bool) -> None:
         ]
     for label, shown in lines:
         if shown is not None:
-            typer.echo(f"{label:<13} {shown}")
+            say(f"{label:<13} {shown}")

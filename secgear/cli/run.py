@@ -75,7 +75,7 @@ def run(
     with secgear.launch(
         image,
         tee=tee,
-        ocalls=_handlers(interface),
+        ocalls=ocall_handlers(interface),
         policy=policy(signer, min_svn, unsigned=unsigned, debug=debug or is_source(app)),
         require=require or (),
         deadline=deadline,
@@ -102,7 +102,9 @@ def _tell_fallback(enclave: Enclave) -> None:
         note(f"the call went over the stream: {why}")
 
 
-def _handlers(interface: Interface) -> dict[str, Callable[..., None]]:
+def ocall_handlers(interface: Interface) -> dict[str, Callable[..., None]]:
+    """Handlers that show each OCALL on stderr."""
+
     def shown(name: str) -> Callable[..., None]:
         def handler(*args: Any, **kwargs: Any) -> None:
             values = [*map(to_json, args), *(f"{key}={to_json(kwargs[key])}" for key in kwargs)]

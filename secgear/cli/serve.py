@@ -143,6 +143,40 @@ def broker(
     serve_broker(made, lambda url: note(f"key broker at {url}"))
 
 
+@app.command("witness")
+def witness(
+    directory: Annotated[
+        Path,
+        typer.Option(help="Where the counters and the key are kept; never restore it from a copy."),
+    ],
+    listen: Annotated[
+        str, typer.Option(help="tcp://host:port, unix:/path or vsock://cid:port.")
+    ] = "tcp://127.0.0.1:8444",
+    holder: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose counters are kept (identity in hexadecimal); may be repeated."),
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Counters that are kept at most.")] = 100_000,
+) -> None:
+    """Remember counters for enclaves whose own hosts could set them back.
+
+    Run it where those hosts can't reach its directory. Requests and answers are signed, so no TLS
+    is needed. Prints the public key that enclaves have to know.
+    """
+    service_logs()
+    from secgear.middleware.channel.addresses import parse
+    from secgear.middleware.sealing.witness import Witness, witness_key
+    from secgear.middleware.sealing.witness_service import serve
+
+    try:
+        address = parse(listen)
+        holders = None if holder is None else [bytes.fromhex(one) for one in holder]
+    except ValueError as error:
+        raise UsageError(f"serve witness: {error}") from None
+    with Witness(directory, witness_key(directory), holders=holders, most=most) as kept:
+        serve(kept, address, lambda at: note(f"witness at {at} with key {kept.public_key.hex()}"))
+
+
 def _common(
     issuer: str, directory: Path, database: str, roots: Sequence[str] | None, rate: float
 ) -> dict[str, Any]:

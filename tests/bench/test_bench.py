@@ -62,6 +62,38 @@ def test_envelopes_are_measured_against_the_bare_cipher() -> None:
     assert all(row["median"] > 0 for row in rows)
 
 
+def test_the_channel_is_measured_against_plain_tls() -> None:
+    rows = _run("channel")["channel"]
+    tables: dict[str, set[str]] = {}
+    for row in rows:
+        assert row["median"] > 0
+        tables.setdefault(row["what"], set()).add(row["name"])
+    both = {"plain TLS 1.3", "channel"}
+    apart = {"of it, making evidence", "of it, checking evidence"}
+    assert both | apart <= tables["handshake"]
+    assert both <= tables["64 B there and back"]
+    assert both | {"AES-256-GCM, both ways"} == tables["16 MiB"]
+    for what in ("50 x 64 B into an enclave and back", "8 MiB into an enclave"):
+        assert tables[what] == {"ECALLs", "session"}
+    medians = {row["name"]: row["median"] for row in rows if row["what"] == "handshake"}
+    # What the words say: evidence for nothing costs less than evidence.
+    assert medians["channel, evidence for nothing"] < medians["channel"]
+
+
+def test_sealing_is_measured_against_plain_files_and_the_bare_cipher() -> None:
+    rows = _run("sealing")["sealing"]
+    tables = {row["what"]: set() for row in rows}
+    for row in rows:
+        assert row["median"] > 0
+        tables[row["what"]].add(row["name"])
+    files = [names for what, names in tables.items() if what.startswith(("read", "write"))]
+    assert len(files) == 4
+    for names in files:
+        assert names == {"plain file", *(f"protected, chunks of {k} KiB" for k in (4, 64))}
+    assert tables["seal 1 KiB"] == {"HKDF and AES-GCM", "seal"}
+    assert tables["unseal 1024 KiB"] == {"HKDF and AES-GCM", "unseal"}
+
+
 def test_the_service_is_measured_under_load() -> None:
     loads = _run("service")["service"]
     assert [(load["clients"], load["what"]) for load in loads] == [

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secgear.middleware.attestation import envelope
+from secgear.middleware.attestation import envelope, make_bundle
 from secgear.middleware.attestation.certificates import to_pem
+from tests.adversary.vendors.corim import Publisher, comid, corim, measurement, reference
+from tests.adversary.vendors.pki import Authority
 from tests.adversary.vendors.simulated import SimulatedVendor
 
+NOW = datetime.datetime.now(datetime.UTC)
 NONCE = b"n" * 64
 POLICY = f"""
 name = "test"
@@ -129,6 +133,21 @@ def test_a_strangers_bundle_is_judged_by_my_rules(run: Any) -> None:
     assert run("verify", "x.bundle", "--report-data", "00").code == 2
 
 
+def test_a_strangers_bundle_is_judged_for_now(run: Any, tmp_path: Path) -> None:
+    """Its maker could name a time at which a revoked key was good; my nonce does not show that."""
+    gone = SimulatedVendor(end=NOW - datetime.timedelta(days=1))
+    (tmp_path / "root.pem").write_bytes(to_pem(gone.certificate))
+    (tmp_path / "evidence.json").write_bytes(envelope.to_json(gone.evidence(report_data=NONCE)))
+    past = ("--at", (NOW - datetime.timedelta(days=2)).isoformat())
+    assert run("bundle", "evidence.json", *JUDGE, *past, "-o", "x.bundle").code == 0
+    assert run("verify", "x.bundle").code == 0  # its maker's rules, and said so
+    mine = run("verify", "x.bundle", *JUDGE)
+    assert (mine.code, "validity" in mine.out) == (6, True)
+    assert run("verify", "x.bundle", *JUDGE, "--at", "recorded").code == 0
+    assert run("verify", "x.bundle", "--at", "recorded").code == 0
+    assert run("verify", "evidence.json", *JUDGE, "--at", "recorded").code == 2
+
+
 def test_a_bundle_keeps_distrust_too(run: Any, tmp_path: Path) -> None:
     done = run("bundle", "evidence.json", "--policy", "nothing.toml", "-o", "x.bundle")
     assert done.code == 6
@@ -208,3 +227,49 @@ def test_corim_is_imported_with_its_key_or_when_told_so(
     assert "not imported: " in done.err
     assert "arm:010202" in done.out
     assert len(list((tmp_path / "keys").iterdir())) == 1
+
+
+def test_a_corim_needs_a_root_that_was_named_for_it(run: Any, tmp_path: Path) -> None:
+    """The vendors' own, which evidence is held against, vouch for no reference values."""
+    publisher = Publisher()
+    signed = publisher.signed(
+        corim(comid(reference(measurement(641)))), chain=publisher.certificate.der
+    )
+    (tmp_path / "signed.cbor").write_bytes(signed)
+    done = run("reference", "import", "signed.cbor", "-o", "v.json", "--root", "tpm=root.pem")
+    assert done.code == 6
+    assert "to a trusted root (root)" in done.err
+
+
+HOSTILE = "\x1b[2J\x9b31m\u202e\r\n"
+
+
+def test_words_of_others_do_not_steer_the_terminal(run: Any, tmp_path: Path) -> None:
+    vendor = SimulatedVendor()
+    stranger = Authority(f"authority{HOSTILE}")
+    claims = vendor.claims(product=f"product{HOSTILE}")
+    good = vendor.evidence(claims, report_data=NONCE)
+    bundle = json.loads(make_bundle(good, POLICY, at=NOW, report_data=NONCE).to_json())
+    root = to_pem(vendor.certificate).decode()
+    bundle["roots"] = [{"family": "simulated", "name": f"root{HOSTILE}", "pem": root}]
+    for name, content in (
+        ("good.json", envelope.to_json(good)),
+        (
+            "strange.json",
+            envelope.to_json(vendor.evidence(claims, certificate=stranger.certificate)),
+        ),
+        ("bundle.json", json.dumps(bundle).encode()),
+        ("root.pem", root.encode()),
+        ("stranger.pem", to_pem(stranger.certificate)),
+    ):
+        (tmp_path / name).write_bytes(content)
+    for words, command in (
+        ("product", ("verify", "good.json", "--root", "simulated=root.pem")),
+        ("authority", ("verify", "strange.json", "--root", "simulated=root.pem")),
+        ("root", ("verify", "bundle.json")),
+        ("authority", ("collateral", "show", "stranger.pem")),
+    ):
+        done = run(*command)
+        shown = done.out + done.err
+        assert words + HOSTILE.encode("unicode_escape").decode() in shown.replace("\\\\", "\\")
+        assert not [sign for sign in shown if sign != "\n" and not sign.isprintable()]

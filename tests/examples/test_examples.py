@@ -32,10 +32,11 @@ PROMISES = {
         "0 of them over the stream, 0 messages rejected",
     ],
     "private_join": [
-        "rows from the clinic:   3000",
-        "too early:              both owners must contribute first",
-        "treatment A: 999 people",
-        "treatment B: 1,498 people",
+        "clinic: the enclave is the one it should be; 3000 rows sent",
+        "registry: the enclave is the one it should be; 3500 rows sent",
+        "clinic: treatment A: 999 people",
+        "registry: treatment B: 1,498 people",
+        "bytes carried, and none of it understood",
         "stays inside",
     ],
 }
@@ -70,6 +71,28 @@ def test_example_prints_what_it_promises(example: str, tmp_path: Path) -> None:
 
 def test_small_groups_stay_inside(tmp_path: Path) -> None:
     assert "treatment rare" not in run("private_join", tmp_path)
+
+
+def test_owner_that_finds_another_program_sends_nothing(tmp_path: Path) -> None:
+    """The host runs the program with one rule less; the owner has read the one with it."""
+    import secgear
+
+    source = (EXAMPLES / "private_join" / "join.py").read_text()
+    altered = tmp_path / "join.py"
+    altered.write_text(source.replace("SMALLEST_GROUP = 10", "SMALLEST_GROUP = 1"))
+    with secgear.launch(altered) as enclave, secgear.Relay(enclave) as relay:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / "private_join" / "owner.py", "clinic", relay.address],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "Untrusted" in done.stderr
+        assert "policy.measurement" in done.stderr
+        assert "sent" not in done.stdout
+        assert relay.stats.received < 10_000
 
 
 def test_stream_is_processed_in_constant_memory(tmp_path: Path) -> None:

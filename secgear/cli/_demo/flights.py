@@ -1,7 +1,9 @@
 """The demo's trusted program: what does the weather cost a flight? Runs inside the enclave.
 
 An airline contributes its flights, a weather service its hourly observations and its stations'
-names. They are joined in DuckDB; only aggregates over large groups leave.
+names, each over a channel of its own that ends in here. They are joined in DuckDB; only aggregates
+over large groups leave, and only to the two of them: their certificates lie beside this file, in
+``owners.pem``, and are measured with it.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import pkgutil
 import socket
 import threading
 from collections.abc import Callable
@@ -17,15 +20,18 @@ from pathlib import Path
 import duckdb
 import msgspec
 import pyarrow as pa
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from secgear import App, guest
+from secgear import App
+
+CERTIFICATES = x509.load_pem_x509_certificates(pkgutil.get_data(__name__, "owners.pem") or b"")
 
 app = App("flights-and-weather", version="1.0", svn=1, requires=["duckdb", "pyarrow"])
+app.sessions.configure(authorities=tuple(one.public_bytes(Encoding.PEM) for one in CERTIFICATES))
 
 SMALLEST_GROUP = 50
 """Groups of fewer flights stay inside."""
-
-EVIDENCE_LABEL = b"secgear demo: flights and weather, evidence v1\n"
 
 _TIME = pa.timestamp("s", "UTC")
 TABLES = {
@@ -92,6 +98,15 @@ _STEPS = (
     ),
 )
 
+
+OWNERS = {
+    hashlib.sha256(
+        certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).digest(): str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
+    for certificate in CERTIFICATES
+}
+"""Names of the owners by their keys, in the form in which a session tells its peer's."""
+
 _lock = threading.Lock()
 _taken: set[str] = set()
 _complete: set[str] = set()
@@ -115,13 +130,6 @@ class Attempt(msgspec.Struct, frozen=True):
     how: str
 
 
-class Proof(msgspec.Struct, frozen=True):
-    """Evidence as the TEE made it, and the name of its format."""
-
-    format: str
-    data: bytes
-
-
 @app.ocall
 def progress(stage: str, fraction: float) -> None:
     """Tell the host how far the work is; it learns nothing else."""
@@ -133,9 +141,11 @@ def open_database() -> None:
     _database = duckdb.connect(":memory:", config=CONFIGURATION)
 
 
+@app.remote
 @app.ecall(raises=[Refused])
-def contribute(owner: str, name: str, table: pa.Table) -> int:
-    """Take one of a party's tables, once; returns its number of rows."""
+def contribute(name: str, table: pa.Table) -> int:
+    """Take one of the caller's tables, once; returns its number of rows."""
+    owner = _caller()
     if name not in TABLES or TABLES[name][0] != owner:
         raise Refused(
             "the tables are " + ", ".join(f"{key} of the {of}" for key, (of, _) in TABLES.items())
@@ -147,28 +157,26 @@ def contribute(owner: str, name: str, table: pa.Table) -> int:
         if name in _taken:
             raise Refused(f"{name} has been contributed already")
         _taken.add(name)
-    rows = 0
-    with _database.cursor() as cursor:
-        cursor.register("incoming", table.slice(0, 0))
-        # Safe to format: the name is one of ours.
-        cursor.execute(f"CREATE TABLE {name} AS FROM incoming")
-        for batch in table.to_batches(BATCH):
-            cursor.register("incoming", pa.Table.from_batches([batch]))
-            cursor.execute(f"INSERT INTO {name} FROM incoming")
-            rows += batch.num_rows
-            progress(f"taking in {name}", rows / max(1, table.num_rows))
-        cursor.unregister("incoming")
+    try:
+        rows = _take_in(name, table)
+    except BaseException:  # its owner has left, or there is no memory: another attempt is fine
+        with _lock, _database.cursor() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {name}")
+            _taken.discard(name)
+        raise
     with _lock:
         _complete.add(name)
     return rows
 
 
+@app.remote
 @app.ecall(raises=[Refused])
 def answer() -> pa.Table:
     """Flights, share of cancelled and late ones, and mean delay by airport and weather.
 
     cancelled, late (by more than 30 minutes): percent. mean_delay: minutes at departure.
     """
+    _caller()
     with _lock:
         missing = TABLES.keys() - _complete
     if missing:
@@ -209,15 +217,31 @@ def try_to_get_out() -> list[Attempt]:
     return attempts
 
 
-@app.ecall
-def prove(nonce: bytes) -> Proof:
-    """Evidence about this enclave, fresh for `nonce`.
+def _take_in(name: str, table: pa.Table) -> int:
+    rows = 0
+    with _database.cursor() as cursor:
+        cursor.register("incoming", table.slice(0, 0))
+        # Safe to format: the name is one of ours.
+        cursor.execute(f"CREATE TABLE {name} AS FROM incoming")
+        for batch in table.to_batches(BATCH):
+            cursor.register("incoming", pa.Table.from_batches([batch]))
+            cursor.execute(f"INSERT INTO {name} FROM incoming")
+            rows += batch.num_rows
+            progress(f"taking in {name}", rows / max(1, table.num_rows))
+        cursor.unregister("incoming")
+    return rows
 
-    Its report data is SHA-512 over a label, so that no other protocol's evidence can be passed
-    off as this one's, and the nonce.
+
+def _caller() -> str:
+    """Which owner calls. Raises Refused for anybody else, such as the host, who needs no session.
+
+    That a client holds the key of its certificate was found out in the handshake.
     """
-    proof = guest().evidence(hashlib.sha512(EVIDENCE_LABEL + nonce).digest())
-    return Proof(proof.format, proof.data)
+    peer = app.sessions.peer
+    owner = OWNERS.get(peer.key) if peer is not None and peer.key is not None else None
+    if owner is None:
+        raise Refused("this is for the owners, over sessions of their own")
+    return owner
 
 
 def _attempt(what: str, barrier: str, deed: Callable[[], object]) -> Attempt:

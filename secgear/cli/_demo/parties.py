@@ -25,8 +25,7 @@ TABLES: Final = {
 }
 """Who contributes what; the app refuses anything else, see ``flights.py``."""
 
-EVIDENCE_LABEL: Final = b"secgear demo: flights and weather, evidence v1\n"
-"""What the app's evidence is labelled with."""
+OWNERS: Final = ("airline", "weather service")
 
 _TEXT: Final = frozenset({"origin", "faa", "name"})
 

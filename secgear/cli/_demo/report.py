@@ -61,18 +61,73 @@ class Escape(msgspec.Struct, frozen=True):
     how: str
 
 
-class EvidenceFacts(msgspec.Struct, frozen=True):
-    """What the enclave's evidence says, once it was verified. claims: empty if it is not authentic.
+class OwnerFacts(msgspec.Struct, kw_only=True):
+    """A data owner, what it demands and what it was shown.
 
-    trusted: under a policy that demands this image and our nonce, and allows a simulation.
-    refused_for: the checks by which the same policy without that allowance says no.
+    demands: in words. policy: in full. trusted: by that policy, which allows a simulation.
+    refused_for: the checks by which the same policy without that allowance says no. tls: what the
+    session uses. claims: what the evidence says, once it was verified.
     """
 
-    format: str
+    name: str
+    demands: str
+    policy: str = ""
+    trusted: bool = False
+    refused_for: list[str] = []
+    format: str = ""
+    tls: dict[str, str] = {}
+    claims: dict[str, Any] = {}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A place that was searched for pieces of the owners' data.
+
+    bytes: that were searched. pieces: looked for; found: how many were there, and columns: whose
+    they are. decoy: whether the decoy was found that had been put there; None if none had been.
+    unseen: why it could not be searched, else empty.
+    """
+
+    what: str
     bytes: int
-    claims: dict[str, Any]
-    trusted: bool
-    refused_for: list[str]
+    pieces: int
+    found: int
+    columns: list[str]
+    decoy: bool | None = None
+    unseen: str = ""
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """What the host's relay has carried, taken apart; in bytes.
+
+    complete: whether as much was recorded as the relay has counted. hellos: what TLS sends in the
+    clear. other: what is no TLS. compressed: size of what is encrypted after compression, as a
+    share; tables: the same of the owners' tables.
+    """
+
+    connections: int
+    records: int
+    encrypted: int
+    hellos: int
+    headers: int
+    other: int
+    complete: bool
+    compressed: float
+    tables: float
+
+
+class Deception(msgspec.Struct, frozen=True):
+    """Where the host has led the owners. refused: by whom, for which checks; empty: trusted."""
+
+    what: str
+    refused: dict[str, list[str]]
+
+
+class Try(msgspec.Struct, frozen=True):
+    """Something that the host has tried on its own. how: what refused it, in its words."""
+
+    what: str
+    refused: bool
+    how: str
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -101,19 +156,42 @@ class Attack(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, kw_only=True):
     """The whole demo. answer: one record a row. seconds: of each step. limits: what does not hold.
 
-    holds: every attempt to get out and every attack from outside was refused.
+    seen: places of the host's; control: places of the owners', where the same search has to find
+    everything. holds: nothing was seen, nobody was deceived, every attempt was refused.
     """
 
     host: User
     attacker: User | None = None
     image: ImageFacts | None = None
     tee: TeeFacts | None = None
+    owners: list[OwnerFacts] = []
     parties: list[Contribution] = []
     question: str = ""
     answer: list[dict[str, Any]] = []
+    carried: Carried | None = None
+    seen: list[Place] = []
+    control: list[Place] = []
+    deceptions: list[Deception] = []
+    tries: list[Try] = []
     escapes: list[Escape] = []
-    evidence: EvidenceFacts | None = None
     attacks: list[Attack] = []
     limits: list[str] = []
     seconds: dict[str, float] = {}
     holds: bool = False
+
+    def judge(self) -> None:
+        """Set `holds`."""
+        searched = [place for place in self.seen if not place.unseen]
+        self.holds = (
+            bool(self.owners and self.deceptions and self.tries and self.escapes and searched)
+            and all(owner.trusted for owner in self.owners)
+            and self.carried is not None
+            and self.carried.complete
+            and not self.carried.other
+            and all(place.decoy and not place.found for place in searched)
+            and all(place.found == place.pieces for place in self.control if not place.unseen)
+            and all(all(deception.refused.values()) for deception in self.deceptions)
+            and all(attempt.refused for attempt in self.tries)
+            and all(attempt.refused for attempt in self.escapes)
+            and all(attack.verdict != "broken" for attack in self.attacks)
+        )

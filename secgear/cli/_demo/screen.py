@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from rich.console import Console
@@ -15,11 +14,12 @@ from rich.text import Text
 
 from secgear.cli._demo.report import (
     Attack,
+    Carried,
     Contribution,
     Escape,
-    EvidenceFacts,
     ImageFacts,
     Outcome,
+    OwnerFacts,
     Report,
     TeeFacts,
     User,
@@ -133,25 +133,81 @@ class Screen:
             table.add_row(
                 Text(barrier),
                 Text(attempt.what),
-                Text("refused", "green") if attempt.refused else Text("NOT REFUSED", "bold red"),
+                _refused(attempt.refused),
                 # DuckDB's messages name the object before the dash and the reason after it.
                 Text(attempt.how.rpartition(" - ")[2].rpartition(" Error: ")[2], "dim"),
             )
         self._out.print(table)
 
-    def evidence(self, facts: EvidenceFacts) -> None:
-        """What the evidence claims, and what two policies make of it."""
-        pairs = {"format": f"{facts.format}, {facts.bytes:,} bytes"}
-        pairs |= {name: _claim(name, value) for name, value in facts.claims.items()}
-        what = "is authentic, fresh, and of the image measured above"
-        pairs["verdict"] = _yes(facts.trusted, what)
-        self._pairs(pairs)
-        if facts.claims.get("simulated"):
-            self.say(
-                "It says so itself: simulated. Without an explicit allowance it is refused by "
-                f"{', '.join(facts.refused_for)}.",
-                "yellow",
+    def owners(self, owners: list[OwnerFacts]) -> None:
+        """Who demands what, and what came of it."""
+        for facts in owners:
+            tls = facts.tls
+            pairs: dict[str, str | Text] = {
+                "demands": facts.demands,
+                "verdict": _good(
+                    facts.trusted, "authentic, made for this connection, and what it demands"
+                ),
+                "session": f"{tls['version']}, {tls['group']}, {tls['suite']}",
+            }
+            if facts.refused_for:
+                pairs["production"] = Text(
+                    f"without allowing a simulation: refused by {', '.join(facts.refused_for)}",
+                    "yellow",
+                )
+            self.say(f"The {facts.name}", "bold")
+            self._pairs(pairs)
+        facts = owners[0]
+        self.say("What the evidence says, verified", "bold")
+        claims = {name: _claim(name, value) for name, value in facts.claims.items()}
+        self._pairs({"format": facts.format, **claims})
+
+    def seen(self, report: Report) -> None:
+        """Where it was looked, and what was there."""
+        self.say(
+            "We look for pieces of the tables' columns and of the answer, and for a decoy that was "
+            "put there to be found. In the owners' own memory the same search must find all."
+        )
+        table = _table("", "searched", "owners' data", "decoy")
+        for column in table.columns[1:3]:
+            column.justify = "right"
+        for place in (*report.seen, *report.control):
+            if place.unseen:
+                table.add_row(Text(place.what), Text(place.unseen, "yellow"))
+                continue
+            good = place.found == (0 if place.decoy is not None else place.pieces)
+            decoy = {None: Text(""), True: Text("found"), False: Text("MISSED", "bold red")}
+            table.add_row(
+                Text(place.what),
+                _size(place.bytes),
+                Text(f"{place.found} of {place.pieces}", "green" if good else "bold red"),
+                decoy[place.decoy],
             )
+        self._out.print(table)
+        if report.carried is not None:
+            self._carried(report.carried)
+
+    def _carried(self, facts: Carried) -> None:
+        total = facts.encrypted + facts.hellos + facts.headers + facts.other
+        complete = "as much as its relay has counted" if facts.complete else "NOT ALL OF IT"
+        self.say(
+            f"The recording: {total:,} bytes of {facts.connections} connections, {complete}. "
+            f"{facts.encrypted:,} are encrypted, {facts.hellos:,} hellos and alerts of TLS, "
+            f"{facts.headers:,} headers of {facts.records:,} records, {facts.other:,} anything "
+            f"else. What is encrypted compresses to {100 * facts.compressed:.1f} %, the airline's "
+            f"tables to {100 * facts.tables:.0f} %."
+        )
+
+    def deceptions(self, report: Report) -> None:
+        """Where the owners were led, and what the host tried itself."""
+        table = _table("it leads the owners to", *(owner.name for owner in report.owners))
+        for deception in report.deceptions:
+            table.add_row(Text(deception.what), *map(_refusal, deception.refused.values()))
+        self._out.print(table)
+        table = _table("it asks for the answer itself", "", "in its words")
+        for attempt in report.tries:
+            table.add_row(Text(attempt.what), _refused(attempt.refused), Text(attempt.how, "dim"))
+        self._out.print(table)
 
     def attacks(self, attacks: list[Attack], attacker: User) -> None:
         """Each attack, on the enclave and on an ordinary process."""
@@ -171,9 +227,14 @@ class Screen:
 
     def closing(self, report: Report) -> None:
         """What held, and what this does not protect from."""
+        self.chapter("What this shows, and what it does not")
         if report.holds:
-            attacks = ", and none to get in" if report.attacks else ""
-            self.say(f"No attempt to get out succeeded{attacks}.", "bold green")
+            attacks = " Nobody got in." if report.attacks else ""
+            self.say(
+                "The host has seen none of the owners' data, and could deceive none of them. "
+                f"Nothing got out.{attacks}",
+                "bold green",
+            )
         else:
             self.say("NOT EVERYTHING HELD; the tables above show what.", "bold red")
         points = Table.grid(padding=(0, 1))
@@ -182,10 +243,10 @@ class Screen:
         self._out.print(points)
         self.say(f"{sum(report.seconds.values()):.1f} seconds", "dim")
 
-    def _pairs(self, pairs: dict[str, str]) -> None:
+    def _pairs(self, pairs: Mapping[str, str | Text]) -> None:
         grid = Table.grid(padding=(0, 2))
         for name, value in pairs.items():
-            grid.add_row(Text(name, style="dim"), Text(value))
+            grid.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)
         self._out.print(grid)
 
 
@@ -203,18 +264,31 @@ def _hex(digest: str) -> str:
     return f"{digest[:half]}\n{digest[half:]}"
 
 
-def _yes(holds: bool, what: str) -> str:
-    return f"yes, it {what}" if holds else f"NO: nothing in it {what}"
+def _good(holds: bool, what: str) -> Text:
+    return Text(f"trusted: {what}", "green") if holds else Text(f"NOT {what}", "bold red")
+
+
+def _refused(refused: bool) -> Text:
+    return Text("refused", "green") if refused else Text("NOT REFUSED", "bold red")
+
+
+def _refusal(checks: list[str]) -> Text:
+    if not checks:
+        return Text("NOT REFUSED", "bold red")
+    return Text("refused: ", "green").append(", ".join(checks), "dim")
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} B"
 
 
 def _claim(name: str, value: object) -> str:
     """A claim in words."""
-    if name == "issued at" and isinstance(value, int):
-        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    if name == "debug status" and isinstance(value, int):
-        return "enabled" if value == 0 else "disabled"  # RFC 9711, section 4.2.9
-    if isinstance(value, dict):
-        return f"{sum(map(bool, value.values()))} of {len(value)} hold"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     text = str(value)
     return _hex(text) if len(text) >= _LONG else text
 

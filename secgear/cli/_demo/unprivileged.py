@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import secgear
+from secgear.cli._demo.cast import python
 
 NOBODY: Final = 65534
 """The overflow user and group of Linux, ``nobody`` and ``nogroup`` in Debian."""
@@ -42,7 +43,7 @@ def rerun(arguments: Sequence[str]) -> int | None:
     """
     with tempfile.TemporaryDirectory(prefix="secgear-demo-", ignore_cleanup_errors=True) as folder:
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        environment |= {"HOME": folder, "SECGEAR_HOME": folder, "TMPDIR": folder}
+        environment |= {"HOME": folder, "TMPDIR": folder}
         try:
             os.chown(folder, NOBODY, NOBODY)
         except OSError:  # a user namespace without this user
@@ -50,7 +51,7 @@ def rerun(arguments: Sequence[str]) -> int | None:
         for start in (_as_nobody, _with_own_view):
             if _can_run(start, environment):
                 code = "from secgear.cli import main; sys.exit(main())"
-                with start(_python(code, arguments), environment) as child:
+                with start(python(code, arguments), environment) as child:
                     try:
                         return child.wait()
                     except KeyboardInterrupt:  # the terminal has told the child as well
@@ -62,7 +63,7 @@ def rerun(arguments: Sequence[str]) -> int | None:
 def _can_run(start: Start, environment: Mapping[str, str]) -> bool:
     """Whether nobody can use the interpreter, secgear, the demo's packages and the folder."""
     try:
-        with start(_python(_PROBE), environment, quiet=True) as child:
+        with start(python(_PROBE), environment, quiet=True) as child:
             try:
                 return child.wait(_PROBE_SECONDS) == 0
             finally:
@@ -85,7 +86,7 @@ def _with_own_view(
     paths = [sys.prefix, sys.base_prefix, str(Path(secgear.__file__).parents[1])]
     paths += [environment["HOME"], *(entry for entry in _search_path() if Path(entry).is_dir())]
     code = f"from secgear.cli._demo.view import enter; enter({NOBODY}, {paths!r}, {command!r})"
-    return _start(_python(code), environment, quiet, {})
+    return _start(python(code), environment, quiet, {})
 
 
 def _start(
@@ -101,11 +102,6 @@ def _start(
         cwd="/",
         **identity,
     )
-
-
-def _python(code: str, arguments: Sequence[str] = ()) -> list[str]:
-    code = f"import sys; sys.path[:] = {_search_path()!r}; {code}"
-    return [sys.executable, "-P", "-B", "-c", code, *arguments]
 
 
 def _search_path() -> list[str]:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from secgear.errors import EvidenceMalformed
+from secgear.middleware.attestation.der import content
 
 MAX_SIZE = 32 << 10  # bytes of one certificate; attested TLS puts evidence of 10 kB into them
 MAX_CHAIN = 10  # certificates of one chain
@@ -247,29 +248,13 @@ def _layout(der: bytes) -> tuple[int, int, int, int, int]:
     Returns start of the tbsCertificate, start and size of the serial number's value, end of the
     tbsCertificate, end of the certificate.
     """
-    tbs_start, end = _content(der, 0, 0x30)
-    inner, tbs_end = _content(der, tbs_start, 0x30)
+    tbs_start, end = content(der, 0, 0x30)
+    inner, tbs_end = content(der, tbs_start, 0x30)
     if der[inner] == 0xA0:
-        _, inner = _content(der, inner, 0xA0)
-    value, after = _content(der, inner, 0x02)
-    _, algorithm_end = _content(der, tbs_end, 0x30)
-    signature, _ = _content(der, algorithm_end, 0x03)
+        _, inner = content(der, inner, 0xA0)
+    value, after = content(der, inner, 0x02)
+    _, algorithm_end = content(der, tbs_end, 0x30)
+    signature, _ = content(der, algorithm_end, 0x03)
     if der[signature] != 0:
         raise EvidenceMalformed("format: a certificate whose signature is no whole bytes")
     return tbs_start, value, after - value, tbs_end, end
-
-
-def _content(der: bytes, at: int, tag: int) -> tuple[int, int]:
-    """Start and end of the value of the element at `at`. Raises IndexError, EvidenceMalformed."""
-    if der[at] != tag:
-        raise EvidenceMalformed(f"format: a certificate with tag {der[at]:#x} at offset {at}")
-    length, start = der[at + 1], at + 2
-    if length & 0x80:
-        size = length & 0x7F
-        if not 1 <= size <= 3:
-            raise EvidenceMalformed("format: a certificate with a length of no sense")
-        length = int.from_bytes(der[start : start + size], "big")
-        start += size
-    if start + length > len(der):
-        raise EvidenceMalformed("format: a certificate that ends early")
-    return start, start + length

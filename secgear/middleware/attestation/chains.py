@@ -85,8 +85,11 @@ def check_path(
     Raises EvidenceRefused with the check that failed.
     """
     pool = tuple(dict.fromkeys(_usable(intermediates)))
+    # Of an authority whose certificate was renewed, the one that counts at the time comes first.
+    pool = tuple(sorted(pool, key=lambda certificate: not certificate.valid_at(at)))
+    roots = tuple(sorted(anchors, key=lambda anchor: not anchor.certificate.valid_at(at)))
     try:
-        certificates, anchor, links = _find(leaf, pool, tuple(anchors))
+        certificates, anchor, links = _find(leaf, pool, roots)
     except _NoPath as problem:
         checks.failed(f"{label}certificate-chain", str(problem), fix=problem.fix)
     checks.passed(f"{label}certificate-chain", links)
@@ -320,7 +323,7 @@ def _entry(crl: x509.CertificateRevocationList, serial: int) -> x509.RevokedCert
 def _reason(entry: x509.RevokedCertificate) -> str:
     try:
         found = entry.extensions.get_extension_for_oid(CRLEntryExtensionOID.CRL_REASON)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, TypeError):
         return ""
     return f" ({found.value.reason.value})" if isinstance(found.value, x509.CRLReason) else ""
 
@@ -369,6 +372,6 @@ def _signed_crl(crl: x509.CertificateRevocationList, issuer: Certificate) -> boo
             if not isinstance(parameters, padding.PSS | padding.PKCS1v15):
                 return False
             key.verify(crl.signature, crl.tbs_certlist_bytes, parameters, digest)
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
     return True

@@ -21,6 +21,7 @@ from secgear.middleware.attestation.reader import UNREADABLE
 VERSION = 1
 MAX_SIZE = 8 << 20  # bytes of one envelope; a TCG2 log is at most a few hundred kilobytes
 MAX_PARTS = 64  # a machine with eight GPUs and four switches has twelve
+MAX_ATTACHMENTS = 32  # of one piece of evidence; no format knows more than a handful
 _MARK = "secgear-evidence"
 
 
@@ -82,13 +83,16 @@ def _checked(envelope: _Envelope) -> Evidence:
         raise EvidenceMalformed(
             f"format: envelope of version {envelope.version}; this release reads {VERSION}"
         )
-    if _count(envelope) > MAX_PARTS:
-        raise EvidenceMalformed(f"format: an envelope with more than {MAX_PARTS} parts")
+    count = -1  # it is none itself
+    layer: list[_Body] = [envelope]
+    while layer:  # not by recursion, of which an interpreter may do less than the decoder
+        count += len(layer)
+        if count > MAX_PARTS:
+            raise EvidenceMalformed(f"format: an envelope with more than {MAX_PARTS} parts")
+        if any(len(body.attachments) > MAX_ATTACHMENTS for body in layer):
+            raise EvidenceMalformed(f"format: more than {MAX_ATTACHMENTS} attachments")
+        layer = [part for body in layer for part in body.parts.values()]
     return _evidence(envelope)
-
-
-def _count(body: _Body) -> int:
-    return len(body.parts) + sum(_count(part) for part in body.parts.values())
 
 
 def _evidence(body: _Body) -> Evidence:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from secgear.base.printing import printable
 from secgear.errors import Untrusted
 from secgear.middleware.attestation.checks import Check, Outcome
 from secgear.middleware.attestation.claims import Claims
@@ -124,13 +125,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
             return f"TRUSTED {under}"
         names = ", ".join(dict.fromkeys(check.name for check in self.reasons))
         return f"NOT TRUSTED {under}: {names or 'nothing was appraised'}"
-
-
-def printable(text: str) -> str:
-    """One line without anything that moves a terminal's cursor: evidence puts words in here."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 def _reason(check: Check) -> str:

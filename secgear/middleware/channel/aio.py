@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Self, TypeVar, final
 
-from secgear.errors import ChannelClosed, ChannelError, HandshakeFailed
+from secgear.errors import ChannelClosed, ChannelError, HandshakeFailed, SecGearError
 from secgear.middleware.channel.addresses import parse
 from secgear.middleware.channel.arrivals import Arrivals
 from secgear.middleware.channel.binding import Role
@@ -17,7 +17,7 @@ from secgear.middleware.channel.client import DAY, TIMEOUT
 from secgear.middleware.channel.core import Core, Established, Event, Judge, Present, State
 from secgear.middleware.channel.handshake import Answers
 from secgear.middleware.channel.messages import Kind, Open
-from secgear.middleware.channel.session import MAX_MESSAGE
+from secgear.middleware.channel.session import CLOSING, TOO_OLD
 from secgear.middleware.channel.tls import Parameters
 from secgear.middleware.channel.trust import Attester, Remote, Trust
 
@@ -63,9 +63,12 @@ async def connect_async(
             reader, writer = await _dial(address)
             try:
                 events = await _shake(core, reader, writer, answers)
-            except BaseException:
-                writer.write(core.outgoing())
+            except SecGearError:
+                writer.write(core.outgoing())  # the alert or refusal that says why
                 writer.close()
+                raise
+            except BaseException:  # another thread may be at the core still: see `_shake`
+                writer.transport.abort()
                 raise
     except TimeoutError:
         raise HandshakeFailed("the handshake was not finished in time") from None
@@ -153,6 +156,7 @@ class AsyncSession:
         self._sending = asyncio.Lock()
         self._receiving = asyncio.Lock()
         self._opening = asyncio.Lock()
+        self._asked = False  # OPEN has gone out
         self._opened = False
 
     def __repr__(self) -> str:
@@ -180,32 +184,27 @@ class AsyncSession:
             try:
                 async for part in _each(parts):
                     await self._send_parts(part, last=False)
-            except ChannelError:
-                raise
-            except BaseException:
+            except BaseException:  # also an error of another session that `parts` come from
                 self.abort()
                 raise
             await self._send_parts(b"", last=True)
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """See `Session.recv`."""
-        parts = []
-        size = 0
-        async for part in self.recv_stream(timeout):
-            size += len(part)
-            if size > MAX_MESSAGE:
-                self.abort()
-                raise ChannelError(f"a message of over {MAX_MESSAGE} bytes: use recv_stream()")
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        async with asyncio.timeout(timeout):
+            await self._open()
+            async with self._receiving:
+                return await self._wait(self._arrivals.message)
 
     async def recv_stream(self, timeout: float | None = None) -> AsyncIterator[bytes]:
         """See `Session.recv_stream`."""
-        await self._open()
+        async with asyncio.timeout(timeout):
+            await self._open()
         async with self._receiving:
             last = False
             while not last:
-                part, last = await self._wait(self._arrivals.part, timeout)
+                async with asyncio.timeout(timeout):
+                    part, last = await self._wait(self._arrivals.part)
                 yield part
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -218,12 +217,17 @@ class AsyncSession:
 
     async def close(self) -> None:
         """See `Session.close`."""
-        with contextlib.suppress(ChannelError, OSError):
-            self._core.close()
-            await _write(self._writer, self._core.outgoing())
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        try:
+            async with asyncio.timeout(CLOSING):
+                async with self._sending:
+                    self._core.close()
+                    await _write(self._writer, self._core.outgoing())
+                self._writer.close()
+                await self._writer.wait_closed()
+        except (ChannelError, OSError):  # TimeoutError among them
+            pass
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """See `Session.abort`."""
@@ -234,33 +238,49 @@ class AsyncSession:
         if self._opened:
             return
         async with self._opening:  # of its own: a receiver must not wait for a long message
-            if not self._opened:
+            if not self._asked:
                 self._core.send_control(Open(self._service))
-                await _write(self._writer, self._core.outgoing())
-                await self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+                self._asked = True  # whoever gives up waiting now must not say it again
+                with contextlib.suppress(ChannelError):  # the end, once it is read, says why
+                    await _write(self._writer, self._core.outgoing())
+            if not self._opened:
+                await self._wait(lambda: self._arrivals.control(Kind.OPENED))
                 self._opened = True
 
     async def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
-        self._check_age()
-        for _ in self._core.send(message, last=last):
-            await _write(self._writer, self._core.outgoing())
-
-    async def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
+        if time.monotonic() >= self._expires:
+            self.abort()
+            raise ChannelClosed(TOO_OLD)
+        steps = self._core.send(message, last=last)
+        whole = False
         try:
-            async with asyncio.timeout(timeout):
-                while (taken := take()) is None:
-                    self._check_age()
-                    self._arrivals.feed(await _read(self._reader))
-                    self._writer.write(self._core.outgoing())
+            for _ in steps:
+                data = self._core.outgoing()
+                await _write(self._writer, data)
+            whole = True
+        finally:
+            if not whole:  # what went must not become the next message's beginning
+                self.abort()
+
+    async def _wait(self, take: Callable[[], T | None]) -> T:
+        """What `take` gives, once enough has arrived for it; whoever gives up loses nothing."""
+        try:
+            while (taken := take()) is None:
+                await self._receive()
         except ChannelError:
             self.abort()
             raise
         return taken
 
-    def _check_age(self) -> None:
-        if time.monotonic() >= self._expires:
-            self.abort()
-            raise ChannelClosed("the peer was verified too long ago; connect again")
+    async def _receive(self) -> None:
+        left = self._expires - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                data = await _read(self._reader)
+        except TimeoutError:
+            raise ChannelClosed(TOO_OLD) from None
+        self._arrivals.feed(data)
+        self._writer.write(self._core.outgoing())
 
 
 async def _each(parts: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -46,6 +46,7 @@ class Calls:
         for name in self._connection.functions.keys() - set(opened.offered):
             del self._connection.functions[name]
         self.faces = Faces(self._connection, None)
+        self.interface = interface
         self.types = types
         self._connection.meet(_TIMEOUT)
 

@@ -7,6 +7,7 @@ application goes either way before both sides have accepted.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import os
@@ -22,9 +23,10 @@ from secgear.middleware.attestation import envelope
 from secgear.middleware.channel.binding import Role, key_digest, report_data
 from secgear.middleware.channel.identity import Identity
 from secgear.middleware.channel.messages import (
+    ACCEPTED,
     ATTESTATION,
-    MAX_PART,
     NONCE_SIZE,
+    PART,
     VERSION,
     Accept,
     Challenge,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from secgear.middleware.attestation.verdict import Verdict
 
 _ZEROS: Final = bytes(NONCE_SIZE)
+_FROM_CLIENT: Final = frozenset({Kind.OPEN, Kind.PART, Kind.LAST, Kind.CALLS})
+_FROM_SERVER: Final = frozenset({Kind.OPENED, Kind.PART, Kind.LAST, Kind.CALLS, Kind.FAILED})
 
 
 class State(enum.Enum):
@@ -61,6 +65,17 @@ class State(enum.Enum):
     ACCEPT = enum.auto()  # the peer's is awaited
     OPEN = enum.auto()  # for the application
     CLOSED = enum.auto()
+
+
+_AWAITED: Final = {
+    State.CHALLENGE: Kind.CHALLENGE,
+    State.EVIDENCE: Kind.EVIDENCE,
+    State.ACCEPT: Kind.ACCEPT,
+}
+
+
+class _Refused(HandshakeFailed):
+    """The peer has refused; it need not be told."""
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -122,11 +137,12 @@ class Core:
         self.state = State.TLS
         self._tls = Tls(parameters, identity, authorities, server=self._server)
         self._identity = identity
-        self._frames = Frames()
+        self._frames = Frames(self._expect_frame)
         self._demand = demand
         self._nonce = os.urandom(NONCE_SIZE)
         self._peer_nonce = b""
         self._judging: Judge | None = None
+        self._own_key_seen = self._server  # a client's by who has asked for its certificate
         if not self._server:
             self._tls.shake()
 
@@ -152,25 +168,35 @@ class Core:
                 if not self._tls.shake():
                     return
                 self._begin()
-            while plain := self._tls.read():
-                self._frames.feed(plain)
-                for kind, payload in self._frames:
-                    yield from self._take(kind, payload)
+            self._frames.feed(self._tls.read())
+            for kind, payload in self._frames:
+                if self.state is State.OPEN:
+                    yield Received(kind, payload)
+                else:
+                    yield self._take(kind, payload)
+            self._tls.check()
             if self._tls.finished and self.state is not State.CLOSED:
                 yield self._goodbye()
         except ChannelError as error:
-            was, self.state = self.state, State.CLOSED
-            if was is State.OPEN or isinstance(error, HandshakeFailed):
+            if self.state in (State.OPEN, State.CLOSED):
+                self.state = State.CLOSED
                 raise
-            raise HandshakeFailed(str(error)) from error
+            failure = error if isinstance(error, HandshakeFailed) else HandshakeFailed(str(error))
+            if not isinstance(error, _Refused):
+                self.refuse(failure.code, str(failure))
+            self.state = State.CLOSED
+            raise failure from (None if failure is error else error)
 
     def _ended(self) -> ChannelError:
         if self.state is State.OPEN:
             return ChannelTruncated("the connection ended without the peer's goodbye")
+        if self.state is State.CLOSED:
+            return ChannelClosed("the channel is closed")
         return HandshakeFailed("the connection ended during the handshake")
 
     def _goodbye(self) -> Finished:
         was, self.state = self.state, State.CLOSED
+        self._tls.goodbye()  # closing ends both directions (RFC 8446, section 6.1)
         if was is not State.OPEN:
             raise HandshakeFailed("the peer closed the connection during the handshake")
         if self._frames.pending:
@@ -186,20 +212,30 @@ class Core:
             self._tls.write(encode(Challenge(VERSION, self._nonce)))
             self.state = State.EVIDENCE
 
-    def _take(self, kind: Kind, payload: bytes) -> Iterator[Event]:
-        if self.state is State.CLOSED:
+    def _expect_frame(self, kind: Kind, size: int) -> None:
+        """Refuse a frame by its header, so that nothing is kept for it."""
+        match self.state:
+            case State.OPEN:
+                if kind not in (_FROM_CLIENT if self._server else _FROM_SERVER):
+                    raise ChannelError(f"{kind.name} in the middle of a session")
+                if kind is Kind.PART and not size:
+                    raise ChannelError("PART of nothing")
+            case State.CLOSED:
+                raise ChannelError("frames after the end")
+            case _:
+                if kind not in ATTESTATION:
+                    raise HandshakeFailed(f"{kind.name} before the attestation is complete")
+                if kind is not Kind.REFUSE and kind is not _AWAITED.get(self.state):
+                    raise HandshakeFailed(f"{kind.name} is not expected now")
+
+    def _take(self, kind: Kind, payload: bytes) -> Event:
+        """A frame of the attestation."""
+        if self.state is State.CLOSED:  # since its header came
             raise ChannelError("frames after the end")
-        if self.state is State.OPEN:
-            if kind in ATTESTATION:
-                raise ChannelError(f"{kind.name} in the middle of a session")
-            yield Received(kind, payload)
-            return
-        if kind not in ATTESTATION:
-            raise HandshakeFailed(f"{kind.name} before the attestation is complete")
         message = decode(kind, payload)
         if isinstance(message, Refuse):
-            raise HandshakeFailed(f"the peer refused: {reason(message)}")
-        yield self._step(kind, message)
+            raise _Refused(f"the peer refused: {reason(message)}")
+        return self._step(kind, message)
 
     def _step(self, kind: Kind, message: object) -> Event:
         match self.state, message:
@@ -217,7 +253,8 @@ class Core:
         if not self._server:
             self._peer_nonce = message.nonce
             self._demand = message.demand
-        elif message.nonce != _ZEROS or message.demand:
+            self._own_key_seen = message.client_key
+        elif message.nonce != _ZEROS or message.demand or message.client_key:
             raise HandshakeFailed("EVIDENCE of a client with a server's fields")
         self._judging = Judge(read_evidence(message), self._binding(own=False))
         self.state = State.JUDGE
@@ -230,7 +267,7 @@ class Core:
         return self._open()
 
     def _open(self) -> Established:
-        self._tls.write(encode(Accept()))
+        self._tls.write(ACCEPTED)
         self.state = State.OPEN
         return Established()
 
@@ -239,7 +276,8 @@ class Core:
         self._expect(State.PRESENT)
         nonce = self._nonce if self._server else _ZEROS
         demand = self._server and self._demand
-        self._tls.write(encode(Presented(nonce, envelope.to_cbor(evidence), demand)))
+        seen = self._server and self._tls.peer_spki is not None
+        self._tls.write(encode(Presented(nonce, envelope.to_cbor(evidence), demand, seen)))
         self.state = State.EVIDENCE if demand else State.ACCEPT
 
     def accept(self, verdict: Verdict) -> Present | Established | None:
@@ -258,21 +296,23 @@ class Core:
         if self._demand:
             self.state = State.PRESENT
             return Present(self._binding(own=True))
-        self._tls.write(encode(Accept()))
+        self._tls.write(ACCEPTED)
         self.state = State.ACCEPT
         return None
 
     def refuse(self, code: str, text: str) -> None:
         """The peer is not to be talked to; it is told `code` and `text`."""
-        if self.state not in (State.TLS, State.CLOSED):
-            self._tls.write(encode(clipped(Refuse, code, text)))
-            self._tls.goodbye()
+        if self._tls.established and self.state is not State.CLOSED:
+            with contextlib.suppress(ChannelError):  # it may be TLS itself that has failed
+                self._tls.write(encode(clipped(Refuse, code, text)))
+                self._tls.goodbye()
         self.state = State.CLOSED
 
     def _binding(self, *, own: bool) -> bytes:
         nonces = (self._nonce, self._peer_nonce)
         client, server = reversed(nonces) if self._server else nonces
-        mine = key_digest(self._identity.spki if self._identity is not None else None)
+        shown = self._identity is not None and self._own_key_seen
+        mine = key_digest(self._identity.spki if self._identity is not None and shown else None)
         theirs = key_digest(self._tls.peer_spki)
         other = Role.CLIENT if self._server else Role.SERVER
         return report_data(
@@ -290,11 +330,11 @@ class Core:
         """A message, or a part of one unless `last`, in steps: take `outgoing` after each."""
         self._expect(State.OPEN)
         view = memoryview(message).cast("B")
+        if not view and not last:
+            return
         while True:
-            part, view = view[:MAX_PART], view[MAX_PART:]
-            kind = Kind.LAST if last and not view else Kind.PART
-            self._tls.write(header(kind, len(part)))
-            self._tls.write(part)
+            part, view = view[:PART], view[PART:]
+            self._write(Kind.LAST if last and not view else Kind.PART, part)
             yield
             if not view:
                 return
@@ -302,8 +342,11 @@ class Core:
     def send_calls(self, data: bytes | memoryview) -> None:
         """Bytes of the boundary's protocol, at most `MAX_PART`."""
         self._expect(State.OPEN)
-        self._tls.write(header(Kind.CALLS, len(data)))
-        self._tls.write(data)
+        self._write(Kind.CALLS, data)
+
+    def _write(self, kind: Kind, payload: bytes | memoryview) -> None:
+        """A frame in one go: a header of its own would cost a record, more than the copy does."""
+        self._tls.write(b"".join((header(kind, len(payload)), payload)))
 
     def send_control(self, message: Open | Opened | Failed) -> None:
         """What a session is for, and the answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from typing import Final, NoReturn, Self, final
 
 from cryptography import x509
@@ -53,7 +54,7 @@ class Identity:
         )
         return cls(key, certificate)
 
-    @property
+    @functools.cached_property
     def spki(self) -> bytes:
         """The public key: DER SubjectPublicKeyInfo."""
         return _spki(self.key.public_key())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from secgear.errors import ChannelError
-from secgear.middleware.channel.messages import MAX_PART
+from secgear.middleware.channel.messages import PART
 from secgear.middleware.channel.session import Session
 
 
@@ -33,8 +33,8 @@ class CallStream:
         data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         view = memoryview(data)
         try:
-            for start in range(0, len(view), MAX_PART):
-                self._session.send_calls(view[start : start + MAX_PART])
+            for start in range(0, len(view), PART):
+                self._session.send_calls(view[start : start + PART])
         except ChannelError as error:
             raise ConnectionError(str(error)) from error
         return len(view)

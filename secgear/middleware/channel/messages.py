@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, final
 
 import cbor2
 import msgspec
 
 from secgear.base.tee import Evidence
-from secgear.errors import ChannelError, EvidenceMalformed, HandshakeFailed
+from secgear.errors import ChannelError, EvidenceMalformed, HandshakeFailed, VersionUnknown
 from secgear.middleware.attestation import cbor, envelope
 from secgear.middleware.attestation.reader import UNREADABLE
 
@@ -24,8 +24,15 @@ NONCE_SIZE: Final = 32  # bytes
 HEADER_SIZE: Final = 4  # bytes
 MAX_PART: Final = 256 << 10
 """Bytes that one frame of a message carries at most."""
+RECORD: Final = 16 << 10
+"""Bytes of plaintext in a full TLS record (RFC 8446, section 5.1)."""
+PART: Final = 7 * RECORD - HEADER_SIZE
+"""Bytes that this side puts into one frame: with the header just full records, and below the
+128 KiB from which on malloc may map each buffer anew, which costs more than encrypting it."""
 
 _SMALL = 4 << 10
+_MERGED = 64 << 10
+_MAX_OFFERED = 4096
 _MAX_NAME = 64
 _MAX_TEXT = 512
 
@@ -71,13 +78,15 @@ class Challenge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Presented(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Evidence.
 
-    nonce: the server's, a client sends zeros. demand: the server wants evidence, too; a client
-    sends false.
+    nonce: the server's, a client sends zeros. demand: the server wants evidence, too. client_key:
+    the server has seen a certificate of the client, which is not asked for by every server and so
+    not sent to every one; its key is in the binding then. A client sends false for both.
     """
 
     nonce: bytes
     evidence: bytes
     demand: bool
+    client_key: bool
 
 
 class Accept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,8 +153,14 @@ def encode(message: Message) -> bytes:
     return header(kind, len(payload)) + payload
 
 
+ACCEPTED: Final = encode(Accept())
+"""The frame of ACCEPT, which is always the same."""
+
+
 def decode(kind: Kind, payload: bytes) -> Message:
     """Read the payload of a frame of `kind`. Raises HandshakeFailed, naming the kind."""
+    if kind is Kind.ACCEPT and payload == ACCEPTED[HEADER_SIZE:]:
+        return Accept()
     try:
         content = cbor.decode(payload, kind.name, max_size=_LIMITS[kind], max_depth=2)
         message: Any = msgspec.convert(content, _TYPES[kind], builtin_types=(bytes,))
@@ -162,15 +177,18 @@ def decode(kind: Kind, payload: bytes) -> Message:
 def read_evidence(presented: Presented) -> Evidence:
     """The evidence inside. Raises HandshakeFailed for what is none."""
     try:
-        return envelope.from_cbor(presented.evidence)
+        evidence = envelope.from_cbor(presented.evidence)
     except EvidenceMalformed as error:
         raise HandshakeFailed(f"EVIDENCE: {str(error).removeprefix('format: ')}") from None
+    if envelope.to_cbor(evidence) != presented.evidence:
+        raise HandshakeFailed("EVIDENCE: its envelope is not in deterministic encoding")
+    return evidence
 
 
 def _check(kind: Kind, message: Message) -> None:
     match message:
         case Challenge(version=version) if version != VERSION:
-            raise HandshakeFailed(
+            raise VersionUnknown(
                 f"the client speaks version {version} of the channel's protocol, this is {VERSION}"
             )
         case Challenge(nonce=nonce) | Presented(nonce=nonce) if len(nonce) != NONCE_SIZE:
@@ -179,6 +197,12 @@ def _check(kind: Kind, message: Message) -> None:
             raise HandshakeFailed(f"{kind.name}: a name of over {_MAX_NAME} characters")
         case Refuse(text=text) | Failed(text=text) if len(text) > _MAX_TEXT:
             raise HandshakeFailed(f"{kind.name}: a text of over {_MAX_TEXT} characters")
+        case Open(service=name, calls=True) if name:
+            raise HandshakeFailed("OPEN: for calls and for a handler of messages")
+        case Opened(offered=names) if len(names) > _MAX_OFFERED or list(names) != sorted(
+            set(names)
+        ):
+            raise HandshakeFailed("OPENED: names that are too many or not each once, in order")
 
 
 def clipped(kind: type[Refuse] | type[Failed], code: str, text: str) -> Refuse | Failed:
@@ -195,18 +219,31 @@ def reason(message: Refuse | Failed) -> str:
 
 @final
 class Frames:
-    """Bytes in, frames out: `feed`, then iterate. Holds at most one frame that is not complete."""
+    """Bytes in, frames out: `feed`, then iterate. Holds at most one frame that is not complete.
 
-    def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+    expect: told the kind and size of each frame once its header is there, before anything is kept
+    for it; raises ChannelError for one that must not come now.
+    """
+
+    def __init__(self, expect: Callable[[Kind, int], None]) -> None:
+        self._expect = expect
+        self._chunks: deque[bytes | bytearray | memoryview] = deque()
         self._held = 0
         self._head: tuple[Kind, int] | None = None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, pieces: Sequence[bytes]) -> None:
         """More of what arrived."""
-        if data:
-            self._chunks.append(data)
-            self._held += len(data)
+        for piece in pieces:
+            self._held += len(piece)
+            if len(piece) >= _SMALL:
+                self._chunks.append(piece)
+                continue
+            # A peer that makes records of a byte must not make us hold an object for each.
+            last = self._chunks[-1] if self._chunks else None
+            if type(last) is bytearray and len(last) < _MERGED:
+                last += piece
+            else:
+                self._chunks.append(bytearray(piece))
 
     @property
     def pending(self) -> bool:
@@ -216,13 +253,14 @@ class Frames:
     def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
         """The frames that are complete.
 
-        Raises ChannelError for an unknown kind or a length over its limit.
+        Raises ChannelError for an unknown kind, a length over its limit, or what `expect` raises.
         """
         while True:
             if self._head is None:
                 if self._held < HEADER_SIZE:
                     return
                 self._head = _read_header(self._take(HEADER_SIZE))
+                self._expect(*self._head)
             kind, size = self._head
             if self._held < size:
                 return
@@ -230,16 +268,19 @@ class Frames:
             yield kind, self._take(size)
 
     def _take(self, size: int) -> bytes:
+        """The next `size` bytes, which are there, copied once."""
         self._held -= size
-        taken = []
+        chunks = self._chunks
+        taken: list[bytes | bytearray | memoryview] = []
         while size:
-            chunk = self._chunks.popleft()
+            chunk = chunks.popleft()
             if len(chunk) > size:
-                self._chunks.appendleft(chunk[size:])
-                chunk = chunk[:size]
+                view = memoryview(chunk)
+                chunks.appendleft(view[size:])
+                chunk = view[:size]
             taken.append(chunk)
             size -= len(chunk)
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        return b"".join(taken)
 
 
 def _read_header(data: bytes) -> tuple[Kind, int]:

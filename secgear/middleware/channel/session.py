@@ -6,6 +6,7 @@ The same class on both sides. One thread may send while another receives.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +27,15 @@ from secgear.middleware.channel.trust import Remote
 
 if TYPE_CHECKING:
     from secgear.base.interface import Interface
+    from secgear.middleware.channel.calling import Calls
 
 T = TypeVar("T")
 
-MAX_MESSAGE = 64 << 20
-"""Bytes of a message that `Session.recv` puts together; longer ones come by `recv_stream`."""
+CLOSING = 5.0
+"""Seconds that `close` waits for a message that is on its way, and for goodbye to go."""
+TOO_OLD = "the peer was verified too long ago; connect again"
 _READ = 256 << 10
+_LONGEST = 3600.0  # seconds of one wait; poll(2) counts milliseconds in an int
 
 
 class ByteStream(Protocol):
@@ -80,10 +84,11 @@ class Session:
         self._receiving = threading.Lock()
         self._opening = threading.Lock()
         self._arrivals = Arrivals(core, events)
+        self._wish: Open | None = None  # as it went out
         # What for. The client says so before anything else; a server's handler knows.
         self._for_calls: bool | None = None if core.role is Role.CLIENT else False
         self._described = Opened()
-        self._calls: Any = None
+        self._calls: Calls | None = None
 
     def __repr__(self) -> str:
         return f"<Session, {self._core.role.name.lower()}'s side, {self._core.state.name}>"
@@ -118,9 +123,7 @@ class Session:
             try:
                 for part in parts:
                     self._send_parts(part, last=False)
-            except ChannelError:
-                raise
-            except BaseException:
+            except BaseException:  # also an error of another session that `parts` come from
                 self.abort()
                 raise
             self._send_parts(b"", last=True)
@@ -129,29 +132,25 @@ class Session:
         """The next message.
 
         Raises ChannelClosed when the peer has closed in good order, ChannelTruncated when the
-        connection broke, TimeoutError after `timeout` seconds (the session goes on),
-        ChannelError for a message over `MAX_MESSAGE`.
+        connection broke or ended within a message, TimeoutError after `timeout` seconds (nothing
+        is lost, the session goes on), ChannelError for a message over `arrivals.MAX_MESSAGE`.
         """
-        self._open(calls=False)
-        parts: list[bytes] = []
-        size = 0
-        with self._receiving:
-            for part in self._parts(timeout):
-                size += len(part)
-                if size > MAX_MESSAGE:
-                    self.abort()
-                    raise ChannelError(f"a message of over {MAX_MESSAGE} bytes: use recv_stream()")
-                parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        until = _after(timeout)
+        self._open(calls=False, until=until)
+        with _held(self._receiving, until):
+            return self._wait(self._arrivals.message, until)
 
     def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
         """The next message in parts, as they arrive. Take them all before anything else.
 
         timeout: seconds to wait for each part. Errors as in `recv`.
         """
-        self._open(calls=False)
-        with self._receiving:
-            yield from self._parts(timeout)
+        self._open(calls=False, until=_after(timeout))
+        with _held(self._receiving, _after(timeout)):
+            last = False
+            while not last:
+                part, last = self._wait(self._arrivals.part, _after(timeout))
+                yield part
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
@@ -162,14 +161,30 @@ class Session:
             yield message
 
     def close(self) -> None:
-        """Say goodbye and leave. Idempotent."""
+        """Say goodbye and leave. Idempotent.
+
+        A message that another thread is sending goes first, if the peer takes it within `CLOSING`
+        seconds; otherwise the session is aborted.
+        """
         if self._calls is not None:
             self._calls.close()
-        with contextlib.suppress(ChannelError):
+        with contextlib.suppress(TimeoutError, ChannelError), _held(self._sending, _after(CLOSING)):
             with self._lock:
                 self._core.close()
+            self._flush_in_time()
+        self.abort()
+
+    def _flush_in_time(self) -> None:
+        """Goodbye, if there is room for it or somebody makes some."""
+        watch = threading.Timer(CLOSING, self._stream.close)
+        watch.daemon = True
+        try:
+            watch.start()
             self._flush()
-        self._stream.close()
+        except RuntimeError:  # the system gives us no more threads
+            return
+        finally:
+            watch.cancel()
 
     def abort(self) -> None:
         """Leave without goodbye: the peer is told that something is missing."""
@@ -186,6 +201,24 @@ class Session:
         As methods of `secgear.Enclave`, with ``submit`` and ``aio``. A session is for calls or
         for messages, whichever is used first.
         """
+        return self._for_calling().faces
+
+    @property
+    def interface(self) -> Interface:
+        """The interface of the app at the other end; makes this a session for calls."""
+        return self._for_calling().interface
+
+    @property
+    def types(self) -> Any:
+        """The app's own types by name, as `secgear.Enclave.types`; as `interface`."""
+        return self._for_calling().types.namespace
+
+    @property
+    def errors(self) -> Any:
+        """The exceptions that ECALLs declare, as `secgear.Enclave.errors`; as `interface`."""
+        return self._for_calling().types.errors
+
+    def _for_calling(self) -> Calls:
         if self._calls is None:
             from secgear.middleware.channel.calling import Calls
 
@@ -193,7 +226,7 @@ class Session:
             with self._opening:
                 if self._calls is None:
                     self._calls = Calls(self, described, self._interface)
-        return self._calls.faces
+        return self._calls
 
     def send_calls(self, data: bytes | memoryview) -> None:
         """Bytes of the boundary's protocol, for `call` and what serves it."""
@@ -206,7 +239,7 @@ class Session:
         """As above; empty at the end in good order."""
         with self._receiving:
             try:
-                kind, payload = self._wait(self._arrivals.take, None)
+                kind, payload = self._wait(self._arrivals.take)
             except ChannelClosed:
                 return b""
         if kind is not Kind.CALLS:
@@ -219,7 +252,7 @@ class Session:
     def await_open(self) -> Open:
         """What the client wants, on the server's side."""
         with self._receiving:
-            message = self._wait(lambda: self._arrivals.control(Kind.OPEN), None)
+            message = self._wait(lambda: self._arrivals.control(Kind.OPEN))
         if not isinstance(message, Open):
             raise ChannelError("OPEN is no OPEN")
         return message
@@ -242,17 +275,21 @@ class Session:
                 self._core.send_control(message)
             self._flush()
 
-    def _open(self, *, calls: bool) -> Opened:
+    def _open(self, *, calls: bool, until: float | None = None) -> Opened:
         """On the client's side, once, before anything else: say what the session is for."""
         if self._for_calls is calls:
             return self._described
-        with self._opening:  # of its own: a receiver must not wait for somebody's long message
+        # A lock of its own: a receiver must not wait for somebody's long message.
+        with _held(self._opening, until):
             if self._for_calls is None:
-                self._send_control(Open("" if calls else self._service, calls=calls))
-                with self._receiving:
-                    message = self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+                if self._wish is None:
+                    self._wish = Open("" if calls else self._service, calls=calls)
+                    with contextlib.suppress(ChannelError):  # the end, once it is read, says why
+                        self._send_control(self._wish)
+                with _held(self._receiving, until):
+                    message = self._wait(lambda: self._arrivals.control(Kind.OPENED), until)
                 if isinstance(message, Opened):
-                    self._for_calls, self._described = calls, message
+                    self._for_calls, self._described = self._wish.calls, message
         if self._for_calls is not calls:
             used, other = ("calls", "messages") if self._for_calls else ("messages", "calls")
             raise ChannelError(f"this session is for {used}; open another one for {other}")
@@ -263,12 +300,17 @@ class Session:
     def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
         if time.monotonic() >= self._expires:
             self.abort()
-        steps = self._core.send(message, last=last)
-        while True:
-            with self._lock:
-                if next(steps, steps) is steps:
-                    return
-            self._flush()
+            raise ChannelClosed(TOO_OLD)
+        try:
+            steps = self._core.send(message, last=last)
+            while True:
+                with self._lock:
+                    if next(steps, steps) is steps:
+                        return
+                self._flush()
+        except BaseException:  # what went so far must not become the next message's beginning
+            self.abort()
+            raise
 
     def _flush(self) -> None:
         with self._sending:
@@ -277,26 +319,27 @@ class Session:
             if data:
                 self._stream.send(data)
 
-    def _parts(self, timeout: float | None) -> Iterator[bytes]:
-        last = False
-        while not last:
-            part, last = self._wait(self._arrivals.part, timeout)
-            yield part
-
-    def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
+    def _wait(self, take: Callable[[], T | None], until: float | None = None) -> T:
         """What `take` gives, once enough has arrived for it."""
-        until = None if timeout is None else time.monotonic() + timeout
         try:
             while (taken := take()) is None:
-                self._check_age()
-                self._receive(None if until is None else max(0.0, until - time.monotonic()))
+                self._receive(until)
         except ChannelError:
             self.abort()
             raise
         return taken
 
-    def _receive(self, timeout: float | None) -> None:
-        data = self._stream.recv(_READ, timeout)
+    def _receive(self, until: float | None) -> None:
+        now = time.monotonic()
+        if now >= self._expires:
+            raise ChannelClosed(TOO_OLD)
+        ends = min(self._expires, now + _LONGEST, until if until is not None else math.inf)
+        try:
+            data = self._stream.recv(_READ, max(0.0, ends - now))
+        except TimeoutError:
+            if until is not None and time.monotonic() >= until:
+                raise
+            return  # to look at the time again
         with self._lock:
             self._arrivals.feed(data)
         # An answer to a key update can wait for whoever is sending just now.
@@ -307,6 +350,23 @@ class Session:
             finally:
                 self._sending.release()
 
-    def _check_age(self) -> None:
-        if time.monotonic() >= self._expires:
-            raise ChannelClosed("the peer was verified too long ago; connect again")
+
+class _Lock(Protocol):
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+
+
+def _after(timeout: float | None) -> float | None:
+    """The moment `timeout` seconds from now, on the clock of `time.monotonic`."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+@contextlib.contextmanager
+def _held(lock: _Lock, until: float | None) -> Iterator[None]:
+    """`lock`, if it can be had until then. Raises TimeoutError."""
+    if not lock.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic())):
+        raise TimeoutError("another thread is at it for too long")
+    try:
+        yield
+    finally:
+        lock.release()

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
 import msgspec
@@ -24,13 +25,15 @@ from secgear.middleware.channel.messages import Opened
 from secgear.middleware.channel.relayed import Outflow, RelayedBytes
 from secgear.middleware.channel.session import Session
 from secgear.middleware.channel.tls import Parameters
-from secgear.middleware.channel.trust import Trust
+from secgear.middleware.channel.trust import Remote, Trust
 
 if TYPE_CHECKING:
     from secgear.base.app import App
+    from secgear.base.flow import Consumer
 
 _logger = logging.getLogger(__name__)
 Handler = Callable[[Session], None]
+Invoke = Callable[[dict[str, object]], object]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     or, where it has none, its address, which the host tells. handshake, idle: seconds that a
     handshake may take, and that a session may be without a byte going either way.
     lifetime: seconds after which a session ends, whatever it does.
+    ra_tls: the certificate carries evidence about its key, for clients that know nothing better
+    (`secgear.middleware.channel.ratls`). Ours look at the connection's own evidence all the same.
     """
 
     clients: Trust | None = None
@@ -53,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     handshake: float = 30.0
     idle: float = 600.0
     lifetime: float = 86_400.0
+    ra_tls: bool = False
 
 
 @final
@@ -70,12 +76,15 @@ class Sessions:
         self._watching = False
         self._identity: Identity | None = None
         self._served: dict[str, Served] | None = None
+        self._callers: weakref.WeakKeyDictionary[object, Remote] = weakref.WeakKeyDictionary()
 
     # --- declaring -------------------------------------------------------------------------------
 
     def configure(self, settings: Settings | None = None, **changes: object) -> None:
         """Set what differs from the defaults: ``configure(limit=10, idle=60)``."""
         self._settings = msgspec.structs.replace(settings or self._settings, **changes)
+        if self._settings.ra_tls:
+            import secgear.middleware.channel.ratls.writing  # noqa: F401  (not when sealed)
 
     def add(self, name: str, handler: Handler) -> None:
         """Declare a handler. Raises InterfaceError when there is one of that name."""
@@ -93,7 +102,15 @@ class Sessions:
 
     # --- serving ---------------------------------------------------------------------------------
 
-    def take(self, address: str, inbound: Iterator[bytes]) -> Outflow:
+    @property
+    def peer(self) -> Remote | None:
+        """Who makes the call that this thread serves; None for the host.
+
+        Raises GuestError outside of a call.
+        """
+        return self._callers.get(context.current_call().owner)
+
+    def take(self, address: str, inbound: Consumer) -> Outflow:
         """A relayed connection begins. Returns what goes out, at once; a thread does the rest."""
         stream = RelayedBytes(inbound)
         running = _Running(stream, address, time.monotonic() + self._settings.handshake)
@@ -155,7 +172,13 @@ class Sessions:
         """This enclave's key for TLS: made at the first session, gone with the enclave."""
         with self._lock:
             if self._identity is None:
-                self._identity = Identity.fresh(f"secgear enclave {self._app.name}"[:64])
+                name = f"secgear enclave {self._app.name}"[:64]
+                identity = Identity.fresh(name)
+                if self._settings.ra_tls:
+                    from secgear.middleware.channel.ratls.writing import certify
+
+                    identity = certify(identity, context.guest().evidence, name=name)
+                self._identity = identity
             return self._identity
 
     def _admit(self, session: Session, running: _Running) -> object:
@@ -184,7 +207,7 @@ class Sessions:
 
             interface = self._app.interface
             session.opened(Opened(interface.to_json(), tuple(sorted(self._offered))))
-            answer(session, self._functions(), interface.digest())
+            answer(session, self._functions_for(session), interface.digest())
             return
         handler = self._handlers.get(wish.service)
         if handler is None and not wish.service and len(self._handlers) == 1:
@@ -215,6 +238,21 @@ class Sessions:
             if self._served is None:
                 self._served = {name: self._function(name) for name in self._offered}
             return self._served
+
+    def _functions_for(self, session: Session) -> dict[str, Served]:
+        """What is offered, knowing who calls: see `peer`."""
+
+        def of_the_client(invoke: Invoke) -> Invoke:
+            def run(values: dict[str, object]) -> object:
+                self._callers[context.current_call().owner] = session.peer
+                return invoke(values)
+
+            return run
+
+        return {
+            name: served._replace(invoke=of_the_client(served.invoke))
+            for name, served in self._functions().items()
+        }
 
     def _function(self, name: str) -> Served:
         ecall = self._app.ecalls[name]

@@ -12,12 +12,14 @@ from typing import Any, Final, final
 
 import msgspec
 from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
 from secgear.errors import ChannelError, HandshakeFailed
 from secgear.middleware.channel.binding import EXPORTER_LABEL, EXPORTER_SIZE
 from secgear.middleware.channel.identity import Identity
+from secgear.middleware.channel.messages import RECORD
 
 HYBRID: Final = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024")
 """Key exchanges that hold if either of their halves does; OpenSSL offers the first by itself."""
@@ -27,10 +29,13 @@ DEFAULT_SUITES: Final = ("TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256
 SUITES: Final = (*DEFAULT_SUITES, "TLS_AES_128_GCM_SHA256", "TLS_SM4_GCM_SM3")
 
 LIMIT: Final = 256 << 30
-"""Bytes that one direction of a connection carries at most. Its key is used for so many records
-that keep AES-GCM's margin (RFC 8446, section 5.5: 2^24.5 full records, some 388 GiB)."""
-_CHUNK = 256 << 10
-_RECORD = 16 << 10
+"""Bytes that one direction of a connection carries at most, `OVERHEAD` for each record among them.
+Its key is used for so many records that keep AES-GCM's margin (RFC 8446, section 5.5: 2^24.5 full
+records, some 388 GiB)."""
+OVERHEAD: Final = 16 << 10
+"""What a record counts besides its content, so that small ones wear the key no less."""
+_WORN = "the connection has carried all that its key may; make a new one"
+_CHUNK = 116 << 10  # holds `messages.PART` as records
 
 
 class Parameters(msgspec.Struct, frozen=True):
@@ -73,6 +78,7 @@ def context(
     made.set_min_proto_version(SSL.TLS1_3_VERSION)
     made.set_max_proto_version(SSL.TLS1_3_VERSION)
     made.set_tls13_ciphersuites(":".join(parameters.suites).encode())
+    _set_groups(made, parameters.groups)
     # No resumption: a ticket would carry an identity past the moment it was verified for.
     made.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     made.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION)
@@ -92,6 +98,16 @@ def context(
         made.use_privatekey(identity.key)
         made.use_certificate(identity.certificate)
     return made
+
+
+def _set_groups(made: SSL.Context, groups: tuple[str, ...]) -> None:
+    """Offer `groups`, the first one preferred: SSL_CTX_set1_groups_list(3) under its older name.
+
+    pyOpenSSL has no method for it. What was agreed is checked after the handshake all the same.
+    """
+    names = ":".join(groups).encode()
+    if Binding().lib.SSL_CTX_set1_curves_list(made._context, names) != 1:
+        raise ChannelError(f"this OpenSSL does not know every key exchange of {', '.join(groups)}")
 
 
 @final
@@ -116,6 +132,7 @@ class Tls:
             self._connection.set_connect_state()
         self._sent = 0
         self._received = 0
+        self._failure = ""
         self.established = False
         self.finished = False  # the peer has said goodbye
 
@@ -127,14 +144,13 @@ class Tls:
 
     def outgoing(self) -> bytes:
         """Bytes for the network."""
-        pieces = []
-        while True:
-            try:
+        pieces: list[bytes] = []
+        try:
+            while not pieces or len(pieces[-1]) == _CHUNK:
                 pieces.append(self._connection.bio_read(_CHUNK))
-            except SSL.WantReadError:
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if len(pieces[-1]) < _CHUNK:
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        except SSL.WantReadError:
+            pass  # it was just as much as fits into a chunk, or nothing
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def shake(self) -> bool:
         """Go on with the handshake; True once it is done.
@@ -162,30 +178,34 @@ class Tls:
         self.established = True
         return True
 
-    def read(self) -> bytes:
-        """Plaintext of at least one record, empty if there is none yet or no more will come.
-
-        Raises ChannelError for a record that is not the peer's next one.
-        """
+    def read(self) -> list[bytes]:
+        """Plaintext of all records that have arrived; what ended them, `check` tells afterwards."""
+        receive = self._connection.recv
+        pieces: list[bytes] = []
         try:
-            data = self._connection.recv(_RECORD)
+            while True:
+                pieces.append(receive(RECORD))
         except SSL.WantReadError:
-            return b""
+            pass
         except SSL.ZeroReturnError:
             self.finished = True
-            return b""
         except SSL.Error as error:
-            raise ChannelError(f"TLS: {_reason(error)}") from None
-        self._received += len(data)
+            self._failure = f"TLS: {_reason(error)}"
+        self._received += sum(map(len, pieces)) + OVERHEAD * len(pieces)
+        return pieces
+
+    def check(self) -> None:
+        """Raise ChannelError if a record came that is not the peer's next one, or too much did."""
+        if self._failure:
+            raise ChannelError(self._failure)
         if self._received > LIMIT:
-            raise ChannelError("the connection has carried all that its key may; make a new one")
-        return data
+            raise ChannelError(_WORN)
 
     def write(self, data: bytes | memoryview) -> None:
         """Plaintext for the peer."""
-        self._sent += len(data)
+        self._sent += len(data) + OVERHEAD * -(-len(data) // RECORD)
         if self._sent > LIMIT:
-            raise ChannelError("the connection has carried all that its key may; make a new one")
+            raise ChannelError(_WORN)
         view = memoryview(data)
         try:
             while view:
@@ -208,8 +228,14 @@ class Tls:
 
     @property
     def peer_certificate(self) -> Any:
-        """The peer's certificate (`cryptography.x509.Certificate`), or None."""
-        return self._connection.get_peer_certificate(as_cryptography=True)
+        """The peer's certificate (`cryptography.x509.Certificate`), or None.
+
+        Raises HandshakeFailed for one that OpenSSL takes and `cryptography` does not.
+        """
+        try:
+            return self._connection.get_peer_certificate(as_cryptography=True)
+        except ValueError:
+            raise HandshakeFailed("the peer's certificate: its encoding is not DER") from None
 
     @property
     def peer_spki(self) -> bytes | None:
@@ -219,9 +245,13 @@ class Tls:
             return None
         try:
             key = certificate.public_key()
-            return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[no-any-return]
+            encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            written = certificate.tbs_certificate_bytes
         except Exception as error:  # noqa: BLE001  (a hostile certificate: anything can happen)
             raise HandshakeFailed(f"the peer's certificate: {type(error).__name__}") from None
+        if encoded not in written:  # another implementation would hash other bytes
+            raise HandshakeFailed("the peer's certificate: its key is not in the usual encoding")
+        return encoded
 
     @property
     def description(self) -> dict[str, str]:

@@ -130,53 +130,59 @@ class Opener:
 
     def _feed(self, view: memoryview) -> Iterator[bytes]:
         self._check_usable()
+        at, size = 0, len(view)
         try:
-            while view:
+            while at < size:
                 if self._complete:
                     raise EnvelopeMalformed("bytes after the end of the envelope")
                 need = self._need
-                if not self._filled and len(view) >= need:
-                    unit, view = view[:need], view[need:]  # where it is: the usual case, no copy
+                if not self._filled and size - at >= need:
+                    unit = view[at : at + need]  # where it is: the usual case, no copy
+                    at += need
                 else:
-                    come = view[: need - self._filled]
+                    come = view[at : at + need - self._filled]
                     self._pending[self._filled : self._filled + len(come)] = come
                     self._filled += len(come)
-                    view = view[len(come) :]
+                    at += len(come)
                     if self._filled < need:
                         return
                     unit, self._filled = memoryview(self._pending)[:need], 0
-                data = self._take(unit)
-                if data:
+                if self._word is None:
+                    self._take(unit)
+                elif data := self._open(unit, self._word):
                     yield data
         except BaseException:
             self._fail()
             raise
 
-    def _take(self, unit: memoryview) -> bytes:
-        """What the next `_need` bytes, which have come, hold of the data."""
-        data = b""
-        if self._header is None:
+    def _take(self, unit: memoryview) -> None:
+        """The next `_need` bytes, which have come: of the header, or a record's word."""
+        if self._cipher is not None:
+            self._word = WORD.unpack(unit)[0]
+            self._need = self._size_of(self._word) + TAG_SIZE
+        elif self._header is None:
             self._head = bytes(unit)
             self._header = read_header(self._head)
             self._need = self._header.wrapped_size
-        elif self._cipher is None:
+        else:
             self._unwrap(self._header, bytes(unit))
             self._pending = bytearray(record_size(self._header.chunk))
             self._need = WORD_SIZE
-        elif self._word is None:
-            self._word = WORD.unpack(unit)[0]
-            self._need = self._size_of(self._word) + TAG_SIZE
-        else:
-            final = self._begin(self._word)
-            try:
-                data = self._cipher.decrypt(self._nonce(final), unit, self._aad(final))
-            except InvalidTag:
-                self._wrong_record()
-            if self._records == 1:
-                self._remember()
-            self._complete = final
-            self._word = None
-            self._need = WORD_SIZE
+
+    def _open(self, sealed: memoryview, word: int) -> bytes:
+        """The data of the record that began with `word`."""
+        if self._cipher is None:
+            raise EnvelopeRefused("no header was read")
+        final = self._begin(word)
+        try:
+            data = self._cipher.decrypt(self._nonce(final), sealed, self._aad(final))
+        except InvalidTag:
+            self._wrong_record()
+        if self._records == 1:
+            self._remember()
+        self._complete = final
+        self._word = None
+        self._need = WORD_SIZE
         return data
 
     def _open_whole(self, view: memoryview) -> bytes:

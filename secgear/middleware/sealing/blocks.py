@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
+from collections.abc import Iterable
 from typing import Final, final
 
 import msgspec
@@ -20,8 +22,10 @@ from secgear.middleware.sealing.storage import Storage
 NONCE_SIZE: Final = 12
 TAG_SIZE: Final = 16
 HEADER_AREA: Final = 8192  # bytes before the first block
-MAX_WRITES: Final = 2**32
+MAX_WRITES: Final = 1 << 32
 """Blocks that one key encrypts at most: nonces are random (NIST SP 800-38D, section 8.3)."""
+MAX_BYTES: Final = 1 << 50
+"""And bytes: at 2^46 AES blocks whoever tells GCM from random has an advantage of 2^-37."""
 _REF = struct.Struct(">Q12s16s")
 REF_SIZE: Final = _REF.size  # 36
 _AAD = struct.Struct(">BQ")
@@ -38,69 +42,71 @@ class Ref(msgspec.Struct, frozen=True, gc=False):
         """36 bytes."""
         return _REF.pack(self.number, self.nonce, self.tag)
 
+    @classmethod
+    def unpack(cls, data: bytes | bytearray, offset: int = 0) -> Ref:
+        """What `pack` gave, from authenticated bytes."""
+        return cls(*_REF.unpack_from(data, offset))
+
 
 HOLE: Final = Ref(0, bytes(NONCE_SIZE), bytes(TAG_SIZE))
-
-
-def unpack_refs(data: bytes) -> list[Ref]:
-    """All the refs in an inner block; what is left over behind the last is padding."""
-    count = len(data) // REF_SIZE
-    return [
-        Ref(*fields) if fields[0] else HOLE for fields in _REF.iter_unpack(data[: count * REF_SIZE])
-    ]
-
-
-def unpack_ref(data: bytes) -> Ref:
-    """One ref. Raises SealedMalformed."""
-    if len(data) != REF_SIZE:
-        raise SealedMalformed("a reference of another size")
-    return unpack_refs(data)[0]
 
 
 @final
 class Blocks:
     """Encrypts blocks to a storage and back.
 
-    key: of this file's blocks. size: bytes of plaintext in each. count: blocks in the storage;
+    cipher: of this file's blocks. size: bytes of plaintext in each. count: blocks in the storage;
     writes: encrypted so far under this key.
     """
 
-    def __init__(self, storage: Storage, key: bytes, size: int, *, count: int, writes: int) -> None:
+    def __init__(
+        self, storage: Storage, cipher: AESGCM, size: int, *, count: int, writes: int
+    ) -> None:
         self._storage = storage
-        self._aead = AESGCM(key)
+        self._cipher = cipher
         self.size = size
         self.count = count
         self.writes = writes
-        self._free: list[int] = []
-        self._released: list[int] = []
+        self._most = min(MAX_WRITES, MAX_BYTES // size)
+        self._sealed = bytearray(size + TAG_SIZE)  # of the block being written
+        self._free = array("Q")
+        self._released = array("Q")
 
-    def read(self, ref: Ref, level: int, index: int) -> bytes:
+    def read(self, ref: Ref, level: int, index: int) -> bytearray:
         """The plaintext of the block at `index` of `level`. Raises SealedMalformed."""
+        data = bytearray(self.size)
         if not ref.number:
-            return bytes(self.size)
-        data = self._storage.read(self._offset(ref.number), self.size)
+            return data
+        sealed = self._storage.read(self._offset(ref.number), self.size)
         try:
-            return self._aead.decrypt(ref.nonce, data + ref.tag, _AAD.pack(level, index))
+            if len(sealed) != self.size:
+                raise InvalidTag
+            aad = _AAD.pack(level, index)
+            self._cipher.decrypt_into(ref.nonce, sealed + ref.tag, aad, data)
         except InvalidTag:
             where = f"block {index}" if not level else f"inner block {index} of level {level}"
             raise SealedMalformed(
                 f"{where} was changed, moved, cut off or is of another time"
             ) from None
+        return data
 
     def write(self, data: bytes | bytearray, level: int, index: int) -> Ref:
         """Encrypt `data`, which has a block's size, to a free place; nothing that counts is lost.
 
         Raises SealingError when the key has done all it may.
         """
-        if self.writes >= MAX_WRITES:
+        if self.writes >= self._most:
             raise SealingError("the file's key has encrypted all it may; copy it to a new file")
         self.writes += 1
-        number = self._free.pop() if self._free else self.count + 1
-        self.count = max(self.count, number)
+        number = self._free[-1] if self._free else self.count + 1
         nonce = os.urandom(NONCE_SIZE)
-        sealed = self._aead.encrypt(nonce, data, _AAD.pack(level, index))
-        self._storage.write(self._offset(number), sealed[:-TAG_SIZE])
-        return Ref(number, nonce, sealed[-TAG_SIZE:])
+        sealed = memoryview(self._sealed)
+        self._cipher.encrypt_into(nonce, data, _AAD.pack(level, index), sealed)
+        self._storage.write(self._offset(number), sealed[: self.size])
+        if self._free:
+            self._free.pop()
+        self.count = max(self.count, number)
+        return Ref(number, nonce, bytes(sealed[self.size :]))
 
     def release(self, ref: Ref) -> None:
         """Nothing refers to the block any more, once the next commit is durable."""
@@ -110,11 +116,18 @@ class Blocks:
     def committed(self) -> None:
         """The commit is durable: what it does not refer to may be written over."""
         self._free += self._released
-        self._released = []
+        self._released = array("Q")
 
-    def reclaim(self, used: set[int]) -> None:
-        """Places that a crash has left without anybody to refer to them may be used again."""
-        self._free = [number for number in range(self.count, 0, -1) if number not in used]
+    def reclaim(self, used: Iterable[int]) -> None:
+        """Places that a crash has left without anybody to refer to them may be used again.
+
+        used: the numbers of all blocks that the last commit refers to.
+        """
+        taken = bytearray(self.count + 1)
+        for number in used:
+            if number <= self.count:
+                taken[number] = 1
+        self._free = array("Q", (at for at in range(self.count, 0, -1) if not taken[at]))
 
     def flush(self) -> None:
         """Return once all blocks are durable."""

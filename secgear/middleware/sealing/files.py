@@ -6,124 +6,50 @@ moment the file is what it was at the last `flush`, or at the one under way.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import struct
 import threading
 from collections import OrderedDict
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
-import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from secgear.errors import RolledBack, SealedForOther, SealedMalformed, SealingError
-from secgear.middleware.sealing.blocks import (
-    HEADER_AREA,
-    HOLE,
-    NONCE_SIZE,
-    TAG_SIZE,
-    Blocks,
-    Ref,
-    unpack_ref,
+from secgear.middleware.sealing import header
+from secgear.middleware.sealing.blocks import Blocks
+from secgear.middleware.sealing.counters import (
+    NO_MARK,
+    Counter,
+    acknowledge,
+    check_newest,
+    following,
+    identity_of,
 )
-from secgear.middleware.sealing.counters import Counter
-from secgear.middleware.sealing.format import MAX_IDENTITY
+from secgear.middleware.sealing.header import DEFAULT_CHUNK, SALT_SIZE, Keys, State
 from secgear.middleware.sealing.storage import Storage
 from secgear.middleware.sealing.tree import Tree
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-CHUNK_SIZE: Final = 64 << 10
-MIN_CHUNK, MAX_CHUNK = 4 << 10, 1 << 20
-KEY_SIZE: Final = 32
-MAX_FILE: Final = 1 << 60
-_MAGIC: Final = b"secfile\x01"
-_SLOT: Final = HEADER_AREA // 2
-_CLEAR = struct.Struct(">8s32sI12s")  # magic, file's salt, chunk size, nonce
-_STATE = struct.Struct(">QQB36sQQQB")  # commit, size, depth, root, blocks, writes, value, n
-_LABEL = b"secgear protected file v1\0"
+MAX_FILE: Final = 1 << 60  # bytes
 _CACHED: Final = 64  # chunks in memory
-
-
-class _State(msgspec.Struct, frozen=True):
-    """What a header says; written anew by each commit."""
-
-    commit: int
-    size: int
-    depth: int
-    root: Ref
-    blocks: int
-    writes: int
-    counter: bytes = b""
-    value: int = 0
-
-    def pack(self) -> bytes:
-        fixed = _STATE.pack(
-            self.commit,
-            self.size,
-            self.depth,
-            self.root.pack(),
-            self.blocks,
-            self.writes,
-            self.value,
-            len(self.counter),
-        )
-        return fixed + self.counter.ljust(MAX_IDENTITY, b"\0")
-
-    @classmethod
-    def unpack(cls, data: bytes) -> _State:
-        fields = _STATE.unpack_from(data)
-        commit, size, depth, root, blocks, writes, value, length = fields
-        counter = data[_STATE.size : _STATE.size + length]
-        return cls(commit, size, depth, unpack_ref(root), blocks, writes, counter, value)
-
-
-_SEALED_SIZE: Final = _STATE.size + MAX_IDENTITY + TAG_SIZE
-
-
-class _Keys:
-    """The keys of one file: for its headers and for its blocks."""
-
-    def __init__(self, key: bytes | memoryview, salt: bytes) -> None:
-        def derive(what: bytes) -> bytes:
-            return HKDF(hashes.SHA384(), KEY_SIZE, salt=salt, info=_LABEL + what).derive(key)
-
-        self.salt = salt
-        self.blocks = derive(b"blocks")
-        self._header = AESGCM(derive(b"header"))
-
-    def seal(self, state: _State, chunk_size: int, name: bytes) -> bytes:
-        """A header for the slot that `state.commit` goes to."""
-        nonce = os.urandom(NONCE_SIZE)
-        clear = _CLEAR.pack(_MAGIC, self.salt, chunk_size, nonce)
-        return clear + self._header.encrypt(nonce, state.pack(), clear + name)
-
-    def open(self, slot: bytes, name: bytes) -> _State | None:
-        """The state in a header, None if it is none of this file and name."""
-        clear, nonce = slot[: _CLEAR.size], slot[_CLEAR.size - NONCE_SIZE : _CLEAR.size]
-        sealed = slot[_CLEAR.size : _CLEAR.size + _SEALED_SIZE]
-        try:
-            return _State.unpack(self._header.decrypt(nonce, sealed, clear + name))
-        except InvalidTag:
-            return None
 
 
 @final
 class ProtectedFile(io.RawIOBase):
     """A file object over a `Storage` that is the host's. `create` and `open` make them.
 
-    One thread at a time does something with it, others wait. version: commits so far.
+    Leaving a ``with`` block commits; leaving it by an exception, or forgetting to close, does not.
+    After an error of the storage or the counter, `flush` can be tried again. One thread at a time
+    does something with it, others wait. version: commits so far.
     """
 
     def __init__(
         self,
         storage: Storage,
-        keys: _Keys,
-        state: _State,
+        keys: Keys,
+        state: State,
         *,
         chunk_size: int,
         name: bytes,
@@ -138,6 +64,7 @@ class ProtectedFile(io.RawIOBase):
         self._counter = counter
         self._chunk_size = chunk_size
         self.version = state.commit
+        self._value = state.value  # of the counter, which this version has
         self._size = state.size
         self._blocks = Blocks(
             storage, keys.blocks, chunk_size, count=state.blocks, writes=state.writes
@@ -148,10 +75,28 @@ class ProtectedFile(io.RawIOBase):
         self._dirty: set[int] = set()
         self._changed = False
         self._reclaimed = state.blocks == 0
+        self._broken = False  # whether what is in memory is neither the old nor the new
+        self._uncounted: tuple[int, bytes] | None = None  # what the counter has yet to be told
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<ProtectedFile, version {self.version}>"
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lock"):
+            with contextlib.suppress(Exception):
+                self.discard()
 
     @classmethod
     def create(
@@ -160,27 +105,31 @@ class ProtectedFile(io.RawIOBase):
         key: bytes | bytearray | memoryview,
         *,
         name: bytes,
-        chunk_size: int = CHUNK_SIZE,
+        chunk_size: int = DEFAULT_CHUNK,
         counter: Counter | None = None,
     ) -> Self:
         """A new, empty, writable file; there from its first commit on, made here.
 
         key: 32 bytes, as of `derive_key`. name: what it has to be opened as, so that the host can't
         hand out one file for another. chunk_size: bytes that are encrypted together, a power of
-        two. counter: is incremented by every commit, and makes older versions be refused.
-        Raises SealingError when there is something already.
+        two. counter: of this file alone; is advanced by every commit, and makes older versions be
+        refused.
+        Raises SealingError when there is something already, RolledBack when by the counter there
+        has been a file.
         """
-        _check_key(key)
-        if not MIN_CHUNK <= chunk_size <= MAX_CHUNK or chunk_size & (chunk_size - 1):
-            raise SealingError(f"chunks have {MIN_CHUNK} to {MAX_CHUNK} bytes, a power of two")
-        if storage.read(0, 1):
+        header.check_chunk(chunk_size)
+        keys = Keys(key, os.urandom(SALT_SIZE))
+        if not header.is_begun(storage) or header.read(storage, key, name):
             raise SealingError("there is a file already")
-        state = _State(0, 0, 0, HOLE, 0, 0)
-        keys = _Keys(memoryview(key), os.urandom(32))
+        value = 0
+        if counter is not None:
+            value, mark = counter.read()
+            if mark != NO_MARK:
+                raise RolledBack("there is no file, yet by its counter there has been one")
         made = cls(
             storage,
             keys,
-            state,
+            State(value=value),
             chunk_size=chunk_size,
             name=name,
             writable=True,
@@ -205,32 +154,30 @@ class ProtectedFile(io.RawIOBase):
         Raises SealedMalformed for what is no protected file, SealedForOther for one under another
         key, name or counter, or whose headers were changed, RolledBack for an older version.
         """
-        _check_key(key)
-        headers = storage.read(0, HEADER_AREA)
-        slots = [headers[:_SLOT], headers[_SLOT:]]
-        clear = [_read_clear(slot) for slot in slots]
-        states: list[tuple[_State, int, _Keys]] = []
-        for slot, read in zip(slots, clear, strict=True):
-            if read is not None:
-                keys = _Keys(memoryview(key), read[0])
-                state = keys.open(slot, name)
-                if state is not None:
-                    states.append((state, read[1], keys))
-        if not states:
-            if clear == [None, None]:
-                raise SealedMalformed("the bytes are no protected file")
-            raise SealedForOther("not a file of this key and name, or its headers were changed")
-        state, chunk_size, keys = max(states, key=lambda entry: entry[0].commit)
-        _check_counter(counter, state)
+        found = header.read(storage, key, name)
+        if not found:
+            if header.is_there(storage):
+                raise SealedForOther("not a file of this key and name, or its headers were changed")
+            raise SealedMalformed("the bytes are no protected file")
+        newest = found[0]
+        if newest.state.counter != identity_of(counter):
+            raise SealedForOther("the file was written with another counter, or without one")
+        if counter is not None:
+            check_newest(counter, newest.state.value, newest.mark)
         return cls(
             storage,
-            keys,
-            state,
-            chunk_size=chunk_size,
+            newest.keys,
+            newest.state,
+            chunk_size=newest.chunk_size,
             name=name,
             writable=writable,
             counter=counter,
         )
+
+    @property
+    def counted(self) -> bool:
+        """Whether a counter tells its newest version from older ones."""
+        return self._counter is not None
 
     # --- what a file does ------------------------------------------------------------------------
 
@@ -285,20 +232,22 @@ class ProtectedFile(io.RawIOBase):
                 raise SealingError(f"a file has {MAX_FILE} bytes at most")
             done = 0
             while done < len(view):
-                chunk, start = divmod(self._position + done, self._chunk_size)
+                chunk, start = divmod(self._position, self._chunk_size)
                 length = min(len(view) - done, self._chunk_size - start)
                 whole = length == self._chunk_size
                 self._chunk(chunk, fresh=whole)[start : start + length] = view[done : done + length]
                 self._dirty.add(chunk)
-                done += length
-            if done:
-                self._position += done
-                self._size = max(self._size, self._position)
                 self._changed = True
+                done += length
+                self._position += length
+                self._size = max(self._size, self._position)
             return done
 
     def truncate(self, size: int | None = None) -> int:
-        """Make the file `size` bytes long, by default up to here; what is new reads as zeros."""
+        """Make the file `size` bytes long, by default up to here; what is new reads as zeros.
+
+        After an error of the storage the file can only be discarded.
+        """
         with self._lock:
             self._check_writable()
             size = self._position if size is None else size
@@ -317,11 +266,13 @@ class ProtectedFile(io.RawIOBase):
         """
         with self._lock:
             self._check_open()
+            self._count()
             if not self._changed:
                 return
+            self._check_whole()
             for chunk in sorted(self._dirty):
                 self._put(chunk, self._cache[chunk])
-            self._dirty.clear()
+                self._dirty.discard(chunk)
             self._tree.save()
             self._commit()
 
@@ -334,14 +285,13 @@ class ProtectedFile(io.RawIOBase):
                 if self._writable:
                     self.flush()
             finally:
-                super().close()
-                self._cache.clear()
+                self._leave()
 
     def discard(self) -> None:
         """Leave without committing: the file stays what it was."""
         with self._lock:
-            self._changed = False
-            self.close()
+            if not self.closed:
+                self._leave()
 
     # --- chunks ----------------------------------------------------------------------------------
 
@@ -351,30 +301,39 @@ class ProtectedFile(io.RawIOBase):
         if data is not None:
             self._cache.move_to_end(chunk)
             return data
+        while len(self._cache) >= _CACHED:
+            self._evict()
         if fresh:
             data = bytearray(self._chunk_size)
         else:
-            data = bytearray(self._blocks.read(self._tree.get(chunk), 0, chunk))
+            data = self._blocks.read(self._tree.get(chunk), 0, chunk)
         self._cache[chunk] = data
-        if len(self._cache) > _CACHED:
-            self._evict()
         return data
 
     def _evict(self) -> None:
         """Make room: the chunk that was not used for longest goes to the storage, or just goes."""
-        chunk, data = self._cache.popitem(last=False)
+        chunk = next(iter(self._cache))
         if chunk in self._dirty:
-            self._put(chunk, data)
+            self._put(chunk, self._cache[chunk])
             self._dirty.discard(chunk)
+        del self._cache[chunk]
 
     def _put(self, chunk: int, data: bytearray) -> None:
-        if not self._reclaimed:
-            self._reclaimed = True
-            self._blocks.reclaim(set(self._tree.numbers()))
+        self._reclaim()
         self._tree.set(chunk, self._blocks.write(data, 0, chunk))
+
+    def _reclaim(self) -> None:
+        """Before the first change: find the places that the last commit does not use.
+
+        Afterwards it would be too late: what a change lets go of still counts until the next one.
+        """
+        if not self._reclaimed:
+            self._blocks.reclaim(self._tree.numbers())
+            self._reclaimed = True
 
     def _cut(self, size: int) -> None:
         """Forget what is behind `size`; it must not come back when the file grows again."""
+        self._reclaim()
         keep, start = divmod(size, self._chunk_size)
         if start:
             self._chunk(keep)[start:] = bytes(self._chunk_size - start)
@@ -383,83 +342,59 @@ class ProtectedFile(io.RawIOBase):
         for chunk in [chunk for chunk in self._cache if chunk >= keep]:
             del self._cache[chunk]
             self._dirty.discard(chunk)
-        for chunk in range(keep, -(-self._size // self._chunk_size)):
-            if self._tree.get(chunk).number:
-                self._tree.set(chunk, HOLE)
+        self._broken = True
+        self._tree.cut(keep)
+        self._broken = False
 
     # --- commits ---------------------------------------------------------------------------------
 
     def _commit(self) -> None:
         """Blocks first, then the header in the other slot, then the counter."""
-        counter, value = b"", 0
-        if self._counter is not None:
-            counter, value = _identity(self._counter), self._counter.read() + 1
-        state = _State(
+        value = 0 if self._counter is None else following(self._value)
+        state = State(
             commit=self.version + 1,
             size=self._size,
             depth=self._tree.depth,
             root=self._tree.root,
             blocks=self._blocks.count,
             writes=self._blocks.writes,
-            counter=counter,
+            counter=identity_of(self._counter),
             value=value,
         )
         self._blocks.flush()
-        header = self._keys.seal(state, self._chunk_size, self._name)
-        self._storage.write(state.commit % 2 * _SLOT, header)
+        sealed = self._keys.seal(state, self._chunk_size, self._name)
+        header.write(self._storage, sealed, state.commit)
         self._storage.flush()
-        self.version = state.commit
+        self.version, self._value = state.commit, value
         self._changed = False
         self._blocks.committed()
-        if self._counter is not None and self._counter.increment() != value:
-            raise RolledBack("somebody else uses this file's counter")
+        if self._counter is not None:
+            self._uncounted = (value, header.mark_of(sealed))
+            self._count()
+
+    def _count(self) -> None:
+        """Tell the counter what is durable; until it knows, the version before could come back."""
+        if self._uncounted is not None and self._counter is not None:
+            acknowledge(self._counter, *self._uncounted)
+            self._uncounted = None
+
+    def _leave(self) -> None:
+        self._changed = False
+        self._uncounted = None
+        self._cache.clear()
+        self._dirty.clear()
+        super().close()
 
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError("the file is closed")
 
+    def _check_whole(self) -> None:
+        if self._broken:
+            raise SealingError("cutting the file has failed before; discard it and open it anew")
+
     def _check_writable(self) -> None:
         self._check_open()
+        self._check_whole()
         if not self._writable:
             raise io.UnsupportedOperation("the file was opened for reading")
-
-
-def _read_clear(slot: bytes) -> tuple[bytes, int] | None:
-    """Salt and chunk size of a header, None for what is none."""
-    if len(slot) < _CLEAR.size + _SEALED_SIZE:
-        return None
-    magic, salt, chunk_size, _ = _CLEAR.unpack_from(slot)
-    if magic[:-1] != _MAGIC[:-1]:
-        return None
-    if magic != _MAGIC:
-        raise SealedMalformed(f"a file of version {magic[-1]}; this release reads {_MAGIC[-1]}")
-    if not MIN_CHUNK <= chunk_size <= MAX_CHUNK or chunk_size & (chunk_size - 1):
-        return None
-    return salt, chunk_size
-
-
-def _check_key(key: bytes | bytearray | memoryview) -> None:
-    if len(key) != KEY_SIZE:
-        raise SealingError(f"a file's key has {KEY_SIZE} bytes")
-
-
-def _identity(counter: Counter) -> bytes:
-    identity = counter.identity
-    if not 0 < len(identity) <= MAX_IDENTITY:
-        raise SealingError(f"a counter's identity has 1 to {MAX_IDENTITY} bytes")
-    return identity
-
-
-def _check_counter(counter: Counter | None, state: _State) -> None:
-    if state.counter != (b"" if counter is None else _identity(counter)):
-        raise SealedForOther("the file was written with another counter, or without one")
-    if counter is None:
-        return
-    now = counter.read()
-    if state.value == now + 1:  # its last commit was cut short before the counter
-        now = counter.increment()
-    if state.value != now:
-        raise RolledBack(
-            f"the file is of {state.value}, and the counter at {now}: "
-            + ("there is a newer one" if state.value < now else "it was set back")
-        )

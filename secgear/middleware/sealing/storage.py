@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Self, final
 
 from secgear.errors import SealedMalformed, SealingError
+from secgear.middleware.sealing.counters import sync_folder
 
 
 class Storage(Protocol):
@@ -18,8 +20,8 @@ class Storage(Protocol):
         """`size` bytes from `offset`; fewer, down to none, behind the end."""
         ...
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Put `data` at `offset`, growing what is there as needed."""
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put `data`, which changes afterwards, at `offset`, growing what is there as needed."""
         ...
 
     def flush(self) -> None:
@@ -35,19 +37,31 @@ class PathStorage:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        flags = os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY)
-        self._name = Path(path).name
+        path = Path(path)
+        self._name = path.name
+        self._lost = False  # whether a flush has failed
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # not to wait for a pipe's other end
+        flags |= os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         try:
             self._descriptor = os.open(path, flags, 0o600)
         except OSError as error:
-            raise SealingError(f"{self._name}: {error.strerror}") from error
+            raise self._failed(error) from error
         try:
-            fcntl.flock(
-                self._descriptor, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB
-            )
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise SealingError(f"{self._name}: not a regular file")
+            how = fcntl.LOCK_EX if writable else fcntl.LOCK_SH
+            fcntl.flock(self._descriptor, how | fcntl.LOCK_NB)
+            if writable:  # or a new file could be gone after a power cut, its bytes durable or not
+                sync_folder(path.parent)
         except BlockingIOError:
-            os.close(self._descriptor)
+            self.close()
             raise SealingError(f"{self._name}: in use by somebody else") from None
+        except OSError as error:
+            self.close()
+            raise self._failed(error) from error
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +78,10 @@ class PathStorage:
                 offset += len(piece)
                 size -= len(piece)
         except OSError as error:
-            raise SealingError(f"{self._name}: {error.strerror}") from error
+            raise self._failed(error) from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """See `Storage.write`."""
         view = memoryview(data)
         try:
@@ -76,20 +90,29 @@ class PathStorage:
                 view = view[written:]
                 offset += written
         except OSError as error:
-            raise SealingError(f"{self._name}: {error.strerror}") from error
+            raise self._failed(error) from error
 
     def flush(self) -> None:
-        """See `Storage.flush`."""
+        """See `Storage.flush`. After one failure all fail: what was written may be lost.
+
+        Linux reports a failed write to one fsync(2) only, and takes the pages for clean then.
+        """
+        if self._lost:
+            raise SealingError(f"{self._name}: a write was lost; open the file anew")
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise SealingError(f"{self._name}: {error.strerror}") from error
+            self._lost = True
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Let others have it. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _failed(self, error: OSError) -> SealingError:
+        return SealingError(f"{self._name}: {error.strerror or error}")
 
 
 @final
@@ -111,9 +134,9 @@ class CallStorage:
             raise SealedMalformed("the host gives other bytes than it was asked for")
         return data
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """See `Storage.write`."""
-        self._write(offset, data)
+        self._write(offset, bytes(data))
 
     def flush(self) -> None:
         """See `Storage.flush`."""

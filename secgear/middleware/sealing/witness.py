@@ -1,79 +1,81 @@
-"""A witness on another machine that remembers counters for enclaves whose hosts would not.
+"""A witness: it remembers counters for enclaves whose own hosts would set them back.
 
-The witness and an enclave exchange two small messages over whatever carries bytes. Answers are
-signed over the enclave's nonce, so a host can't replay or forge one; a counter is moved only by
-the holder of its key, so a host can't run it ahead. Messages are maps in deterministic CBOR.
+Runs on a machine that those hosts don't rule. What it is trusted with is that its store does not
+go back in time: never restore it from a backup. It learns keys, values and digests, no data.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
+import sqlite3
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar, final
+from typing import Final, Self, final
 
-import cbor2
-import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from secgear.errors import EvidenceMalformed, RolledBack, SealingError
-from secgear.middleware.attestation import cbor
-from secgear.middleware.attestation.reader import UNREADABLE
-from secgear.middleware.sealing.counters import MAX_VALUE, FileCounter
+from secgear.errors import SealingError
+from secgear.middleware.sealing.counters import NO_MARK, Standing, sync_folder
+from secgear.middleware.sealing.witness_messages import (
+    Answer,
+    Request,
+    answer_message,
+    read,
+    write,
+)
 
-MAX_SIZE: Final = 1024  # bytes of a message
-_NONCE_SIZE: Final = 32
-_REQUEST_LABEL = b"secgear witness request v1\0"
-_ANSWER_LABEL = b"secgear witness answer v1\0"
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an enclave asks. holder: its public key (Ed25519), whose SHA-256 names the counter.
-
-    value: what the counter is to become; 0 for reading it, which needs no signature.
-    """
-
-    version: int
-    holder: bytes
-    nonce: bytes
-    value: int
-    signature: bytes
-
-    @property
-    def identity(self) -> bytes:
-        """Names the counter: 32 bytes."""
-        return hashlib.sha256(self.holder).digest()
-
-
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the witness says. value: of the counter now. signature: over identity, nonce, value."""
-
-    version: int
-    value: int
-    signature: bytes
-
-
-T = TypeVar("T", Request, Answer)
-
-# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
-_DESCRIBED = [msgspec.json.Decoder(Request), msgspec.json.Decoder(Answer)]
+MAX_COUNTERS: Final = 100_000
+_BUSY: Final = 30.0  # seconds that another process may hold the store
+_STORE, _KEY = "witness.sqlite", "witness.key"
 
 
 @final
 class Witness:
-    """Keeps counters in a folder. One instance may serve many threads, and processes the folder.
+    """Keeps counters in a folder. One instance serves many threads, and several the folder.
 
-    key: signs the answers; enclaves have its public half built in.
+    key: signs the answers; enclaves have its public half built in. holders: whose counters are
+    kept, by `RemoteCounter.identity`; None for anybody's. most: counters that are kept at most.
+    Raises SealingError for a folder that others may write to, or without a usable store.
     """
 
-    def __init__(self, folder: Path, key: Ed25519PrivateKey) -> None:
-        self._folder = Path(folder)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: Path,
+        key: Ed25519PrivateKey,
+        *,
+        holders: Collection[bytes] | None = None,
+        most: int = MAX_COUNTERS,
+    ) -> None:
+        _prepare(folder)
         self._key = key
+        self._holders = None if holders is None else frozenset(holders)
+        self._most = most
         self._lock = threading.Lock()
+        try:
+            self._store = sqlite3.connect(
+                folder / _STORE, timeout=_BUSY, isolation_level=None, check_same_thread=False
+            )
+            # FULL: what was answered is on the disk (https://sqlite.org/pragma.html#pragma_synchronous).
+            self._store.execute("PRAGMA journal_mode = WAL")
+            self._store.execute("PRAGMA synchronous = FULL")
+            self._store.execute(
+                "CREATE TABLE IF NOT EXISTS counters"
+                " (identity BLOB PRIMARY KEY, value BLOB NOT NULL, mark BLOB NOT NULL)"
+                " STRICT, WITHOUT ROWID"
+            )
+            sync_folder(folder)
+        except (sqlite3.Error, OSError) as error:
+            raise SealingError(f"the witness's store: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def public_key(self) -> bytes:
@@ -81,105 +83,109 @@ class Witness:
         return self._key.public_key().public_bytes_raw()
 
     def answer(self, message: bytes) -> bytes:
-        """The answer to a request. Raises SealingError for one that is none or not authorised."""
-        request = _read(message, Request)
-        if len(request.holder) != 32 or len(request.nonce) != _NONCE_SIZE:
-            raise SealingError("a request with a key or nonce of another size")
-        if not 0 <= request.value <= MAX_VALUE:
-            raise SealingError("a request for a value out of range")
-        if request.value:
-            _verify(
-                request.holder,
-                request.signature,
-                _REQUEST_LABEL + request.nonce + request.value.to_bytes(8, "big"),
-                "the request is not signed by the counter's holder",
-            )
+        """The answer to a request; what it says is on the disk.
+
+        Raises SealingError for a request that is none or not authorised, and when the store fails.
+        """
+        request = read(message, Request)
+        request.verify(self.public_key)
         identity = request.identity
-        counter = FileCounter(self._folder / identity.hex(), identity=identity)
+        if self._holders is not None and identity not in self._holders:
+            raise SealingError("this witness keeps no counter for that holder")
         with self._lock:
-            value = counter.read()
-            # Asking again for what was granted is no second step: an answer can get lost.
-            if request.value == value + 1:
-                value = counter.increment()
-        signed = _ANSWER_LABEL + identity + request.nonce + value.to_bytes(8, "big")
-        return _write(Answer(1, value, self._key.sign(signed)))
+            try:
+                standing = self._advance(identity, Standing(request.value, request.mark))
+            except sqlite3.Error as error:
+                raise SealingError(f"the witness's store: {error}") from error
+        signature = self._key.sign(answer_message(identity, request.nonce, standing))
+        return write(Answer(1, *standing, signature))
+
+    def close(self) -> None:
+        """Let go of the store. Idempotent."""
+        with self._lock:
+            self._store.close()
+
+    def _advance(self, identity: bytes, wanted: Standing) -> Standing:
+        """Where the counter is, after it went to `wanted` if that is its next step."""
+        if not wanted.value:
+            return self._read(identity)
+        self._store.execute("BEGIN IMMEDIATE")
+        try:
+            now = self._read(identity)
+            if wanted.value == now.value + 1:
+                if wanted.value == 1:
+                    self._check_room()
+                self._store.execute(
+                    "INSERT OR REPLACE INTO counters VALUES (?, ?, ?)",
+                    (identity, wanted.value.to_bytes(8, "big"), wanted.mark),
+                )
+                now = wanted
+            self._store.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._store.execute("ROLLBACK")
+            raise
+        return now
+
+    def _read(self, identity: bytes) -> Standing:
+        query = "SELECT value, mark FROM counters WHERE identity = ?"
+        row = self._store.execute(query, (identity,)).fetchone()
+        return Standing(0, NO_MARK) if row is None else Standing(int.from_bytes(row[0]), row[1])
+
+    def _check_room(self) -> None:
+        (count,) = self._store.execute("SELECT count(*) FROM counters").fetchone()
+        if count >= self._most:
+            raise SealingError(f"the witness keeps {self._most} counters and takes no more")
 
 
-@final
-class RemoteCounter:
-    """A counter that a `Witness` keeps, from inside an enclave.
+def witness_key(folder: Path) -> Ed25519PrivateKey:
+    """The witness's key, kept in its folder; made the first time.
 
-    seed: 32 secret bytes that name and move the counter: `derive_key`, so that they come again
-    after a restart. witness: the public key that the witness's answers must be signed with.
-    exchange: carries a request to the witness and its answer back; it may do anything to them.
+    Raises SealingError for a folder or file that others may use.
     """
-
-    def __init__(self, seed: bytes, witness: bytes, exchange: Callable[[bytes], bytes]) -> None:
-        self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        self._holder = self._key.public_key().public_bytes_raw()
-        self._witness = witness
-        self._exchange = exchange
-
-    def __repr__(self) -> str:
-        return f"RemoteCounter({self.identity.hex()[:16]}…)"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a private key can't be pickled")
-
-    @property
-    def identity(self) -> bytes:
-        """SHA-256 of the holder's public key."""
-        return hashlib.sha256(self._holder).digest()
-
-    def read(self) -> int:
-        """What the witness says now. Raises SealingError for an answer that is not its own."""
-        return self._ask(0)
-
-    def increment(self) -> int:
-        """One more. Raises RolledBack if somebody else, with the same seed, was faster."""
-        wanted = self._ask(0) + 1
-        value = self._ask(wanted)
-        if value != wanted:
-            raise RolledBack(f"the counter is at {value}, not at {wanted}: somebody else uses it")
-        return value
-
-    def _ask(self, value: int) -> int:
-        nonce = os.urandom(_NONCE_SIZE)
-        signature = b""
-        if value:
-            signature = self._key.sign(_REQUEST_LABEL + nonce + value.to_bytes(8, "big"))
-        request = Request(1, self._holder, nonce, value, signature)
-        answer = _read(self._exchange(_write(request)), Answer)
-        if not 0 <= answer.value <= MAX_VALUE:
-            raise SealingError("the witness's value is out of range")
-        _verify(
-            self._witness,
-            answer.signature,
-            _ANSWER_LABEL + self.identity + nonce + answer.value.to_bytes(8, "big"),
-            "the answer is not the witness's to this question",
-        )
-        return answer.value
-
-
-def _write(message: Request | Answer) -> bytes:
-    return cbor2.dumps(msgspec.to_builtins(message, builtin_types=(bytes,)), canonical=True)
-
-
-def _read(data: bytes, kind: type[T]) -> T:
+    _prepare(folder)
+    path = folder / _KEY
     try:
-        content = cbor.decode(data, kind.__name__, max_size=MAX_SIZE, max_depth=2)
-        message = msgspec.convert(content, kind, builtin_types=(bytes,))
-    except EvidenceMalformed as error:
-        raise SealingError(f"no {str(error).removeprefix('format: ')}") from None
-    except UNREADABLE as error:
-        raise SealingError(f"no {kind.__name__}: {error}") from None
-    if message.version != 1:
-        raise SealingError(f"a {kind.__name__} of version {message.version}; this release reads 1")
-    return message
+        if not path.exists():
+            _make_key(path)
+        with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise SealingError(f"{path}: others may read the witness's key; chmod 600 it")
+            key = serialization.load_pem_private_key(file.read(4096), None)
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, TypeError):
+        raise SealingError(f"{path}: no Ed25519 key without passphrase") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SealingError(f"{path}: no Ed25519 key")
+    return key
 
 
-def _verify(key: bytes, signature: bytes, message: bytes, reason: str) -> None:
+def _make_key(path: Path) -> None:
+    """Put a new key into place in one step; one that somebody else has just made stays."""
+    data = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        raise SealingError(reason) from None
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _prepare(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = folder.stat().st_mode
+    except OSError as error:
+        raise SealingError(f"{folder}: {error.strerror or error}") from error
+    if stat.S_IMODE(mode) & 0o022:
+        raise SealingError(f"{folder}: others may write to the witness's folder; chmod 700 it")

@@ -81,8 +81,12 @@ class Authority:
         start: datetime.datetime = NOW - YEAR / 12,
         end: datetime.datetime = NOW + YEAR / 12,
         key: Key | None = None,
+        extension: x509.ExtensionType | None = None,
     ) -> bytes:
-        """A revocation list in DER; `key`: sign with another key than this authority's."""
+        """A revocation list in DER.
+
+        key: sign with another key than this authority's. extension: of the list, critical.
+        """
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(_name(self.name))
@@ -96,6 +100,8 @@ class Authority:
                 .revocation_date(start)
                 .build()
             )
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=True)
         crl = builder.sign(key or self.key, self.digest, rsa_padding=self._padding())
         return crl.public_bytes(serialization.Encoding.DER)
 

@@ -125,12 +125,16 @@ def extended(events: Sequence[tuple[int, bytes]]) -> dict[int, bytes]:
 
 @contextlib.contextmanager
 def running_swtpm(folder: Path) -> Iterator[str]:
-    """The data socket of a fresh software TPM. Skips the test, and says so, without swtpm."""
+    """The data socket of a software TPM, whose state is kept in `folder`.
+
+    Skips the test, and says so, without swtpm.
+    """
     program = shutil.which("swtpm")
     if program is None:
         pytest.skip("swtpm is not installed (Debian package swtpm)")
     state, data, control = folder / "state", folder / "tpm.sock", folder / "tpm.ctrl"
-    state.mkdir()
+    state.mkdir(exist_ok=True)
+    data.unlink(missing_ok=True)
     process = subprocess.Popen(
         [
             program,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 
 import pytest
@@ -116,6 +117,27 @@ def test_a_certificate_without_basic_constraints_may_not_issue() -> None:
     refused("certificate-chain", below, (bare.certificate,))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_renewed_authority_the_certificate_that_is_valid_counts(order: int) -> None:
+    old = Authority("middle", key=MIDDLE.key, issuer=ROOT, end=NOW - YEAR / 12)
+    between = (old.certificate, MIDDLE.certificate)[::order]
+    path, _ = walk(between=between)
+    assert path.certificates == (LEAF, MIDDLE.certificate, ROOT.certificate)
+    then = NOW - YEAR / 10
+    walk(between=between, at=then, crls=(_lists_of(ROOT, then), _lists_of(MIDDLE, then)))  # either
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_renewed_root_the_one_that_is_valid_counts(order: int) -> None:
+    old = Authority("root", key=ROOT.key, end=NOW - YEAR / 12)
+    path, _ = walk(roots=(old, ROOT)[::order])
+    assert path.root.fingerprint == ROOT.certificate.fingerprint
+
+
+def _lists_of(authority: Authority, at: datetime.datetime) -> bytes:
+    return authority.revoke(start=at - YEAR / 100, end=at + YEAR / 100)
+
+
 def test_the_path_length_is_kept() -> None:
     short = Authority("short", issuer=ROOT, path_length=0)
     deep = Authority("deep", issuer=short)
@@ -209,6 +231,28 @@ def test_a_list_from_the_future_does_not_count() -> None:
     refused("revocation", crls=(ROOT_LIST, future))
 
 
+@pytest.mark.parametrize(
+    "extension",
+    [
+        x509.DeltaCRLIndicator(1),
+        x509.IssuingDistributionPoint(
+            full_name=None,
+            relative_name=None,
+            only_contains_user_certs=False,
+            only_contains_ca_certs=True,
+            only_some_reasons=None,
+            indirect_crl=False,
+            only_contains_attribute_certs=False,
+        ),
+        opaque("1.2.3.4", b"\x05\x00"),
+    ],
+    ids=["delta", "partitioned", "unknown"],
+)
+def test_a_list_that_is_not_the_whole_list_is_refused(extension: x509.ExtensionType) -> None:
+    partial = MIDDLE.revoke(extension=extension)
+    assert "partial revocation list" in str(refused("revocation", crls=(ROOT_LIST, partial)))
+
+
 def test_a_broken_list_is_refused_not_passed_over() -> None:
     refused("revocation", crls=(ROOT_LIST, MIDDLE_LIST[:-1]))
     refused("revocation", crls=(b"",))
@@ -254,6 +298,16 @@ def test_a_chain_that_is_too_long_is_refused() -> None:
     leaf = authorities[-1].issue("leaf", LEAF_KEY.public_key())
     between = tuple(authority.certificate for authority in authorities[1:])
     assert "longer than" in str(refused("certificate-chain", leaf, between))
+
+
+def test_names_of_another_kind_of_string_never_crash() -> None:
+    """The parser reads names late, and complains about bit strings in its own way."""
+    for at, tag in enumerate(LEAF.der):
+        if tag == 0x0C:
+            with contextlib.suppress(EvidenceMalformed, EvidenceRefused):
+                walk(load_certificate(LEAF.der[:at] + b"\x03" + LEAF.der[at + 1 :]))
+    at = MIDDLE_LIST.index(b"\x0c\x06middle")
+    refused("revocation", crls=(MIDDLE_LIST[:at] + b"\x03" + MIDDLE_LIST[at + 1 :],))
 
 
 def test_pem_round_trip() -> None:

@@ -82,3 +82,28 @@ def test_rubbish_is_refused(data: bytes) -> None:
     for read in (envelope.from_json, envelope.from_cbor):
         with pytest.raises(EvidenceMalformed):
             read(data)
+
+
+def test_deep_envelopes_are_counted_before_anything_recurses_into_them() -> None:
+    """Newer interpreters let the decoder nest deeper than Python's own functions."""
+    body = envelope._Body("x", b"")
+    for _ in range(5000):
+        body = envelope._Body("x", b"", parts={"a": body})
+    deep = envelope._Envelope("x", b"", parts={"a": body}, version=1)
+    with pytest.raises(EvidenceMalformed, match="more than 64 parts"):
+        envelope._checked(deep)
+
+
+def test_more_attachments_than_any_format_has_are_refused() -> None:
+    """Hundreds of thousands fit into one request, and writing each down again takes time."""
+    many = {f"{number:x}": b"" for number in range(33)}
+    for evidence in (
+        Evidence("x", b"", many),
+        Evidence("x", b"", parts={"a": Evidence("y", b"", many)}),
+    ):
+        for read, write in (
+            (envelope.from_json, envelope.to_json),
+            (envelope.from_cbor, envelope.to_cbor),
+        ):
+            with pytest.raises(EvidenceMalformed, match="more than 32 attachments"):
+                read(write(evidence))

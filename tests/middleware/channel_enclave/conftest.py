@@ -56,6 +56,31 @@ def leaves(session: Session) -> None:
 
 
 @app.session
+def impatient(session: Session) -> None:
+    while True:
+        try:
+            message = session.recv(timeout=0.1)
+        except TimeoutError:
+            session.send(b"are you there?")
+        else:
+            session.send(message)
+            return
+
+
+gate = threading.Event()
+
+
+@app.session
+def deaf(session: Session) -> None:
+    gate.wait(60)
+
+
+@app.session
+def floods(session: Session) -> None:
+    session.send_stream(bytes(100_000) for _ in iter(int, 1))
+
+
+@app.session
 def who(session: Session) -> None:
     peer = session.peer
     session.recv()
@@ -89,6 +114,25 @@ def size(data: bytes) -> int:
 def forever() -> None:
     while True:
         time.sleep(0.01)
+
+
+@app.remote
+@app.ecall
+def caller() -> str:
+    peer = app.sessions.peer
+    return "the host" if peer is None else f"a client from {peer.address}"
+
+
+@app.remote
+@app.ecall
+def callers(count: int) -> Iterator[str]:
+    for _ in range(count):
+        yield caller()
+
+
+@app.ecall
+def open_gate() -> None:
+    gate.set()
 
 
 @app.ecall

@@ -61,6 +61,17 @@ def test_calls_that_are_not_offered_are_unknown(connect: Connect, enclave: Any) 
     assert enclave.shut() == "the operator's business"
 
 
+def test_call_knows_whose_it_is(connect: Connect, enclave: Any) -> None:
+    """Also in the steps of a stream, which run on any thread, and while others call."""
+    with connect() as one, connect() as other:
+        theirs = [other.call.submit.callers(50), one.call.submit.callers(50)]
+        assert list(enclave.callers(50)) == ["the host"] * 50
+        for stream in theirs:
+            assert list(stream.result(10)) == ["a client from 127.0.0.1"] * 50
+        assert one.call.caller() == "a client from 127.0.0.1"
+    assert enclave.caller() == "the host"
+
+
 def test_no_client_reaches_the_relays_own_door(connect: Connect) -> None:
     """A session inside a session would be a host's privilege."""
     with connect() as session, pytest.raises(errors.UnknownCall):
@@ -113,6 +124,16 @@ def test_failing_handler_tells_its_client_nothing_else(connect: Connect) -> None
     with connect(service="echo") as session:
         session.send(b"still serving")
         assert session.recv(10) == b"still serving"
+
+
+def test_handler_need_not_wait_for_ever(connect: Connect) -> None:
+    """Its session goes on, and nothing of what comes later is lost."""
+    with connect(service="impatient") as session:
+        assert session.recv(10) == b"are you there?"
+        assert session.recv(10) == b"are you there?"
+        session.send(b"yes")
+        while (answer := session.recv(10)) != b"yes":
+            assert answer == b"are you there?"
 
 
 def test_clean_close_is_told_from_truncation(connect: Connect, relay: Relay) -> None:

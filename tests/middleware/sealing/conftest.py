@@ -10,6 +10,8 @@ import pytest
 from secgear.base.sandbox.secret import SecretMemory, SecretPool
 from secgear.base.tee import Evidence, Guest, SealingPolicy
 from secgear.errors import GuestError
+from secgear.middleware.sealing import Standing
+from secgear.middleware.sealing.counters import NO_MARK
 
 _POOL = SecretPool()
 
@@ -40,6 +42,21 @@ class FakeGuest(Guest):
 
     def random(self, size: int) -> bytes:
         return bytes(size)
+
+
+class MemoryCounter:
+    """A counter of a test."""
+
+    def __init__(self, value: int = 0, identity: bytes = b"memory") -> None:
+        self.standing, self.identity = Standing(value, NO_MARK), identity
+
+    def read(self) -> Standing:
+        return self.standing
+
+    def advance(self, value: int, mark: bytes) -> Standing:
+        if value == self.standing.value + 1:
+            self.standing = Standing(value, mark)
+        return self.standing
 
 
 @pytest.fixture

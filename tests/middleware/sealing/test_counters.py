@@ -1,7 +1,8 @@
-"""Counters: in a file, behind OCALLs of a lying host, at a witness, in a real software TPM."""
+"""Counters: in a file, behind OCALLs of a lying host, in a real software TPM."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,58 +12,107 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cbor2
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from secgear.errors import RolledBack, SealingError
-from secgear.middleware.sealing import CallCounter, FileCounter, RemoteCounter, TpmCounter, Witness
-from secgear.middleware.sealing.tpm_counter import FIRST_INDEX
+from secgear.middleware.sealing import CallCounter, FileCounter, Standing, TpmCounter
+from secgear.middleware.sealing.counters import MAX_VALUE, NO_MARK
+from secgear.middleware.sealing.tpm_counter import FIRST_INDEX, LAST_INDEX
 from tests.adversary.vendors.tpm import running_swtpm
+
+
+def mark(number: int) -> bytes:
+    return bytes([number % 256]) * 32
+
 
 # --- in a file -----------------------------------------------------------------------------------
 
 
 def test_file_counter_counts_and_remembers(tmp_path: Path) -> None:
     counter = FileCounter(tmp_path / "counter")
-    assert [counter.read(), counter.increment(), counter.increment()] == [0, 1, 2]
+    assert counter.read() == (0, NO_MARK)
+    assert [counter.advance(1, mark(1)), counter.advance(2, mark(2))] == [
+        (1, mark(1)),
+        (2, mark(2)),
+    ]
     again = FileCounter(tmp_path / "counter")
-    assert again.read() == 2
+    assert again.read() == (2, mark(2))
     assert again.identity == counter.identity != FileCounter(tmp_path / "other").identity
+
+
+def test_only_the_next_step_is_taken_and_only_once(tmp_path: Path) -> None:
+    counter = FileCounter(tmp_path / "counter")
+    counter.advance(1, mark(1))
+    for value, other in ((1, mark(1)), (1, mark(9)), (3, mark(3))):
+        assert counter.advance(value, other) == (1, mark(1))
+    for value, other in ((0, mark(1)), (MAX_VALUE + 1, mark(1)), (2, b"short")):
+        with pytest.raises(SealingError, match="a counter goes to"):
+            counter.advance(value, other)
 
 
 def test_damaged_file_is_an_error_and_not_a_zero(tmp_path: Path) -> None:
     counter = FileCounter(tmp_path / "counter")
-    counter.increment()
+    counter.advance(1, mark(1))
     whole = (tmp_path / "counter").read_bytes()
-    for damaged in (b"", whole[:-1], whole + b"x", whole[:10] + b"\1" + whole[11:]):
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
+    for damaged in (b"", whole[:-1], whole + b"x", *flipped):
         (tmp_path / "counter").write_bytes(damaged)
         with pytest.raises(SealingError, match="damaged"):
             counter.read()
         with pytest.raises(SealingError, match="damaged"):
-            counter.increment()
+            counter.advance(2, mark(2))
 
 
-def test_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SealingError):
+def test_place_that_can_not_be_used_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SealingError, match="No such file"):
         FileCounter(tmp_path / "nowhere" / "counter").read()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SealingError, match="directory"):
+        FileCounter(tmp_path / "folder").read()
+    (tmp_path / "link.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SealingError):
+        FileCounter(tmp_path / "link").read()
+    assert not (tmp_path / "elsewhere").exists()
 
 
-def _increment_many(path: Path) -> None:
-    for _ in range(50):
-        FileCounter(path).increment()
+def test_full_disk_leaves_the_counter_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = FileCounter(tmp_path / "counter")
+    counter.advance(1, mark(1))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(SealingError, match="No space left"):
+            counter.advance(2, mark(2))
+    assert counter.read() == (1, mark(1))
+    assert counter.advance(2, mark(3)) == (2, mark(3))
 
 
-def test_no_increment_is_lost_between_processes(tmp_path: Path) -> None:
+def _race(path: Path, own: int, wins: str) -> None:
+    won = 0
+    for value in range(1, 101):
+        won += FileCounter(path).advance(value, mark(own)) == (value, mark(own))
+    Path(wins).write_text(str(won))
+
+
+def test_each_step_has_one_winner_between_processes(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=_increment_many, args=(tmp_path / "c",)) for _ in range(3)]
+    wins = [tmp_path / f"wins{number}" for number in range(3)]
+    workers = [
+        spawn.Process(target=_race, args=(tmp_path / "c", number + 1, str(path)))
+        for number, path in enumerate(wins)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert FileCounter(tmp_path / "c").read() == 150
+    assert FileCounter(tmp_path / "c").read().value == 100
+    # Whoever comes late to a step loses it; so never more wins than steps.
+    assert 0 < sum(int(path.read_text()) for path in wins) <= 100
 
 
 PROGRAM = """
@@ -70,8 +120,11 @@ import sys
 from pathlib import Path
 from secgear.middleware.sealing import FileCounter
 counter = FileCounter(Path(sys.argv[1]))
+value = counter.read().value
 while True:
-    print(counter.increment(), flush=True)
+    value += 1
+    counter.advance(value, bytes([value % 256]) * 32)
+    print(value, flush=True)
 """
 
 
@@ -87,112 +140,35 @@ def test_killed_at_any_moment_it_keeps_what_it_has_acknowledged(tmp_path: Path) 
             os.kill(child.pid, signal.SIGKILL)
             said += child.stdout.readlines()
         acknowledged = max(int(line) for line in said if line.endswith("\n"))
-        assert acknowledged <= FileCounter(path).read() <= acknowledged + 1
+        found = FileCounter(path).read()
+        assert acknowledged <= found.value <= acknowledged + 1
+        assert found.mark == mark(found.value)
 
 
 # --- behind OCALLs -------------------------------------------------------------------------------
 
 
 def test_host_that_lies_about_its_counter_is_noticed() -> None:
-    values = iter([5, 5, 6, 4])
-    counter = CallCounter(b"c", lambda: next(values), lambda: next(values))
-    assert counter.read() == 5
-    assert counter.increment() == 6
+    answers = iter([(5, mark(5)), (6, mark(6)), (6, mark(7)), (4, mark(4))])
+    counter = CallCounter(b"c", lambda: next(answers), lambda _value, _mark: next(answers))
+    assert counter.read() == (5, mark(5))
+    assert counter.advance(6, mark(6)) == (6, mark(6))
+    with pytest.raises(RolledBack, match="at 6 still, but with another mark"):
+        counter.read()
     with pytest.raises(RolledBack, match="fell from 6 to 4"):
         counter.read()
-    stuck = CallCounter(b"c", lambda: 5, lambda: 5)
-    with pytest.raises(RolledBack, match="not to 6"):
-        stuck.increment()
-    for nonsense in (-1, 2**64, "5", None):
-        with pytest.raises(SealingError):
-            CallCounter(b"c", lambda: nonsense, lambda: 0).read()  # type: ignore[arg-type,return-value]  # noqa: B023
 
 
-# --- at a witness --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def witness(tmp_path: Path) -> Witness:
-    return Witness(tmp_path / "witness", Ed25519PrivateKey.generate())
-
-
-def test_witness_counts_for_each_holder(witness: Witness) -> None:
-    mine = RemoteCounter(b"m" * 32, witness.public_key, witness.answer)
-    other = RemoteCounter(b"o" * 32, witness.public_key, witness.answer)
-    assert [mine.read(), mine.increment(), mine.increment(), other.read()] == [0, 1, 2, 0]
-    assert RemoteCounter(b"m" * 32, witness.public_key, witness.answer).read() == 2
-
-
-def test_witness_survives_its_restart(tmp_path: Path) -> None:
-    key = Ed25519PrivateKey.generate()
-    first = Witness(tmp_path, key)
-    counter = RemoteCounter(b"m" * 32, first.public_key, first.answer)
-    counter.increment()
-    second = Witness(tmp_path, key)
-    assert RemoteCounter(b"m" * 32, second.public_key, second.answer).read() == 1
-
-
-def test_answers_that_are_not_the_witnesses_own(witness: Witness, tmp_path: Path) -> None:
-    kept: list[bytes] = []
-
-    def keep(message: bytes) -> bytes:
-        kept.append(witness.answer(message))
-        return kept[-1]
-
-    counter = RemoteCounter(b"m" * 32, witness.public_key, keep)
-    counter.increment()
-    other = Witness(tmp_path / "other", Ed25519PrivateKey.generate())
-    for lie in (
-        lambda _: kept[0],  # replayed
-        other.answer,  # of another witness
-        lambda _: b"",
-        lambda _: kept[-1] + b"\0",
-        lambda _: bytes(5000),
-    ):
-        with pytest.raises(SealingError):
-            RemoteCounter(b"m" * 32, witness.public_key, lie).read()
-
-
-def test_nobody_else_moves_a_counter(witness: Witness) -> None:
-    sent: list[bytes] = []
-
-    def carry(message: bytes) -> bytes:
-        sent.append(message)
-        return witness.answer(message)
-
-    counter = RemoteCounter(b"m" * 32, witness.public_key, carry)
-    counter.increment()
-    step = cbor2.loads(sent[-1])
-    with pytest.raises(SealingError, match="not signed by the counter's holder"):
-        witness.answer(cbor2.dumps(step | {"value": 2}, canonical=True))
-    witness.answer(sent[-1])  # again, and again no second step
-    assert counter.read() == 1
-
-
-def test_two_users_of_one_counter_are_noticed(witness: Witness) -> None:
-    late: list[RemoteCounter] = []
-
-    def carry(message: bytes) -> bytes:
-        if cbor2.loads(message)["value"]:
-            late[0].increment()
-            late[0].increment()
-        return witness.answer(message)
-
-    late.append(RemoteCounter(b"m" * 32, witness.public_key, witness.answer))
-    with pytest.raises(RolledBack, match="somebody else"):
-        RemoteCounter(b"m" * 32, witness.public_key, carry).increment()
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(message=st.binary(max_size=300))
-def test_witness_refuses_any_bytes(witness: Witness, message: bytes) -> None:
-    with pytest.raises(SealingError):
-        witness.answer(message)
-
-
-def test_seed_is_not_shown() -> None:
-    counter = RemoteCounter(b"CANARYCANARYCANARYCANARYCANARY!!", bytes(32), lambda _: b"")
-    assert "CANARY" not in repr(counter)
+@pytest.mark.parametrize(
+    "nonsense",
+    [-1, 5, None, "5", (-1, NO_MARK), (2**64, NO_MARK), ("5", NO_MARK), (5, b"x"), (5,)],
+    ids=repr,
+)
+def test_host_that_answers_nonsense_is_refused(nonsense: object) -> None:
+    counter = CallCounter(b"c", lambda: nonsense, lambda _value, _mark: nonsense)  # type: ignore[arg-type,return-value]
+    for ask in (counter.read, lambda: counter.advance(1, mark(1))):
+        with pytest.raises(SealingError, match="no number of 64 bits"):
+            ask()
 
 
 # --- in a TPM ------------------------------------------------------------------------------------
@@ -209,20 +185,67 @@ def test_tpm_counter_counts_in_the_tpm(tpm: str) -> None:
     with pytest.raises(SealingError, match="nothing of that handle"):
         counter.read()
     first = counter.define()
+    assert first.mark == NO_MARK
     assert counter.read() == first
-    assert counter.increment() == first + 1
-    assert TpmCounter(FIRST_INDEX + 7, password=b"ours", device=tpm).read() == first + 1
+    after = Standing(first.value + 1, mark(1))
+    assert counter.advance(*after) == after
+    assert counter.advance(after.value, mark(2)) == after  # that step was taken
+    assert counter.advance(after.value + 2, mark(2)) == after  # and this is none
+    assert TpmCounter(FIRST_INDEX + 7, password=b"ours", device=tpm).read() == after
     with pytest.raises(SealingError, match="exists already"):
         counter.define()
     with pytest.raises(SealingError):
-        TpmCounter(FIRST_INDEX + 7, password=b"guess", device=tpm).increment()
+        TpmCounter(FIRST_INDEX + 7, password=b"guess", device=tpm).advance(after.value + 1, mark(3))
     counter.undefine()
     # A new counter in the same place goes on where the old one was, or rollback would be easy.
-    assert counter.define() > first + 1
+    assert counter.define().value > after.value
+
+
+def test_tpm_counter_survives_its_tpms_kill(tmp_path: Path) -> None:
+    with running_swtpm(tmp_path) as device:  # which ends by SIGKILL
+        counter = TpmCounter(FIRST_INDEX, device=device)
+        value = counter.define().value
+        counter.advance(value + 1, mark(1))
+    with running_swtpm(tmp_path) as device:
+        assert TpmCounter(FIRST_INDEX, device=device).read() == (value + 1, mark(1))
+
+
+def test_tpm_counter_cut_short_fits_nothing_and_goes_on(
+    tpm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its two commands there is neither the old mark nor the new one."""
+    counter = TpmCounter(FIRST_INDEX, device=tpm)
+    value = counter.define().value + 1
+    counter.advance(value, mark(1))
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(
+            TpmCounter, "_increment", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        counter.advance(value + 1, mark(2))
+    assert counter.read().value == value
+    assert counter.read().mark not in (NO_MARK, mark(1), mark(2))
+    assert counter.advance(value + 1, mark(3)) == (value + 1, mark(3))
+
+
+def test_half_of_a_tpm_counter_is_not_left_behind(tpm: str) -> None:
+    second = TpmCounter(FIRST_INDEX + 1, device=tpm)
+    second.define()
+    with pytest.raises(SealingError, match="exists already"):
+        TpmCounter(FIRST_INDEX, device=tpm).define()
+    second.undefine()
+    TpmCounter(FIRST_INDEX, device=tpm).define()
 
 
 def test_no_tpm_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(SealingError, match="tpm"):
         TpmCounter(FIRST_INDEX, device=str(tmp_path / "none")).read()
-    with pytest.raises(SealingError, match="an index is from"):
-        TpmCounter(1)
+    for index in (1, FIRST_INDEX - 1, LAST_INDEX):
+        with pytest.raises(SealingError, match="an index is from"):
+            TpmCounter(index)
+
+
+def test_password_is_not_shown(tpm: str) -> None:
+    counter = TpmCounter(FIRST_INDEX, password=b"CANARY", device=tpm)
+    with pytest.raises(SealingError) as caught:
+        counter.read()
+    assert "CANARY" not in repr(counter) + str(caught.value)

@@ -17,8 +17,8 @@ from secgear.middleware.attestation.service.appraiser import Clock
 from secgear.middleware.attestation.service.http import (
     ROLE,
     AnyRequest,
-    body_of,
     principal_of,
+    received,
     service_of,
 )
 from secgear.middleware.attestation.service.openapi import CONTENT
@@ -74,19 +74,16 @@ def secret_routes(vault: Vault, clock: Clock) -> list[HTTPRouteHandler]:
 
         The version before is erased.
         """
-        service, author, content = (
-            service_of(request),
-            principal_of(request).name,
-            await body_of(request),
-        )
-        secret = Secret(_checked(lambda: SecretName(repository, kind, tag)), content)
-        return await service.database.run(
-            lambda: _checked(
-                lambda: secrets.put(
-                    service.store, vault, secret, policy=policy, author=author, at=clock()
+        service, author = service_of(request), principal_of(request).name
+        async with received(request) as content:
+            secret = Secret(_checked(lambda: SecretName(repository, kind, tag)), content)
+            return await service.database.run(
+                lambda: _checked(
+                    lambda: secrets.put(
+                        service.store, vault, secret, policy=policy, author=author, at=clock()
+                    )
                 )
             )
-        )
 
     @delete(_PLACE, opt=_WRITE, status_code=200, summary="Delete a secret")
     async def deleted(

@@ -21,11 +21,10 @@ from secgear.middleware.attestation.broker.release import (
     HYBRID,
     Released,
     ReleaseKey,
-    user_data,
 )
 from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.service import binding
-from secgear.middleware.attestation.service.client import REPORT_DATA, Door
+from secgear.middleware.attestation.service.client import Door
 
 T = TypeVar("T")
 
@@ -82,8 +81,7 @@ class BrokerClient:
         ServiceError, CollectionFailed, AttestationError if the answer was not meant for this.
         """
         key, nonce = ReleaseKey(suite), self.challenge()
-        report_data = binding.report_data(nonce, user_data(suite, key.public))
-        evidence = collect(report_data.ljust(REPORT_DATA, b"\0"))
+        evidence = collect(key.report_data(nonce))
         return key.open(self.fetch(name, nonce, evidence, suite, key.public), nonce)
 
     def challenge(self) -> bytes:

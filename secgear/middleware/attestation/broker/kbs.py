@@ -185,6 +185,10 @@ def check_key(key: Mapping[str, str]) -> jwk.JWK:
         raise EvidenceMalformed("format: the client's key is no JWK") from None
     if not 256 <= size <= 1024:
         raise EvidenceUnsupported("format: an RSA key of less than 2,048 or over 8,192 bits")
+    try:
+        _encrypted(b"", public, str(algorithm))  # what some moduli are worth shows only now
+    except (JWException, ValueError):
+        raise EvidenceMalformed("format: the client's key can't be wrapped to") from None
     return public
 
 
@@ -194,14 +198,7 @@ def wrap(resource: bytes, key: Mapping[str, str]) -> bytes:
     The client authenticates the header as it prints it again: compact, members sorted, which is how
     it is written here.
     """
-    public = check_key(key)
-    protected = json.dumps(
-        {"alg": key["alg"], "enc": "A256GCM"}, sort_keys=True, separators=(",", ":")
-    )
-    token = jwe.JWE(resource, protected=protected)
-    token.add_recipient(public)
-    # The compact form protects the ephemeral key, too, as clients expect; theirs is the other form.
-    parts = str(token.serialize(compact=True)).split(".")
+    parts = _encrypted(resource, check_key(key), key["alg"])
     names = ("protected", "encrypted_key", "iv", "ciphertext", "tag")
     return msgspec.json.encode(dict(zip(names, parts, strict=True)))
 
@@ -214,6 +211,17 @@ def problem(kind: str, detail: str) -> bytes:
             "detail": detail,
         }
     )
+
+
+def _encrypted(resource: bytes, public: jwk.JWK, algorithm: str) -> list[str]:
+    """The five parts of a JWE, in their order."""
+    protected = json.dumps(
+        {"alg": algorithm, "enc": "A256GCM"}, sort_keys=True, separators=(",", ":")
+    )
+    token = jwe.JWE(resource, protected=protected)
+    token.add_recipient(public)
+    # The compact form protects the ephemeral key, too, as clients expect; theirs is the other form.
+    return str(token.serialize(compact=True)).split(".")
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes, what: str) -> Any:

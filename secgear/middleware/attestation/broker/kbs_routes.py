@@ -25,8 +25,8 @@ from secgear.middleware.attestation.service import problems
 from secgear.middleware.attestation.service.http import (
     PUBLIC,
     AnyRequest,
-    body_of,
     client_of,
+    received,
     service_of,
 )
 from secgear.middleware.attestation.service.limits import Buckets
@@ -49,8 +49,8 @@ def kbs_routes(judge: Judge) -> list[HTTPRouteHandler]:
     async def auth(request: AnyRequest) -> Response[bytes]:
         """Request → Challenge. Sets the cookie that the other routes need."""
         auths.take(client_of(request))
-        body = await body_of(request)
-        begun = await service_of(request).database.run(lambda: kbs_broker.auth(judge, body))
+        async with received(request) as body:
+            begun = await service_of(request).database.run(lambda: kbs_broker.auth(judge, body))
         cookie = Cookie(
             kbs.COOKIE,
             value=begun.session,
@@ -67,12 +67,13 @@ def kbs_routes(judge: Judge) -> list[HTTPRouteHandler]:
         """Attestation → a token that says how long the session lasts."""
         client = client_of(request)
         attests.take(client)
-        body, session = await body_of(request), _session(request)
-        return _answer(
-            await service_of(request).verification.run(
-                lambda: kbs_broker.attest(judge, body, session, client)
+        session = _session(request)
+        async with received(request) as body:
+            return _answer(
+                await service_of(request).verification.run(
+                    lambda: kbs_broker.attest(judge, body, session, client)
+                )
             )
-        )
 
     @get(
         [

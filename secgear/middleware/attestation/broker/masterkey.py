@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from secgear.errors import KeyFileError
+from secgear.middleware.attestation.service.keeping import alone, sync, written
 
 SIZE: Final = 32  # bytes of one key
 MAX_KEYS: Final = 16
@@ -68,17 +69,34 @@ def create(path: Path) -> None:
         return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _temporary(path, [secrets.token_bytes(SIZE)]) as made:
+        with written(path, secrets.token_bytes(SIZE)) as made:
             # A link, not a rename: what is there stays there.
             with contextlib.suppress(FileExistsError):
                 os.link(made, path)
-            _sync(path.parent)
+            sync(path.parent)
+    except OSError as error:
+        raise _failed(path, error) from None
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Nobody else changes the file meanwhile. Raises KeyFileError.
+
+    For adding a key and using it, and for looking which keys are in use and dropping the others:
+    of two who did that at once, one would drop what the other has just put secrets under.
+    """
+    try:
+        with alone(path.parent):
+            yield
     except OSError as error:
         raise _failed(path, error) from None
 
 
 def add_key(path: Path) -> MasterKey:
-    """Put a new key first and keep the others. Raises KeyFileError, also if the file is full."""
+    """Put a new key first and keep the others, within `changing`.
+
+    Raises KeyFileError, also if the file is full.
+    """
     before = MasterKeyFile(path).keys
     if len(before) >= MAX_KEYS:
         raise KeyFileError(f"master key: {path} has {MAX_KEYS} keys; drop those not in use first")
@@ -88,7 +106,7 @@ def add_key(path: Path) -> MasterKey:
 
 
 def keep_first_key(path: Path) -> int:
-    """Drop all keys but the first; how many were dropped. What is under them is lost for good."""
+    """Drop all keys but the first, within `changing`; how many. What is under them is lost."""
     first, *others = MasterKeyFile(path).keys
     if others:
         _replace(path, [first])
@@ -97,9 +115,9 @@ def keep_first_key(path: Path) -> int:
 
 def _replace(path: Path, keys: Sequence[MasterKey]) -> None:
     try:
-        with _temporary(path, [key.material for key in keys]) as made:
+        with written(path, b"".join(key.material for key in keys)) as made:
             made.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         raise _failed(path, error) from None
 
@@ -118,28 +136,6 @@ def _read(path: Path) -> tuple[MasterKey, ...]:
     if rest or not 1 <= count <= MAX_KEYS or len(set(keys)) != count or bytes(SIZE) in keys:
         raise KeyFileError(f"master key: {path} is not 1 to {MAX_KEYS} different keys of {SIZE} B")
     return tuple(MasterKey(key) for key in keys)
-
-
-@contextlib.contextmanager
-def _temporary(path: Path, keys: Sequence[bytes]) -> Iterator[Path]:
-    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(b"".join(keys))
-            file.flush()
-            os.fsync(file.fileno())
-        yield made
-    finally:
-        made.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _failed(path: Path, error: OSError) -> KeyFileError:

@@ -1,14 +1,13 @@
 """The broker's own interface: a challenge, and one secret for the evidence that answers it.
 
-The evidence's report data is ``binding.report_data(nonce, release.user_data(suite, public_key))``:
-the key that the secret is wrapped to is one that the enclave vouches for. Who shows no evidence
+The evidence's report data is ``release.report_data(nonce, suite, public_key)``: the key that the
+secret is wrapped to is one that the enclave vouches for, for this purpose. Who shows no evidence
 that the secret's policy trusts gets one and the same answer, whether there is such a secret or not.
 """
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 from typing import Annotated, Literal
 
 import msgspec
@@ -29,8 +28,8 @@ from secgear.middleware.attestation.service import binding, nonces
 from secgear.middleware.attestation.service.http import (
     PUBLIC,
     AnyRequest,
-    body_of,
     client_of,
+    received,
     service_of,
 )
 from secgear.middleware.attestation.service.limits import Buckets
@@ -48,7 +47,7 @@ class ReleaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Raw,
         msgspec.Meta(
             description="The evidence envelope, as the verification service takes it. Its report "
-            "data: SHA-512('secgear attest v1' || 00 || nonce || "
+            "data: SHA-512('secgear release v1' || 00 || nonce || "
             "SHA-256(suite || 00 || public_key))."
         ),
     ]
@@ -105,7 +104,7 @@ def read_release(body: bytes) -> Ask:
     try:
         request = _RELEASE.decode(body)
         nonce, public = unpack(request.nonce), unpack(request.public_key)
-        binding.report_data(nonce)
+        binding.report_data(nonce)  # for its length
         name = SecretName.parse(request.secret)
         release.check_public(request.suite, public)
     except (*UNREADABLE, AttestationError) as error:
@@ -141,8 +140,8 @@ def answer(judge: Judge, ask: Ask, client: str) -> Released:
     with judge.store.reading() as connection:
         if not nonces.is_good(connection, ask.nonce, now=now):
             raise _nonce_refused(judge)
-    bound = release.user_data(ask.suite, ask.public)
-    decision = judge.decide(ask.name, ask.evidence, binding.report_data(ask.nonce, bound))
+    bound = release.report_data(ask.nonce, ask.suite, ask.public)
+    decision = judge.decide(ask.name, ask.evidence, bound)
 
     def consume(connection: Connection) -> None:
         if not nonces.consume(connection, ask.nonce, now=now):
@@ -153,7 +152,7 @@ def answer(judge: Judge, ask: Ask, client: str) -> Released:
         lambda content: release.wrap(content, str(ask.name), ask.suite, ask.public, ask.nonce),
         client=client,
         interface="native",
-        key=hashlib.sha256(bound).hexdigest(),
+        key=release.key_digest(ask.suite, ask.public),
         first=consume,
     )
     if released is None:
@@ -193,10 +192,10 @@ def release_routes(judge: Judge) -> list[HTTPRouteHandler]:
         """
         client = client_of(request)
         releases.take(client)
-        body = await body_of(request)
-        made = await service_of(request).verification.run(
-            lambda: answer(judge, read_release(body), client)
-        )
+        async with received(request) as body:
+            made = await service_of(request).verification.run(
+                lambda: answer(judge, read_release(body), client)
+            )
         return Response(
             ReleaseAnswer(made.name, made.suite, pack(made.sealed)),
             media_type="application/json",

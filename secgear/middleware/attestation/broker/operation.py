@@ -30,8 +30,9 @@ def rotate_master_key(settings: BrokerSettings, *, author: str) -> tuple[MasterK
     """
     store, vault = open_broker(settings)
     try:
-        new = masterkey.add_key(settings.master_key_path)
-        return new, secrets.reencrypt(store, vault, author=author, at=utc_now())
+        with masterkey.changing(settings.master_key_path):
+            new = masterkey.add_key(settings.master_key_path)
+            return new, secrets.reencrypt(store, vault, author=author, at=utc_now())
     finally:
         store.close()
 
@@ -44,7 +45,8 @@ def drop_old_master_keys(settings: BrokerSettings) -> int:
     store, _ = open_broker(settings)
     try:
         file = MasterKeyFile(settings.master_key_path)
-        secrets.check_keys(store, Vault(lambda: file.keys[:1]))
-        return masterkey.keep_first_key(settings.master_key_path)
+        with masterkey.changing(settings.master_key_path):
+            secrets.check_keys(store, Vault(lambda: file.keys[:1]))
+            return masterkey.keep_first_key(settings.master_key_path)
     finally:
         store.close()

@@ -7,6 +7,7 @@ name and to this one request, so that an answer can't be passed off as another.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import cbor2
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
 from secgear.errors import AttestationError
+from secgear.middleware.attestation.service import binding
 
 HYBRID: Final = "MLKEM768-X25519/HKDF-SHA256/AES-256-GCM"
 CLASSIC: Final = "X25519/HKDF-SHA256/AES-256-GCM"
@@ -24,6 +26,7 @@ MAX_SECRET = 1 << 20  # bytes
 
 _MLKEM_PUBLIC, _X25519_PUBLIC = 1184, 32  # bytes: FIPS 203, RFC 7748
 _LABEL: Final = "secgear key release v1"
+_BINDING: Final = b"secgear release v1\0"
 
 PublicKey = hpke.MLKEM768X25519PublicKey | x25519.X25519PublicKey
 
@@ -58,6 +61,10 @@ class ReleaseKey:
 
     def __repr__(self) -> str:
         return f"ReleaseKey({self.suite!r})"
+
+    def report_data(self, nonce: bytes) -> bytes:
+        """What the evidence must carry for a secret to be wrapped to this key: 64 bytes."""
+        return report_data(nonce, self.suite, self.public)
 
     def open(self, released: Released, request: bytes) -> bytes:
         """The secret. request: the nonce that the broker issued for this request.
@@ -95,8 +102,22 @@ def check_public(suite: str, public: bytes) -> None:
     wrap(b"", "", suite, public, b"")  # what some keys are worth shows only now
 
 
-def user_data(suite: str, public: bytes) -> bytes:
-    """What evidence for a release vouches for: `binding.report_data` of the nonce and this."""
+def report_data(nonce: bytes, suite: str, public: bytes) -> bytes:
+    """What evidence for a release must carry: 64 bytes.
+
+    SHA-512(``"secgear release v1"`` || 00 || nonce || SHA-256(suite || 00 || public)). The label is
+    not that of attestation: an enclave that vouches for what others say does not thereby ask for
+    secrets in their name. Raises ValueError: a nonce that is not 32 bytes.
+    """
+    return binding.labelled(_BINDING, nonce, _vouched(suite, public))
+
+
+def key_digest(suite: str, public: bytes) -> str:
+    """Names the key in records, hexadecimal."""
+    return hashlib.sha256(_vouched(suite, public)).hexdigest()
+
+
+def _vouched(suite: str, public: bytes) -> bytes:
     return suite.encode() + b"\0" + public
 
 

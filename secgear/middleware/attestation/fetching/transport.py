@@ -11,6 +11,7 @@ from typing import Final, Protocol, Self
 import msgspec
 
 from secgear.errors import CollateralError
+from secgear.middleware.attestation.answers import AS_IT_IS, AnswerRefused, body_of
 
 MAX_ANSWER: Final = 4 << 20  # bytes
 _ATTEMPTS: Final = 4
@@ -68,7 +69,9 @@ class HttpxTransport:
             verify = ssl.create_default_context(cafile=trust) if trust else True
         except (OSError, ssl.SSLError) as error:
             raise CollateralError(f"{trust}: no certificates: {error}") from None
-        self._client = httpx.Client(timeout=timeout, follow_redirects=False, verify=verify)
+        self._client = httpx.Client(
+            timeout=timeout, follow_redirects=False, verify=verify, headers=AS_IT_IS
+        )
         self._sleep = sleep
 
     def __enter__(self) -> Self:
@@ -107,14 +110,15 @@ class HttpxTransport:
             with self._client.stream(
                 method, request.url, content=request.body or None, headers=headers
             ) as answer:
-                body = bytearray()
-                for chunk in answer.iter_bytes():
-                    body += chunk
-                    if len(body) > MAX_ANSWER:
-                        raise CollateralError(f"{request.url}: more than {MAX_ANSWER} bytes")
+                body = body_of(answer, MAX_ANSWER)
                 named = {name.lower(): value for name, value in answer.headers.items()}
-                return answer.status_code, Response(bytes(body), named)
-        except (self._httpx.HTTPError, self._httpx.InvalidURL, ValueError) as error:
+                return answer.status_code, Response(body, named)
+        except (
+            self._httpx.HTTPError,
+            self._httpx.InvalidURL,
+            AnswerRefused,
+            ValueError,
+        ) as error:
             raise CollateralError(f"{request.url}: {error}") from None
 
 

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -54,7 +54,7 @@ class Accept(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     vendor_measurements: bool = False
     signers: tuple[Hex, ...] | None = None
     products: tuple[str, ...] | None = None
-    min_svn: int | None = None
+    min_svn: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class TcbRules(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -70,7 +70,7 @@ class TcbRules(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=
     statuses: tuple[TcbStatus, ...] = (TcbStatus.UP_TO_DATE,)
     advisories: tuple[str, ...] = ()
     minimum: Mapping[str, Mapping[str, int]] = {}
-    min_evaluation: int | None = None
+    min_evaluation: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,7 +136,7 @@ class Unchecked(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults
 class Parts(_Section, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Devices bound to the evidence: how many of a TEE there must be, and the rules for each."""
 
-    require: Mapping[str, int] = {}
+    require: Mapping[str, Annotated[int, msgspec.Meta(ge=1)]] = {}
     policy: Mapping[str, Rules] = {}
 
     def for_tee(self, tee: str) -> Rules | None:

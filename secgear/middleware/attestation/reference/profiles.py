@@ -137,13 +137,12 @@ KEY_FAMILIES: Final[Mapping[str, str]] = {
 def values(named: Named, name: str, source: str) -> Iterator[ReferenceValue]:
     """The values that `named` stands for: one for each algorithm, or one for each alternative.
 
-    What is measured together must be good together: a value holds all names. Alternatives are
-    understood where they are all there is, several values of a single name.
+    What is measured together must be good together: a value holds all names, and an algorithm that
+    some of them lack gives none. Alternatives are understood where they are all there is, several
+    values of a single name.
     Raises PolicyError for a mixture, whose combinations nobody has called good.
     """
-    algorithms = list(dict.fromkeys(alg for _, digests in named.digests for alg in digests))
-    for algorithm in algorithms:
-        found = [(key, it[algorithm]) for key, it in named.digests if algorithm in it]
+    for found in _combinations(named, name):
         together = dict(found)
         if len(together) not in {1, len(found)}:
             raise PolicyError(f"CoMID: {name}: some elements have several values, others one")
@@ -157,6 +156,25 @@ def values(named: Named, name: str, source: str) -> Iterator[ReferenceValue]:
                 platform=named.platform,
                 source=source,
             )
+
+
+def _combinations(named: Named, name: str) -> Iterator[list[tuple[str, bytes]]]:
+    """Names with digests that belong together: of each algorithm that all names have.
+
+    Without one, of whichever each has, if that is one for each.
+    """
+    names = {key for key, _ in named.digests}
+    whole = False
+    for algorithm in dict.fromkeys(alg for _, digests in named.digests for alg in digests):
+        found = [(key, it[algorithm]) for key, it in named.digests if algorithm in it]
+        if {key for key, _ in found} == names:
+            whole = True
+            yield found
+    if whole or not names:
+        return
+    if any(len(digests) > 1 for _, digests in named.digests):
+        raise PolicyError(f"CoMID: {name}: no algorithm has a digest for all of its elements")
+    yield [(key, value) for key, digests in named.digests for value in digests.values()]
 
 
 def _components(

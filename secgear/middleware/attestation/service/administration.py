@@ -15,8 +15,8 @@ from secgear.middleware.attestation.service.documents import Entry, Kind
 from secgear.middleware.attestation.service.http import (
     ROLE,
     AnyRequest,
-    body_of,
     principal_of,
+    received,
     service_of,
 )
 from secgear.middleware.attestation.service.openapi import CONTENT
@@ -94,14 +94,11 @@ def document_routes(kind: Kind, clock: Clock) -> list[HTTPRouteHandler]:
 
         It is read strictly first: 400 says what is wrong with it, and nothing changes.
         """
-        service, author, data = (
-            service_of(request),
-            principal_of(request).name,
-            await body_of(request),
-        )
-        entry = await service.database.run(
-            lambda: documents.put(service.store, kind, name, data, author=author, at=clock())
-        )
+        service, author = service_of(request), principal_of(request).name
+        async with received(request) as data:
+            entry = await service.database.run(
+                lambda: documents.put(service.store, kind, name, data, author=author, at=clock())
+            )
         service.metrics.changes.labels(kind.value, "put").inc()
         return entry
 

@@ -20,7 +20,7 @@ from secgear.middleware.attestation.service.appraiser import Appraiser, Clock, u
 from secgear.middleware.attestation.service.documents import Kind, Shelf
 from secgear.middleware.attestation.service.http import DATABASE_THREADS, Service, guard
 from secgear.middleware.attestation.service.keyfile import open_keys
-from secgear.middleware.attestation.service.limits import Buckets, Threads
+from secgear.middleware.attestation.service.limits import Buckets, Space, Threads
 from secgear.middleware.attestation.service.metrics import Metrics
 from secgear.middleware.attestation.service.preparing import prepare
 from secgear.middleware.attestation.service.schema import ATTESTATION, COMMON, Layout
@@ -33,6 +33,11 @@ _DESCRIPTION: Final = (
     "/v1/attest, and shows the signed result to whoever relies on it, who verifies it with the "
     "keys of /v1/keys. Errors are application/problem+json with a stable `code`."
 )
+
+
+# Bodies of the largest size that may be here at once: from one address, and from all.
+_BODIES_EACH: Final = 4
+_BODIES: Final = 32
 
 
 def create_app(settings: Settings, *, clock: Clock = utc_now) -> Litestar:
@@ -66,6 +71,7 @@ def open_service(settings: Settings, *components: Layout) -> Service:
         metrics=Metrics(),
         database=Threads(DATABASE_THREADS, settings.queue),
         verification=Threads(settings.verifications, settings.queue),
+        bodies=Space(_BODIES_EACH * settings.max_body, _BODIES * settings.max_body),
         failures=Buckets(settings.failure_rate),
     )
 

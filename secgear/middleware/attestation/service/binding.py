@@ -29,10 +29,21 @@ def report_data(nonce: bytes, user_data: bytes | None = None) -> bytes:
 
     Raises ValueError: a nonce that is not 32 bytes, user data that is empty or too much.
     """
+    return _checked(nonce) if user_data is None else labelled(_LABEL, nonce, user_data)
+
+
+def labelled(label: bytes, nonce: bytes, vouched: bytes) -> bytes:
+    """SHA-512 over label, nonce and the digest of what is vouched for: 64 bytes.
+
+    label: of the purpose, with a zero at its end, so that evidence for one is none for another.
+    Raises ValueError as `report_data` does.
+    """
+    if not 1 <= len(vouched) <= MAX_USER_DATA:
+        raise ValueError(f"user data has 1 to {MAX_USER_DATA} bytes, not {len(vouched)}")
+    return hashlib.sha512(label + _checked(nonce) + hashlib.sha256(vouched).digest()).digest()
+
+
+def _checked(nonce: bytes) -> bytes:
     if len(nonce) != NONCE_SIZE:
         raise ValueError(f"a nonce has {NONCE_SIZE} bytes, not {len(nonce)}")
-    if user_data is None:
-        return nonce
-    if not 1 <= len(user_data) <= MAX_USER_DATA:
-        raise ValueError(f"user data has 1 to {MAX_USER_DATA} bytes, not {len(user_data)}")
-    return hashlib.sha512(_LABEL + nonce + hashlib.sha256(user_data).digest()).digest()
+    return nonce

@@ -19,6 +19,7 @@ import msgspec
 from secgear.base.tee import Evidence
 from secgear.errors import ServiceError, ServiceRefused, Untrusted
 from secgear.middleware.attestation import base64url, envelope
+from secgear.middleware.attestation.answers import AS_IT_IS, AnswerRefused, body_of
 from secgear.middleware.attestation.reader import UNREADABLE
 from secgear.middleware.attestation.service import binding
 
@@ -81,7 +82,11 @@ class Door:
         if parsed.scheme == "http" and not insecure and not _is_local(parsed.host):
             raise ServiceError(f"client: {parsed.host} over plain HTTP: use https")
         self._client = httpx.Client(
-            base_url=parsed, verify=_context(trust), timeout=timeout, follow_redirects=False
+            base_url=parsed,
+            verify=_context(trust),
+            timeout=timeout,
+            follow_redirects=False,
+            headers=AS_IT_IS,
         )
 
     def ask(
@@ -99,17 +104,12 @@ class Door:
         """
         try:
             with self._client.stream(method, path, content=content, headers=headers) as response:
-                body = bytearray()
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    if len(body) > MAX_ANSWER:
-                        raise ServiceError(f"client: an answer of more than {MAX_ANSWER} bytes")
-                status = response.status_code
-        except self._httpx.HTTPError as error:
+                body, status = body_of(response, MAX_ANSWER), response.status_code
+        except (self._httpx.HTTPError, AnswerRefused) as error:
             raise ServiceError(f"client: {self._client.base_url}: {error}") from None
         if status == 200:
-            return bytes(body)
-        raise _refusal(status, bytes(body))
+            return body
+        raise _refusal(status, body)
 
     def close(self) -> None:
         """Close the connections."""

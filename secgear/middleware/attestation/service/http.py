@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
 
-from secgear.middleware.attestation.service.limits import Buckets, Threads
+from secgear.middleware.attestation.service.limits import Buckets, Space, Threads
 from secgear.middleware.attestation.service.metrics import Metrics
 from secgear.middleware.attestation.service.problems import Problem
 from secgear.middleware.attestation.service.settings import Settings
@@ -28,8 +31,8 @@ AnyRequest = Request[Any, Any, Any]
 class Service:
     """What an application on top of this store, with these administrators, is made of.
 
-    database, verification: threads for waiting and for computing. failures: failed authentication
-    by client.
+    database, verification: threads for waiting and for computing. bodies: room for requests.
+    failures: failed authentication by client.
     """
 
     settings: Settings
@@ -37,6 +40,7 @@ class Service:
     metrics: Metrics
     database: Threads
     verification: Threads
+    bodies: Space
     failures: Buckets
 
 
@@ -84,12 +88,30 @@ def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
     return principal
 
 
-async def body_of(request: AnyRequest) -> bytes:
-    """The body, whole. Raises Problem: too slow (408); the framework refuses one too large."""
+@contextlib.asynccontextmanager
+async def received(request: AnyRequest) -> AsyncIterator[bytes]:
+    """The body, whole, and room for it until the work on it is done.
+
+    Raises Problem: too slow (408), no room (429, 503); the framework refuses one too large.
+    """
+    service = service_of(request)
+    with service.bodies.use(client_of(request)) as take:
+        try:
+            body = await asyncio.wait_for(_whole(request, take), service.settings.body_timeout)
+        except TimeoutError:
+            raise Problem(408, "request.too-slow", "The request did not arrive in time") from None
+        yield body
+
+
+async def _whole(request: AnyRequest, take: Callable[[int], None]) -> bytes:
+    body = bytearray()
     try:
-        return await asyncio.wait_for(request.body(), service_of(request).settings.body_timeout)
-    except TimeoutError:
-        raise Problem(408, "request.too-slow", "The request did not arrive in time") from None
+        async for chunk in request.stream():
+            take(len(chunk))
+            body += chunk
+    except InternalServerException:  # so the framework calls a client that went away
+        raise Problem(400, "request.invalid", "The request was cut off") from None
+    return bytes(body)
 
 
 async def _principal(

@@ -7,12 +7,9 @@ results that were signed before stay verifiable as long as their key is in the f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import secrets
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +21,7 @@ from secgear.middleware.attestation.results.keys import (
     new_key,
     to_pem,
 )
+from secgear.middleware.attestation.service.keeping import alone, sync, written
 
 _MAX_SIZE: Final = 64 << 10  # bytes
 
@@ -64,11 +62,11 @@ def open_keys(path: Path) -> KeyFile:
         if not path.exists():
             # A link fails if another instance was faster: then its key counts.
             with (
-                _temporary(path, to_pem([new_key()])) as made,
+                written(path, to_pem([new_key()])) as made,
                 contextlib.suppress(FileExistsError),
             ):
                 os.link(made, path)
-                _sync(path.parent)
+                sync(path.parent)
     except OSError as error:
         raise KeyFileError(f"result keys: {path}: {error.strerror}") from None
     file = KeyFile(path)
@@ -80,11 +78,11 @@ def rotate(path: Path) -> ResultKey:
     """Put a new key first, keep the others for verification, drop the oldest beyond the limit."""
     open_keys(path)  # makes it if there is none
     try:
-        with _alone(path.parent):  # of two at once neither may drop the other's new key
+        with alone(path.parent):  # of two at once neither may drop the other's new key
             keys = (new_key(), *from_pem(_read(path)))[:MAX_KEYS]
-            with _temporary(path, to_pem(keys)) as made:
+            with written(path, to_pem(keys)) as made:
                 made.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
     except OSError as error:
         raise KeyFileError(f"result keys: {path}: {error.strerror}") from None
     return keys[0]
@@ -99,35 +97,3 @@ def _read(path: Path) -> bytes:
                 "replace the keys if somebody could have read them"
             )
         return file.read(_MAX_SIZE)
-
-
-@contextlib.contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield made
-    finally:
-        made.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the descriptor
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,15 +1,16 @@
-"""Limits on what clients may ask for: a token bucket for each address, and a bounded queue.
+"""Limits on what clients may ask for: a token bucket for each address, memory, a bounded queue.
 
-Buckets are per instance: n instances behind a balancer let n times as much through.
+All are per instance: n instances behind a balancer let n times as much through.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 import anyio
@@ -54,6 +55,47 @@ class Buckets:
             )
 
 
+class Space:
+    """Memory for bodies: so many bytes for one client address, so many for all together."""
+
+    def __init__(self, each: int, total: int) -> None:
+        self._each = each
+        self._free = total
+        self._held: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def use(self, client: str) -> Iterator[Callable[[int], None]]:
+        """Gives a function that takes bytes, which are given back at the end.
+
+        It raises Problem: 429 if the address has too many already, 503 if all together have.
+        For one event loop.
+        """
+        key, taken = _network(client), 0
+
+        def take(amount: int) -> None:
+            nonlocal taken
+            if self._held[key] + amount > self._each:
+                raise Problem(
+                    429,
+                    "rate.limited",
+                    "Too much at once from this address",
+                    headers={"Retry-After": "1"},
+                )
+            if amount > self._free:
+                raise _busy()
+            self._held[key] += amount
+            self._free -= amount
+            taken += amount
+
+        try:
+            yield take
+        finally:
+            self._free += taken
+            self._held[key] -= taken
+            if not self._held[key]:
+                del self._held[key]
+
+
 class Threads:
     """Some threads for work that blocks, with a bounded queue in front."""
 
@@ -69,14 +111,16 @@ class Threads:
             self._limiter = anyio.CapacityLimiter(self._count)
         # Counted here and not asked of the limiter, where a burst shows only after it has passed.
         if self._inside >= self._count + self._queue:
-            raise Problem(
-                503, "service.busy", "Too much work is waiting", headers={"Retry-After": "1"}
-            )
+            raise _busy()
         self._inside += 1
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._limiter)
         finally:
             self._inside -= 1
+
+
+def _busy() -> Problem:
+    return Problem(503, "service.busy", "Too much work is waiting", headers={"Retry-After": "1"})
 
 
 def _network(client: str) -> str:

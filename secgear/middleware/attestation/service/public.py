@@ -11,8 +11,8 @@ from secgear.middleware.attestation.service.appraiser import Answer, Appraiser
 from secgear.middleware.attestation.service.http import (
     PUBLIC,
     AnyRequest,
-    body_of,
     client_of,
+    received,
     service_of,
 )
 from secgear.middleware.attestation.service.limits import Buckets
@@ -56,10 +56,10 @@ def attestation_routes(appraiser: Appraiser) -> list[HTTPRouteHandler]:
         """
         client = client_of(request)
         attests.take(client)
-        body = await body_of(request)
-        return await service_of(request).verification.run(
-            lambda: _answered(appraiser.attest(read_attest(body), client))
-        )
+        async with received(request) as body:
+            return await service_of(request).verification.run(
+                lambda: _answered(appraiser.attest(read_attest(body), client))
+            )
 
     @get("/v1/keys", opt={PUBLIC: True}, summary="Get the keys that verify results")
     async def keys(request: AnyRequest) -> dict[str, list[dict[str, str]]]:

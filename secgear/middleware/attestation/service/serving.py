@@ -16,7 +16,7 @@ from secgear.middleware.attestation.service.app import create_app
 from secgear.middleware.attestation.service.settings import Settings
 
 _KEEP_ALIVE: Final = 15  # seconds an idle connection stays open
-_WATCH: Final = 10.0  # seconds; a connection that asks nothing for 10 to 20 seconds is closed
+_WATCH: Final = 10.0  # seconds; a connection on which nothing happens for 10 to 20 is closed
 _GRACE: Final = 20  # seconds for running requests when the service ends
 
 
@@ -69,16 +69,18 @@ def server(
 
 
 class _Protocol(H11Protocol):
-    """Closes connections on which no request comes.
+    """Closes connections on which no request comes, and those on which no answer goes.
 
-    uvicorn waits for a first request for ever, and for the rest of one that has begun to arrive:
-    clients that went away, or mean it, would hold all of `max_connections` in the end.
+    uvicorn waits for a first request for ever, for the rest of one that has begun to arrive, and
+    for a client to read: those that went away, or mean it, would hold all of `max_connections` in
+    the end.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The connection is there; so, from now on, is the watch."""
         super().connection_made(transport)
         self._idle_since: object = None  # the last request, if it was answered when last looked
+        self._stuck = False  # whether an answer waited for the client to read when last looked
         self._watch = self.loop.call_later(_WATCH, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,12 +88,20 @@ class _Protocol(H11Protocol):
         self._watch.cancel()
         super().connection_lost(exc)
 
+    def resume_writing(self) -> None:
+        """The client has read most of what waited for it: 48 KiB at least, by asyncio's limits."""
+        self._stuck = False
+        super().resume_writing()
+
     def _look(self) -> None:
+        if self._stuck or self.transport.is_closing():
+            self.transport.abort()  # closing waits until all is read
+            return
+        self._stuck = self.flow.write_paused
         last = self.cycle
         answered = last is None or last.response_complete
         if answered and last is self._idle_since:
             self.transport.close()
-            return
         self._idle_since = last if answered else self  # self: no request is that
         self._watch = self.loop.call_later(_WATCH, self._look)
 

@@ -6,7 +6,7 @@ import datetime
 import math
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +63,7 @@ class Settings:
 
     issuer: str
     directory: Path
-    database: str = ""
+    database: str = field(default="", repr=False)  # a password may be in it
     keys: Path | None = None
     extra_anchors: tuple[AnchorFile, ...] = ()
     nonce_lifetime: datetime.timedelta = datetime.timedelta(minutes=5)

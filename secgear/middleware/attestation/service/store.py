@@ -103,7 +103,7 @@ def open_store(url: str, *components: Layout) -> Store:
     try:
         parsed = make_url(url)
         engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):  # ValueError: a port that is none
         raise ServiceError("database: no URL such as sqlite:////path/file.db") from None
     store = Store(engine)
     for component in components or (COMMON,):
@@ -148,6 +148,7 @@ def _sqlite(url: URL) -> Engine:
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
+            "secure_delete=ON",  # what is erased is overwritten, and not only let go
             "trusted_schema=OFF",
         ):
             connection.execute(f"PRAGMA {pragma}")

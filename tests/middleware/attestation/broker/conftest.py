@@ -24,9 +24,7 @@ from secgear.middleware.attestation.broker.release import (
     CLASSIC,
     Released,
     ReleaseKey,
-    user_data,
 )
-from secgear.middleware.attestation.service.binding import report_data
 from secgear.middleware.attestation.service.serving import server
 from secgear.middleware.attestation.service.settings import AnchorFile, Rate
 from secgear.middleware.attestation.service.tokens import Role, create_token
@@ -108,8 +106,7 @@ class Running:
         self, key: ReleaseKey, nonce: bytes, claims: Any = None, **changes: Any
     ) -> dict[str, Any]:
         """A request that is right in everything; `claims` and `changes` spoil it."""
-        bound = report_data(nonce, user_data(key.suite, key.public))
-        evidence = self.evidence(bound, **(claims or {}))
+        evidence = self.evidence(key.report_data(nonce), **(claims or {}))
         return {
             "evidence": json.loads(envelope.to_json(evidence)),
             "nonce": pack(nonce),

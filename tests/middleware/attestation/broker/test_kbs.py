@@ -148,6 +148,7 @@ def test_the_header_is_printed_the_way_clients_print_it_again() -> None:
         ec_jwk("P-256") | {"x": ec_jwk("P-256")["y"]},
         ec_jwk("P-384") | {"crv": "P-256"},
         rsa_jwk() | {"alg": "RSA1_5"},
+        rsa_jwk() | {"n": b64(b"\xff" * 255 + b"\xfe")},  # even: nothing encrypts to that
         rsa_jwk() | {"alg": "RSA-OAEP"},
         rsa_jwk(rsa.generate_private_key(65537, 1024)),
         {name: value for name, value in rsa_jwk().items() if name != "e"},

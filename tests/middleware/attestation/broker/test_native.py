@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secgear.errors import AttestationError, ServiceError, ServiceRefused
+from secgear.middleware.attestation import envelope
 from secgear.middleware.attestation.base64url import pack
 from secgear.middleware.attestation.broker import decision as deciding
 from secgear.middleware.attestation.broker.client import BrokerClient
@@ -62,6 +63,17 @@ def test_who_is_not_trusted_can_not_tell_what_is_there(
     refused(answer)
     assert answer.json() == broker.release(claims={"measurement": b"y" * 48}).json()
     assert broker.audited("secret.release")[0]["detail"]["reasons"] == [reason]
+
+
+def test_vouching_for_what_others_say_does_not_ask_for_secrets(broker: Any) -> None:
+    """An enclave that attests to any user data, here a key of the host's, for any nonce."""
+    nonce = broker.nonce()
+    chosen = KEY.suite.encode() + b"\0" + KEY.public
+    evidence = broker.evidence(report_data(nonce, chosen))
+    body = broker.request(KEY, nonce)
+    body["evidence"] = json.loads(envelope.to_json(evidence))
+    refused(broker.client.post("/v1/release", json=body))
+    assert reasons(broker) == ["freshness"]
 
 
 def test_evidence_with_a_changed_bit_is_refused(broker: Any) -> None:

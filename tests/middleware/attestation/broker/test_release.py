@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -50,6 +52,17 @@ def test_nothing_else_opens_it(suite: str) -> None:
             key.open(other, request)
     with pytest.raises(AttestationError):
         ReleaseKey(suite).open(released, b"nonce")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_report_data_is_the_one_that_is_documented(suite: str) -> None:
+    """As docs/attestation/broker.md says it: enclaves in other languages rely on that."""
+    key, nonce = KEYS[suite], b"n" * 32
+    inner = hashlib.sha256(suite.encode() + b"\0" + key.public).digest()
+    expected = hashlib.sha512(b"secgear release v1\0" + nonce + inner).digest()
+    assert key.report_data(nonce) == expected
+    with pytest.raises(ValueError, match="32 bytes"):
+        key.report_data(nonce[1:])
 
 
 def test_suites_are_not_mixed() -> None:

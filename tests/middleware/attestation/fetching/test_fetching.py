@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import threading
 from collections.abc import Callable
@@ -204,6 +205,10 @@ def test_a_hostile_name_gets_into_no_url(
         (Answer(b"\x30\x82"), "not a VCEK"),
         (Answer(b"<html>please log in</html>"), "not a VCEK"),
         (Answer(bytes(MAX_ANSWER + 1)), "more than"),
+        (
+            Answer(gzip.compress(bytes(MAX_ANSWER), mtime=0), {"Content-Encoding": "gzip"}),
+            "not asked for",
+        ),
         (Answer(b"x", {"Content-Encoding": "gzip"}), "http"),
     ],
 )

@@ -166,6 +166,25 @@ def test_combinations_that_nobody_called_good_are_refused() -> None:
         read(corim(comid(reference(*parts)), profile=PSA))
 
 
+SHORT, LONG = [1, b"\x22" * 32], [8, b"\x33" * 64]  # SHA-256, SHA-512
+
+
+def test_elements_that_an_algorithm_lacks_are_never_left_out() -> None:
+    """A value without them would fit whatever else they were."""
+    both = {0: "cca.rim", 1: {2: [SHORT, LONG]}}
+    one = {0: "cca.rem0", 1: {2: [SHORT]}}
+    (value,) = read(corim(comid(reference(both, one)), profile=REALM)).values.values
+    assert value.measurements == {"launch": SHORT[1], "rem0": SHORT[1]}
+    other = {0: "cca.rem0", 1: {2: [LONG]}}
+    (value,) = read(
+        corim(comid(reference({0: "cca.rim", 1: {2: [SHORT]}}, other)), profile=REALM)
+    ).values.values
+    assert value.measurements == {"launch": SHORT[1], "rem0": LONG[1]}
+    mixed = {0: "cca.rem1", 1: {2: [[7, DIGEST], LONG]}}
+    with pytest.raises(PolicyError, match="no algorithm has a digest for all"):
+        read(corim(comid(reference(both, one, mixed)), profile=REALM))
+
+
 def test_realm_without_its_initial_measurement_is_refused() -> None:
     with pytest.raises(PolicyError, match="without its initial"):
         read(corim(comid(reference(measurement("cca.rem0"))), profile=REALM))

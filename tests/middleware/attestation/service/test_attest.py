@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import json
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -251,12 +254,52 @@ def test_a_body_beyond_the_limit_is_refused(start: Start) -> None:
         assert (answer.status_code, answer.json()["code"]) == (413, "request.too-large")
 
 
+def _begun(service: Any, size: int, announced: int) -> socket.socket:
+    """A connection on which so many bytes of an attestation have been sent."""
+    where = ("127.0.0.1", service.client.base_url.port)
+    connection = socket.create_connection(where, timeout=10)
+    head = f"POST /v1/attest HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n\r\n"
+    connection.sendall(head.encode() + b"x" * size)
+    return connection
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_bodies_that_arrive_slowly_take_no_more_than_their_addresss_room(start: Start) -> None:
+    service = start(max_body=100_000, body_timeout=60)
+    held = service.app.state.service.bodies._held
+    with contextlib.ExitStack() as stalled:
+        for _ in range(4):
+            stalled.enter_context(_begun(service, 99_000, 100_000))
+        _until(lambda: held["127.0.0.1"] == 396_000)
+        refused = service.client.post("/v1/attest", content=b"x" * 5_000)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate.limited")
+        assert service.client.post("/v1/challenge").status_code == 200
+        assert service.attest().status_code == 200  # a small one finds room
+    _until(lambda: not held["127.0.0.1"])
+    assert service.client.post("/v1/attest", content=b"x" * 5_000).status_code == 400  # no JSON
+
+
+def test_a_body_that_is_cut_off_is_the_clients_fault(
+    service: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = service.metric('secgear_requests_refused_total{code="request.invalid"}')
+    _begun(service, 10, 100).close()
+    _until(
+        lambda: service.metric('secgear_requests_refused_total{code="request.invalid"}') > before
+    )
+    assert not caplog.records  # or anybody could fill the log
+
+
 def test_a_slow_body_is_refused(start: Start) -> None:
     service = start(body_timeout=0.2)
 
     def slowly() -> Any:
-        import time
-
         yield b"{"
         time.sleep(1)
         yield b"}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import http.server
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from secgear.middleware.attestation.service.client import MAX_ANSWER, Verificati
 
 ISSUER = "https://verifier.example"
 USER_DATA = b"my public key"
+CHALLENGE = b'{"nonce": "%b", "expires": ""}' % (b"A" * 43)
 Collect = Callable[[bytes], Evidence]
 
 
@@ -147,6 +149,7 @@ def hostile() -> Iterator[Callable[[int, bytes, dict[str, str]], VerificationCli
         (200, b'{"nonce": "AAAA", "expires": ""}', {}),
         (200, b'{"nonce": "?", "expires": ""}', {}),
         (200, bytes(MAX_ANSWER + 1), {}),
+        (200, gzip.compress(CHALLENGE, mtime=0), {"Content-Encoding": "gzip"}),
         (302, b"", {"Location": "https://elsewhere.example/"}),
         (500, b"<html>", {}),
         (403, b'{"code": 1}', {}),

@@ -9,7 +9,7 @@ import pytest
 
 from secgear.errors import ServiceError
 from secgear.middleware.attestation.service import limits
-from secgear.middleware.attestation.service.limits import Buckets, Threads
+from secgear.middleware.attestation.service.limits import Buckets, Space, Threads
 from secgear.middleware.attestation.service.problems import Problem
 from secgear.middleware.attestation.service.settings import Rate
 
@@ -91,6 +91,40 @@ def test_addresses_without_end_take_no_memory_without_end(monkeypatch: pytest.Mo
 def test_rates_that_make_no_sense_are_refused(rate: tuple[float, int]) -> None:
     with pytest.raises(ServiceError, match="rate"):
         Rate(*rate)
+
+
+def test_room_is_for_one_address_and_for_all_and_given_back() -> None:
+    space = Space(10, 25)
+
+    def refused(client: str, amount: int) -> int:
+        with space.use(client) as take:
+            try:
+                take(amount)
+            except Problem as problem:
+                return problem.status
+            return 0
+
+    with space.use("192.0.2.1") as one, space.use("2001:db8::1") as two:
+        one(4)
+        one(6)
+        assert refused("192.0.2.1", 1) == 429
+        assert refused("::ffff:192.0.2.1", 1) == 429  # the same address
+        two(10)
+        assert refused("2001:db8::2", 1) == 429  # the same network
+        assert refused("192.0.2.2", 5) == 0
+        assert refused("192.0.2.2", 6) == 503
+        assert refused("192.0.2.2", 5) == 0  # what was refused takes no room
+    assert refused("192.0.2.1", 10) == 0
+
+    def fail() -> None:
+        with space.use("192.0.2.1") as take:
+            take(10)
+            raise KeyError("the work itself")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert refused("192.0.2.1", 10) == 0
+    assert not space._held
 
 
 def test_of_a_burst_exactly_so_many_wait_and_their_places_are_given_back() -> None:

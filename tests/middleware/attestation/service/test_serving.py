@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import json
+import select
 import socket
 import ssl
 import time
@@ -11,13 +14,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
+import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from uvicorn.server import ServerState
 
 from secgear.errors import CollateralError, KeyFileError, ServiceError
 from secgear.middleware.attestation.results import ResultKey
@@ -161,6 +167,69 @@ def test_connections_on_which_no_request_comes_are_closed(
         assert connection.recv(1) == b""  # TimeoutError if it stayed open
 
 
+def test_a_client_that_does_not_read_its_answers_is_cut_off(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_WATCH", 0.2)
+    where = ("127.0.0.1", service.client.base_url.port)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect(where)
+        ended = select.poll()
+        ended.register(connection, 0)  # errors and the end are always told
+        connection.setblocking(False)
+        for _ in range(2000):  # until nothing more goes in: then requests wait unread over there
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                connection.send(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        assert ended.poll(20_000), "the connection stayed open"
+
+
+def _connected(service: Any) -> tuple[serving._Protocol, Mock]:
+    """A connection as the server has it, over a transport that only notes what is asked of it."""
+    transport = Mock(spec=asyncio.Transport, **{"is_closing.return_value": False})
+    transport.get_extra_info.return_value = None
+    config = uvicorn.Config(service.app, log_config=None)
+    config.load()
+    connection = serving._Protocol(config, ServerState(), {})
+    connection.connection_made(transport)
+    return connection, transport
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_who_reads_on_may_take_longer_than_the_watch(service: Any, reads: bool) -> None:
+    """Of an answer that fills the buffer again and again, some has to get through meanwhile."""
+
+    async def watched() -> bool:
+        connection, transport = _connected(service)
+        connection.pause_writing()
+        for _ in range(4):
+            if reads:
+                connection.resume_writing()
+                connection.pause_writing()
+            connection._look()
+        connection.connection_lost(None)
+        return bool(transport.abort.called)
+
+    assert asyncio.run(watched()) is not reads
+
+
+def test_a_connection_that_is_closed_does_not_wait_for_the_last_of_its_answer(
+    service: Any,
+) -> None:
+    async def watched() -> tuple[bool, bool]:
+        connection, transport = _connected(service)
+        connection._look()
+        connection._look()
+        closed = bool(transport.close.called) and not transport.abort.called
+        transport.is_closing.return_value = True  # with something in its buffer that nobody reads
+        connection._look()
+        connection.connection_lost(None)
+        return closed, bool(transport.abort.called)
+
+    assert asyncio.run(watched()) == (True, True)
+
+
 def test_a_request_that_takes_its_time_keeps_its_connection(
     start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +326,12 @@ def test_keys_show_nothing_of_themselves(tmp_path: Path) -> None:
     for text in (repr(key), str(key), repr(open_keys(tmp_path / "keys.pem"))):
         assert secret not in text.lower()
         assert "PRIVATE" not in text
+
+
+def test_settings_show_no_password(settings_in: Make) -> None:
+    settings = settings_in(database="postgresql://user:hunter2@db.example/secgear")
+    assert "hunter2" in settings.database_url
+    assert "hunter2" not in f"{settings} {settings!r}"
 
 
 def test_a_full_queue_is_busy_and_passes(start: Any) -> None:

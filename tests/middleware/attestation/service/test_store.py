@@ -35,6 +35,7 @@ def _url(tmp_path: Path) -> str:
         "mysql://host/name",
         "sqlite:////tmp/x.db?mode=ro",
         "nosuch://x",
+        "postgresql://user:password@host:port/name",
     ],
 )
 def test_other_databases_are_refused(url: str) -> None:
