@@ -116,7 +116,8 @@ def test_header_that_was_torn_anywhere_leaves_the_version_before() -> None:
         for held in (before[offset:], bytes(214)):  # over an older header, or over nothing
             torn = bytearray(storage.data)
             torn[offset : offset + 214] = header[:size] + held[size:214]
-            assert content(bytes(torn)) == b"old"
+            if torn != storage.data:  # or it was torn where both are the same
+                assert content(bytes(torn)) == b"old"
 
 
 def test_small_file_is_replaced_in_one_step() -> None:
