@@ -295,12 +295,18 @@ def in_turn(contenders: dict[str, Call], *, rounds: int) -> dict[str, Sample]:
 
 # --- peers ---------------------------------------------------------------------------------------
 
+# After some milliseconds of nothing it sleeps, so as not to take the processor from the others.
 _SPINNING_CHILD = """
-import os, socket, sys
+import os, select, socket, sys
 s = socket.socket(fileno=int(sys.argv[1])); s.setblocking(False)
+idle = 0
 while True:
     try: d = s.recv(65536)
-    except BlockingIOError: continue
+    except BlockingIOError:
+        idle += 1
+        if idle == 2000: select.select([s], [], [])
+        continue
+    idle = 0
     if not d: break
     s.send(d)
 """

@@ -110,10 +110,14 @@ class Connection:
         self.functions = {
             name: _compiled(description, types) for name, description in interface.ecalls.items()
         }
+        self._handlers = {
+            name: _handler(description, ocalls.get(name))
+            for name, description in interface.ocalls.items()
+        }
         self._served = served = {
             name: Served(
                 _compiled(description, types),
-                _handler(description, ocalls.get(name)),
+                _invoker(description, self._handlers[name]),
                 tuple(types.raises(description)),
                 largest_arguments(description, interface.types),
             )
@@ -141,11 +145,10 @@ class Connection:
         self._reader = threading.Thread(target=self._read, name="secgear-read", daemon=True)
 
     def _share(self, options: Switchless) -> None:
-        fd = self.running.switchless_fd
+        fd, geometry = self.running.switchless_fd, options.geometry
         if fd is None:
-            self.no_lanes = "this TEE shares no memory for it"
+            self.no_lanes = ring.reason() or "this TEE shares no memory for it"
             return
-        geometry = options.geometry
         self._memory = memory = mmap.mmap(fd, geometry.size)
         if geometry.shared:
             self.pool = Pool(memory, geometry.size - geometry.shared, geometry.shared)
@@ -197,6 +200,7 @@ class Connection:
             interface=self.interface,
             functions=self.functions,
             served=self._served,
+            handlers=self._handlers,
         )
         self.peer.when_lost = lanes.close
         if self.peer.lost is not None:  # meanwhile
@@ -347,25 +351,33 @@ def _compiled(description: Function, types: HostTypes) -> Compiled:
     return compile_function(description, annotations, classes)
 
 
-def _handler(
-    description: Function, function: Callable[..., Any] | None
-) -> Callable[[dict[str, Any]], Any]:
+def _handler(description: Function, function: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The host's function for an OCALL, whose failures are logged; one that says there is none."""
     name = description.name
+
+    def missing(*_: Any, **__: Any) -> Any:
+        how = f"launch(ocalls={{{name!r}: function}})"
+        raise Refused(OcallFailed(f"the host has no handler for it; {how}"))
+
     if function is None:
-
-        def missing(_: dict[str, Any]) -> Any:
-            how = f"launch(ocalls={{{name!r}: function}})"
-            raise Refused(OcallFailed(f"the host has no handler for it; {how}"))
-
         return missing
     handler = function
 
-    def invoke(values: dict[str, Any]) -> Any:
-        args, kwargs = spread(description, values)
+    def logged(*args: Any, **kwargs: Any) -> Any:
         try:
             return handler(*args, **kwargs)
         except Exception:
             _logger.warning("the handler of OCALL %s failed", name, exc_info=True)
             raise
+
+    return logged
+
+
+def _invoker(
+    description: Function, function: Callable[..., Any]
+) -> Callable[[dict[str, Any]], Any]:
+    def invoke(values: dict[str, Any]) -> Any:
+        args, kwargs = spread(description, values)
+        return function(*args, **kwargs)
 
     return invoke

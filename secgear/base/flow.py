@@ -17,7 +17,7 @@ from secgear.base.marshal import Packed
 from secgear.base.workers import Inbox
 from secgear.errors import ProtocolError
 
-Wait = Callable[[Inbox, Callable[[], bool]], None]
+Wait = Callable[[Inbox, Callable[[], bool], float | None], bool]
 Poll = Callable[[Callable[[], None]], bool]
 
 
@@ -211,20 +211,25 @@ class Consumer:
                     if self._error is not None:
                         raise self._error
                     raise StopIteration
-                inbox = Inbox()
-                self._waiting.append(inbox)
-            try:
-                self._wait(inbox, self._ready)
-            finally:
-                with self._lock:
-                    self._waiting.remove(inbox)
+            self.until(None)
         if grant:
             self._more(grant)
         return self._decode(item)
 
     def ready(self) -> bool:
         """Whether the next item (or the end) is here already."""
-        return self._ready()
+        return bool(self._items) or self._ended
+
+    def until(self, deadline: float | None) -> bool:
+        """Wait for an item or the end; False when `deadline` (`time.monotonic`) came first."""
+        inbox = Inbox()
+        with self._lock:
+            self._waiting.append(inbox)
+        try:
+            return self._wait(inbox, self.ready, deadline)
+        finally:
+            with self._lock:
+                self._waiting.remove(inbox)
 
     def close(self) -> None:
         """Take no more items; the producer is told. Idempotent."""
@@ -260,6 +265,3 @@ class Consumer:
             waiting = list(self._waiting)
         for inbox in waiting:
             inbox.wake()
-
-    def _ready(self) -> bool:
-        return bool(self._items) or self._ended

@@ -88,8 +88,8 @@ class Link:
     def block(self, inbox: Inbox, done: Callable[[], bool], deadline: float | None = None) -> bool:
         """Wait as this thread must: one that serves a call serves what is nested in it.
 
-        deadline: on the clock of `time.monotonic`, for threads that serve none. Returns False
-        when it passed first. Raises Cancelled when the call being served was given up.
+        deadline: on the clock of `time.monotonic`. Returns False when it passed first. Raises
+        Cancelled when the call being served was given up.
         """
         incoming = self.current()
         if incoming is None:
@@ -98,11 +98,13 @@ class Link:
         incoming.watch(inbox)
         with self.shielded():
             try:
-                self.workers.wait(call.id, inbox, lambda: done() or call.cancelled)
+                finished = self.workers.wait(
+                    call.id, inbox, lambda: done() or call.cancelled, deadline
+                )
             finally:
                 incoming.unwatch(inbox)
             call.checkpoint()
-        return True
+        return finished
 
     # --- sending ---------------------------------------------------------------------------------
 
@@ -229,13 +231,10 @@ class Link:
                 self.outbox.post(frame(Kind.STOP, id, flags=flags, index=index))
             stopped()
 
-        def wait(inbox: Inbox, done: Callable[[], bool]) -> None:
-            self.block(inbox, done)
-
         return Consumer(
             self.limits.window,
             decode=lambda item: codec.decode(item[0], item[1].take()),
             more=more,
             stop=stop,
-            wait=wait,
+            wait=self.block,
         )

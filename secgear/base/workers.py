@@ -119,10 +119,13 @@ class Workers:
             self._maximum = max(1, self._maximum - 1)
             self._condition.notify()
 
-    def wait(self, call: int, inbox: Inbox, done: Callable[[], bool]) -> None:
+    def wait(
+        self, call: int, inbox: Inbox, done: Callable[[], bool], deadline: float | None = None
+    ) -> bool:
         """Wait in this thread until `done()`, serving what is nested in `call`.
 
-        Whoever makes `done()` true must call `inbox.wake()` afterwards.
+        Whoever makes `done()` true must call `inbox.wake()` afterwards. deadline: on the clock of
+        `time.monotonic`. Returns False when it passed first.
         """
         with self._condition:
             waiting = self._blocked.setdefault(call, [])
@@ -133,7 +136,7 @@ class Workers:
                     self._tasks.remove(entry)
                     inbox.task(entry[1])
         try:
-            inbox.serve_until(done)
+            return inbox.serve_until(done, deadline)
         finally:
             with self._condition:
                 waiting.remove(inbox)

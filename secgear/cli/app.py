@@ -17,12 +17,14 @@ from secgear.cli import (
     collateral,
     connect,
     doctor,
+    envelopes,
     images,
     new,
     reference,
     relay,
     results,
     run,
+    sealed,
     secret,
     serve,
     signing,
@@ -55,6 +57,9 @@ app.command()(attestation.verify)
 app.command()(attestation.bundle)
 app.command("result")(results.result)
 app.command("audit")(audit.audit)
+app.command("sealed")(sealed.sealed)
+app.add_typer(envelopes.app)
+app.add_typer(sealed.app)
 app.add_typer(reference.app)
 app.add_typer(collateral.app)
 app.add_typer(serve.app)

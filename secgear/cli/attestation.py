@@ -29,6 +29,8 @@ from secgear.cli.output import (
 )
 
 if TYPE_CHECKING:
+    import datetime
+
     from secgear.middleware.attestation.bundle import Bundle
     from secgear.middleware.attestation.claims import Claims
     from secgear.middleware.attestation.verdict import Verdict
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 UNTRUSTED = 6  # exit code: the answer is no
 _MAX_FILE = 32 << 20
 _ENVELOPE_BEGINNING = b'{"secgear-evidence"'
+_RECORDED = "recorded"  # a bundle's own time, as --at
 _BUNDLE_BEGINNING = b'{"secgear-bundle"'
 
 EvidenceFile = Annotated[
@@ -167,8 +170,10 @@ def verify(
 ) -> None:
     """Judge evidence, offline. Exit code 0 means trusted, 6 means not.
 
-    Without --policy the claims are shown and the answer is no: authentic is not trusted. An RA-TLS
-    certificate alone is never fresh; a policy that insists on freshness is not met by one.
+    Without --policy the claims are shown and the answer is no: authentic is not trusted. A bundle
+    is judged by its own rules for the time it recorded; with --policy by yours, for now, or with
+    --at recorded for the time that its maker says. An RA-TLS certificate alone is never fresh; a
+    policy that insists on freshness is not met by one.
     """
     from secgear.middleware.attestation import bundle as bundles
     from secgear.middleware.attestation.appraisal import examine
@@ -188,16 +193,19 @@ def verify(
             raise UsageError(
                 "--root, --reference-values and --report-data need --policy: then all are yours"
             )
-        made = bundles.load_bundle(content)
-        if policy is not None:
-            made = bundles.with_rules(
-                made,
-                inputs.read_text(policy),
-                report_data=inputs.parse_report_data(report_data),
-                reference_values=inputs.text_of(reference_values),
-                roots=inputs.read_roots(root),
-            )
-        _reverify(made, at, as_json, own_policy=policy is not None)
+        kept = bundles.load_bundle(content)
+        if policy is None:
+            time = kept.at if at in (None, _RECORDED) else inputs.parse_time(at)
+            _reverify(kept, time, as_json, recorded=kept.at, own_policy=False)
+        made = bundles.with_rules(
+            kept,
+            inputs.read_text(policy),
+            at=kept.at if at == _RECORDED else inputs.parse_time(at),
+            report_data=inputs.parse_report_data(report_data),
+            reference_values=inputs.text_of(reference_values),
+            roots=inputs.read_roots(root),
+        )
+        _reverify(made, made.at, as_json, recorded=kept.at, own_policy=True)
     anchors = bundles.anchors_with(inputs.read_roots(root))
     gathered = inputs.read_collateral(collateral)
     time = inputs.parse_time(at)
@@ -272,26 +280,33 @@ def bundle(
     _answer(bundles.reverify(made), as_json)
 
 
-def _reverify(bundle: Bundle, at: str | None, as_json: bool, *, own_policy: bool) -> NoReturn:
-    """Judge a bundle again; say whose policy and roots it was judged by."""
+def _reverify(
+    bundle: Bundle,
+    at: datetime.datetime,
+    as_json: bool,
+    *,
+    recorded: datetime.datetime,
+    own_policy: bool,
+) -> NoReturn:
+    """Judge a bundle again; say whose policy and roots it was judged by, and for which time."""
     from secgear.middleware.attestation import bundle as bundles
 
-    verdict = bundles.reverify(bundle, at=inputs.parse_time(at) if at else None)
+    verdict = bundles.reverify(bundle, at=at)
     roots = [root.name for root in bundle.roots]
     more = {
-        "recorded_at": bundle.at.isoformat(),
+        "recorded_at": recorded.isoformat(),
         "policy_from": "caller" if own_policy else "bundle",
         "added_roots": roots,
         "as_recorded": bundles.same_verdict(bundle, verdict),
     }
     if not as_json:
-        say(f"bundle of {bundle.at.isoformat()}, judged for {verdict.at.isoformat()}")
+        say(f"bundle of {recorded.isoformat()}, judged for {verdict.at.isoformat()}")
         whose = "your policy" if own_policy else "the policy in the bundle: read it, or give yours"
         say(f"judged by {whose} (SHA-256 of its rules {verdict.policy_digest.hex()})")
         if roots:
             say(f"roots that are not built in: {', '.join(roots)}")
-        recorded = "is" if more["as_recorded"] else "is NOT"
-        say(f"the verdict {recorded} the recorded one")
+        agrees = "is" if more["as_recorded"] else "is NOT"
+        say(f"the verdict {agrees} the recorded one")
     _answer(verdict, as_json, more)
 
 

@@ -163,7 +163,7 @@ def _items(collateral: Collateral) -> Iterator[dict[str, Any]]:
             elif document.kind == qeidentity.KIND:
                 until = qeidentity.parse(document.data).next_update
             yield _item(document.kind, document.name or "(no name)", until)
-    except (EvidenceMalformed, ValueError) as error:
+    except (EvidenceMalformed, ValueError, TypeError) as error:  # TypeError: of odd names
         raise CollateralError(f"collateral that can't be read: {error}") from None
 
 

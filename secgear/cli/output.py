@@ -12,7 +12,7 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, NoReturn
 
@@ -142,6 +142,26 @@ def progress(what: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def watching(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Show how far something has come, where a person is watching.
+
+    total: bytes there are to do, None if nobody knows. Gives what is told of each piece done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True
+    ) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda size: shown.advance(task, size)
+
+
 def check_target(path: Path, beginning: bytes | None = None) -> None:
     """Raise UsageError unless `path` is free to be written.
 
@@ -164,8 +184,8 @@ def check_target(path: Path, beginning: bytes | None = None) -> None:
         )
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file in one step; nothing is left behind on failure.
+def write_file(path: Path, data: bytes | Iterable[bytes | bytearray]) -> None:
+    """Write a file, also from pieces, in one step; nothing is left behind on failure.
 
     Raises UsageError when it can't be written.
     """
@@ -175,7 +195,7 @@ def write_file(path: Path, data: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
             mask = os.umask(0)
             os.umask(mask)
             Path(temporary).chmod(0o666 & ~mask)

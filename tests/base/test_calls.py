@@ -30,6 +30,7 @@ from tests.base.transports import TRANSPORTS, Launch, launcher
 MEMORY = 512 << 20
 
 APP = f"""
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +85,12 @@ def asks(text: str) -> str:
         return ask(text)
     except Exception as error:
         return type(error).__name__
+
+@app.ecall
+def linger(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
 
 @app.ocall(raises=[KeyError])
 def ask(text: str) -> str: ...
@@ -296,6 +303,19 @@ def test_a_stopped_process_does_not_stop_its_host(source: Path, launch: Launch) 
             assert time.monotonic() - began < 10
         finally:
             os.kill(enclave.pid, signal.SIGCONT)
+        check(enclave)
+
+
+def test_a_nested_call_keeps_its_deadline(source: Path, launch: Launch) -> None:
+    def ask(text: str) -> str:
+        with pytest.raises(errors.DeadlineExceeded):
+            enclave.options(deadline=0.2).linger(20.0)
+        return text.upper()
+
+    with launch(source, deadline=60, ocalls={"ask": ask}) as enclave:
+        began = time.monotonic()
+        assert enclave.asks("late") == "LATE"
+        assert time.monotonic() - began < 10
         check(enclave)
 
 

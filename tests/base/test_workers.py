@@ -214,6 +214,16 @@ def test_a_stranger_is_not_served_by_a_thread_that_waits() -> None:
     pool.close()
 
 
+def test_waiting_for_a_call_ends_at_the_deadline() -> None:
+    pool = Workers(1, "late", elastic=False)
+    inbox = Inbox()
+    assert not pool.wait(1, inbox, lambda: False, time.monotonic() + 0.05)
+    ran: list[int] = []
+    pool.submit(lambda: ran.append(1), 1)  # nobody waits on behalf of it any more
+    until(lambda: ran == [1])
+    pool.close()
+
+
 def test_waiting_ends_at_the_deadline() -> None:
     inbox = Inbox()
     start = time.monotonic()

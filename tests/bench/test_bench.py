@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,30 @@ def test_samples_are_percentiles_and_ratios_are_of_medians() -> None:
         "4 us",
         "50 ns",
     ]
+
+
+@pytest.mark.slow
+def test_switchless_calls_are_measured_against_a_cache_line() -> None:
+    pytest.importorskip("grpc", reason="make bench installs grpcio, the peer")
+    if shutil.which("cc") is None or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("the floor needs a C compiler and two processors")
+    rows = _run("switchless")["switchless"]
+    names = {row["name"] for row in rows}
+    assert {"cache line, there and back", "grpc", "memcpy", "AES-256-GCM, one thread"} <= names
+    for row in rows:
+        if row["what"].startswith("round trip"):
+            assert row["what"].rpartition(", ")[2] in {"near", "far", "mix"}
+            assert row["against"] == "cache line, there and back"
+        assert row["median"] >= 0
+
+
+def test_a_plot_is_a_document_with_every_line() -> None:
+    from xml.etree import ElementTree
+
+    from bench.plot import Series, draw
+
+    series = [Series("one <&>", [(8, 1e-6), (64, 2e-6)]), Series("two", [(8, 1e-4), (64, 3e-3)])]
+    root = ElementTree.fromstring(draw(series, "A title", "bytes", "time"))
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"A title", "one <&>", "two", "bytes", "time", "8", "64", "1 µs", "10 ms"} <= {*texts}
+    assert sum(element.tag.endswith("polyline") for element in root.iter()) == 2

@@ -133,6 +133,21 @@ def test_a_strangers_bundle_is_judged_by_my_rules(run: Any) -> None:
     assert run("verify", "x.bundle", "--report-data", "00").code == 2
 
 
+def test_a_strangers_bundle_is_judged_for_now(run: Any, tmp_path: Path) -> None:
+    """Its maker could name a time at which a revoked key was good; my nonce does not show that."""
+    gone = SimulatedVendor(end=NOW - datetime.timedelta(days=1))
+    (tmp_path / "root.pem").write_bytes(to_pem(gone.certificate))
+    (tmp_path / "evidence.json").write_bytes(envelope.to_json(gone.evidence(report_data=NONCE)))
+    past = ("--at", (NOW - datetime.timedelta(days=2)).isoformat())
+    assert run("bundle", "evidence.json", *JUDGE, *past, "-o", "x.bundle").code == 0
+    assert run("verify", "x.bundle").code == 0  # its maker's rules, and said so
+    mine = run("verify", "x.bundle", *JUDGE)
+    assert (mine.code, "validity" in mine.out) == (6, True)
+    assert run("verify", "x.bundle", *JUDGE, "--at", "recorded").code == 0
+    assert run("verify", "x.bundle", "--at", "recorded").code == 0
+    assert run("verify", "evidence.json", *JUDGE, "--at", "recorded").code == 2
+
+
 def test_a_bundle_keeps_distrust_too(run: Any, tmp_path: Path) -> None:
     done = run("bundle", "evidence.json", "--policy", "nothing.toml", "-o", "x.bundle")
     assert done.code == 6

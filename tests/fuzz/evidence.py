@@ -42,6 +42,8 @@ from secgear.middleware.attestation.service.problems import Problem
 from secgear.middleware.attestation.verification import formats
 from tests.adversary.vendors import ovmf
 from tests.adversary.vendors.simulated import SimulatedVendor
+from tests.fuzz.beside import Beside
+from tests.fuzz.sealed import Sealed
 
 ROOT = Path(__file__).resolve().parents[2]
 AT = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -50,6 +52,7 @@ GROWTH = 200_000
 """KiB that this process may grow by once it has warmed up."""
 LARGEST = 1 << 20
 """Bytes of a seed: larger ones only take longer."""
+DER_TAGS = bytes.fromhex("0102030405060a0c131416171e3031a0a1a380")
 EDGES = tuple(
     number.to_bytes(size, order)
     for size in (1, 2, 4, 8)
@@ -76,8 +79,9 @@ def main() -> int:
     warnings.simplefilter("ignore")  # cryptography complains about names that are too long
     end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "600"))
     seed = int(os.environ.get("FUZZ_SEED", secrets.randbits(32)))
-    seeds = _seeds()
-    readers = _readers()
+    beside, sealed = Beside(), Sealed()
+    seeds = {**_seeds(), **beside.seeds(), **sealed.seeds}
+    readers = {**_readers(), **beside.readers(), **sealed.readers()}
     cases = 0
     warm = 0
     signal.signal(signal.SIGALRM, _late)
@@ -117,20 +121,25 @@ def damaged(chance: random.Random, data: bytes, others: Mapping[str, bytes]) -> 
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(changed) + 1)
         length = min(chance.choice((1, 2, 4, 16, 256, 4096)), len(changed) - at)
-        match chance.randrange(7):
+        match chance.randrange(8):
             case 0 if changed:
                 at = min(at, len(changed) - 1)
                 changed[at] ^= 1 << chance.randrange(8)
-            case 1:
+            case 1 if changed:
+                # Often a tag in the place of a tag: DER has more of them than anything else.
+                at = min(at, len(changed) - 1)
+                tags = [place for place, byte in enumerate(changed[:4096]) if byte in DER_TAGS]
+                changed[chance.choice(tags or [at])] = chance.choice(DER_TAGS)
+            case 2:
                 edge = chance.choice(EDGES)
                 changed[at : at + len(edge)] = edge
-            case 2:
-                del changed[at : at + length]
             case 3:
-                changed[at:at] = changed[at : at + length] * chance.choice((1, 2, 64))
+                del changed[at : at + length]
             case 4:
-                changed[at:at] = chance.randbytes(length)
+                changed[at:at] = changed[at : at + length] * chance.choice((1, 2, 64))
             case 5:
+                changed[at:at] = chance.randbytes(length)
+            case 6:
                 other = chance.choice(list(others.values()))
                 start = chance.randrange(len(other))
                 changed[at : at + length] = other[start : start + chance.choice((16, 256, 4096))]

@@ -54,7 +54,7 @@ class Batch:
         self._give_errors = take_errors
         self._count = 0
         self._ids: deque[int] = deque()  # sent and not answered
-        self._most = lanes.arena // 2
+        self._most = lanes.ahead
         self._large: deque[tuple[int, int]] = deque()  # of these, ids and sizes of large ones
 
     def run(self, calls: Iterable[tuple[Any, ...]]) -> None:

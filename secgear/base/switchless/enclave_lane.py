@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from secgear.base import context, faults
@@ -224,7 +223,7 @@ class Lane:
                 raise UnknownCall("no such function here")
             if self._is_given_up(id):
                 raise CallCancelled("cancelled by the caller")
-        except (CallError, TimeoutError) as error:
+        except (CallError, TimeoutError, MemoryError) as error:
             if messages.kind(tag) == BEGIN:
                 self._refused = id
             self._fault(id, tag, offer, Refused(_as_call_error(error)))
@@ -337,31 +336,39 @@ class Lane:
         return NotImplemented if target is None else self._ocall(target, args, kwargs)
 
     def _ocall(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        form, name = target.form, target.compiled.name
-        fast = None
+        form = target.form
+        body = None
         if form is not None and not kwargs and form.fewest <= len(args) <= form.most:
             try:
-                fast = form.encode_arguments(args)
+                body = form.encode_arguments(args)
             except Exception:  # noqa: BLE001  (the ordinary form says what is wrong)
-                fast = None
+                body = None
         self._asked = id = self._asked + 1
-        with self._shielded() as given_up:
-            if fast is not None and len(fast) <= self._piece:
-                message = self._ring.call(id, OCALL | FAST | target.number, fast, _LOOK)
+        running, known = self._running, self._incoming
+        if known is not None:  # the framework's own work is not to be interrupted
+            known.shield()
+        try:
+            if body is not None and len(body) <= self._piece:
+                tag = OCALL | FAST | target.number
+                message = self._ring.call(id, tag, body, _LOOK)
             else:
-                packed = target.compiled.arguments.encode(
-                    bind(target.compiled.description, args, kwargs)
-                )
-                self._link.check_size(name, packed)
+                description = target.compiled.description
+                packed = target.compiled.arguments.encode(bind(description, args, kwargs))
+                self._link.check_size(description.name, packed)
                 self._courier.send(id, OCALL | target.number, packed)
                 message = self._ring.recv(_LOOK)
             while message is None or not self._is_about(message, id, target):
-                if given_up():
-                    raise Cancelled(f"{name}: its call was given up by the caller")
+                if self.closing or self._abandoned(running):
+                    raise _given_up(target)
                 if message is not None:
-                    self._meanwhile(message, id)
+                    self._meanwhile(message)
                 message = self._ring.recv(_LOOK)
-            return self._outcome(message, target, given_up)
+            return self._outcome(message, target, running)
+        finally:
+            known = self._incoming
+            if known is not None:
+                known.shield()
+                known.expose(again=True)
 
     def _is_about(self, message: Message, id: int, target: Target) -> bool:
         """Whether a message answers the OCALL `id`. Raises ProtocolError when it pretends to."""
@@ -371,7 +378,7 @@ class Lane:
             raise self._broken("an answer to an OCALL that was not made")
         return True
 
-    def _meanwhile(self, message: Message, id: int) -> None:
+    def _meanwhile(self, message: Message) -> None:
         """What comes before the answer: nested calls, calls for later, answers that are late."""
         tag = message[1]
         kind = messages.kind(tag)
@@ -389,7 +396,7 @@ class Lane:
         else:
             raise self._broken("a message that nothing led to")
 
-    def _outcome(self, message: Message, target: Target, given_up: Callable[[], bool]) -> Any:
+    def _outcome(self, message: Message, target: Target, running: int) -> Any:
         compiled, form = target.compiled, target.form
         kind = messages.kind(message[1])
         if kind == FAST and form is not None and form.decode_result is not None:
@@ -402,9 +409,13 @@ class Lane:
         if kind not in {WHOLE, BEGIN}:
             raise self._broken("an answer of no kind")
         try:
-            arrived = self._courier.receive(message, self._link.limits.message, given_up=given_up)
+            arrived = self._courier.receive(
+                message,
+                self._link.limits.message,
+                given_up=lambda: self.closing or self._abandoned(running),
+            )
         except TimeoutError:
-            raise Cancelled(f"{compiled.name}: its call was given up by the caller") from None
+            raise _given_up(target) from None
         except ProtocolError as error:
             raise self._broken(str(error)) from error
         return compiled.result.decode(arrived.body, arrived.attachments)
@@ -413,27 +424,6 @@ class Lane:
         """The host broke the protocol while app code waits for it: the lane is of no use."""
         self._ring.close()
         return EnclaveLost(f"the host broke the protocol: {reason}")
-
-    @contextmanager
-    def _shielded(self) -> Iterator[Callable[[], bool]]:
-        """The framework's own work in the middle of app code: not to be interrupted.
-
-        Gives what tells whether the call that runs was given up.
-        """
-        id, incoming = self._running, self._incoming
-        if incoming is not None:
-            incoming.shield()
-
-        def given_up() -> bool:
-            return self.closing or self._abandoned(id)
-
-        try:
-            yield given_up
-        finally:
-            known = self._incoming
-            if known is not None and self._running == id:
-                known.shield()
-                known.expose(again=True)
 
     # --- what others see of the call that runs ---------------------------------------------------
 
@@ -515,8 +505,16 @@ class Lane:
             self._ring.close()
 
 
+def _given_up(target: Target) -> Cancelled:
+    return Cancelled(f"{target.compiled.name}: its call was given up by the caller")
+
+
 def _as_call_error(error: BaseException) -> CallError:
-    return error if isinstance(error, CallError) else CallCancelled("its arguments did not come")
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, MemoryError):
+        return LimitExceeded("the enclave has no memory for its arguments")
+    return CallCancelled("its arguments did not come")
 
 
 def _named(error: CallError, compiled: Compiled) -> CallError:

@@ -14,7 +14,7 @@ from secgear.base.switchless.batch import Batch
 from secgear.base.switchless.futures import Starter, completed
 from secgear.base.switchless.host import Busy, Lanes
 from secgear.base.switchless.host_lane import Function, Outcome
-from secgear.base.switchless.messages import FAST
+from secgear.base.switchless.messages import FAST, left
 
 if TYPE_CHECKING:
     from secgear.base.connection import Connection
@@ -116,6 +116,7 @@ def _caller(
             return long(*args)
         if len(body) > piece:
             return long(*args)
+        rest = seconds
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
             lane = pop()
@@ -124,11 +125,12 @@ def _caller(
                 lane = lanes.take(name, deadline)
             except Busy:
                 return stream(*args)
+            rest = left(deadline)
         lane.id = id = lane.id + 1
         try:
-            message = lane.call(id, tag, body, seconds)
+            message = lane.call(id, tag, body, rest)
         except BaseException as error:  # noqa: BLE001  (raised anew, in the caller's terms)
-            raise lanes.failed(lane, error) from None
+            message = lanes.cut_short(lane, error)
         if message is None or message[0] != id or message[1] != tag:
             return lanes.finish(lane, function, id, message, deadline)
         push(lane)

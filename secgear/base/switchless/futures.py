@@ -51,7 +51,8 @@ class Starter:
             values = bind(function.compiled.description, args, kwargs)
             packed = pack(function, values, lanes.link)
             return Begun(lanes, function, packed, deadline, pins=pin(values))
-        lane = lanes.try_take()
+        # A message that is cut short by a timeout costs the lane, so a large one is not tried.
+        lane = lanes.try_take() if len(body) <= lanes.ahead // 2 else None
         if lane is None:
             return Begun(lanes, function, body, deadline)
         id, tag = lane.begin(), FAST | function.number

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 import msgspec
@@ -68,10 +68,11 @@ class Lanes:
         interface: Interface,
         functions: Mapping[str, Compiled],
         served: Mapping[str, Served],
+        handlers: Mapping[str, Callable[..., Any]],
     ) -> None:
         self.options = options
         self.piece = geometry.piece
-        self.arena = geometry.arena
+        self.ahead = geometry.ahead
         self.free: list[HostLane] = []
         self.waiting = 0
         self.serving: dict[int, HostLane] = {}
@@ -89,8 +90,12 @@ class Lanes:
             for number, (name, compiled) in enumerate(sorted(functions.items()))
         }
         self._handlers = [
-            Handler(one, form(one.compiled.description, one.compiled.types, interface.types))
-            for _, one in sorted(served.items())
+            Handler(
+                one,
+                handlers[name],
+                form(one.compiled.description, one.compiled.types, interface.types),
+            )
+            for name, one in sorted(served.items())
         ]
         self._memory = memory
         self._geometry = geometry
@@ -291,6 +296,15 @@ class Lanes:
         self.leave(lane, min(first + 1, lane.id) if first else lane.id, lane.id, nested=nested)
         return error
 
+    def cut_short(self, lane: HostLane, error: BaseException) -> Message | None:
+        """`error` ended a call: None when the enclave did not even take it in time.
+
+        Raises what the caller is told of anything else.
+        """
+        if not isinstance(error, TimeoutError):
+            raise self.failed(lane, error) from None
+        return None
+
     def lost(self, error: Exception) -> EnclaveLost:
         """Why a lane ended: the connection did, or the enclave broke the rules, and then it does.
 
@@ -355,7 +369,7 @@ class Lanes:
     @property
     def busy(self) -> int:
         """Lanes that calls are under way on, or that were left behind."""
-        return len(self._all) - len(self.free)
+        return len(self._all) - len(self.free) - self._dead
 
     def ring_stats(self) -> Counter[str]:
         """Counters of all rings together."""

@@ -75,9 +75,10 @@ class Function(NamedTuple):
 
 
 class Handler(NamedTuple):
-    """An OCALL as the host serves it on lanes."""
+    """An OCALL as the host serves it on lanes. function: takes the arguments by position."""
 
     served: Served
+    function: Callable[..., Any]
     form: Form | None
 
 
@@ -294,11 +295,7 @@ class HostLane:
         outer = self._serving.get(key)
         self._serving[key] = self
         try:
-            try:
-                values = self._arguments(message, handler)
-            except CallError as error:
-                raise Refused(error) from error
-            result = handler.served.invoke(values)
+            result = self._handle(message, handler)
             if messages.kind(tag) == FAST and form is not None and form.encode_result is not None:
                 try:
                     answer = form.encode_result(result)
@@ -311,8 +308,6 @@ class HostLane:
                 self._link.check_size(f"{compiled.name}: result", packed)
             except LimitExceeded as error:
                 raise Refused(error) from error
-        except ProtocolError:
-            raise
         except BaseException as error:
             body = faults.describe(error, handler.served.raises, enclave=False, debug=False)
             self.ring.send(id, OCALL | FAULT | number, encode(body))
@@ -326,7 +321,8 @@ class HostLane:
         self._courier.send(id, OCALL | number, packed)
         return None
 
-    def _arguments(self, message: Message, handler: Handler) -> dict[str, Any]:
+    def _handle(self, message: Message, handler: Handler) -> Any:
+        """Run the handler; arguments that don't fit are `Refused`."""
         compiled, form = handler.served.compiled, handler.form
         _, tag, payload = message
         kind = messages.kind(tag)
@@ -334,13 +330,16 @@ class HostLane:
             try:
                 given = form.decode_arguments(payload)
             except Exception as error:  # noqa: BLE001  (whatever a decoder makes of them)
-                raise misfit(compiled.name, error) from None
-            names = [param.name for param in compiled.description.params]
-            return dict(zip(names, given, strict=False))
-        if kind not in {WHOLE, BEGIN}:
-            raise ProtocolError("an OCALL of no kind")
-        arrived = self._courier.receive(message, self._link.limits.message)
-        return compiled.arguments.decode(arrived.body, arrived.attachments)
+                raise Refused(misfit(compiled.name, error)) from None
+            return handler.function(*given)
+        try:
+            if kind not in {WHOLE, BEGIN}:
+                raise ProtocolError("an OCALL of no kind")
+            arrived = self._courier.receive(message, self._link.limits.message)
+            values = compiled.arguments.decode(arrived.body, arrived.attachments)
+        except CallError as error:
+            raise Refused(error) from error
+        return handler.served.invoke(values)
 
     # --- in step ---------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Switchless(msgspec.Struct, frozen=True, kw_only=True):
     slots: messages that may wait in one direction, a power of two. arena: bytes of large messages
     in one direction, a power of two; each worker has both twice.
     shared: bytes of the pool that `Enclave.shared` allocates from.
-    window: calls of one `map` that are sent ahead of their answers.
+    window: calls of one `map` that are sent ahead of their answers, at most half the slots.
     eager: seconds that `submit` and `aio` wait for an answer themselves before they leave it to
     another thread.
     """
@@ -54,7 +54,7 @@ class Switchless(msgspec.Struct, frozen=True, kw_only=True):
         power_of_two("slots", self.slots, MIN_SLOTS, MAX_SLOTS)
         power_of_two("arena", self.arena, MIN_ARENA, MAX_ARENA)
         between("shared", self.shared, 0, MAX_SHARED)
-        between("window", self.window, 1, self.slots)
+        between("window", self.window, 1, self.slots // 2)
         if not 0 <= self.eager <= 1:
             raise ArgumentError(f"eager is from 0 to 1 second, not {self.eager!r}")
 

@@ -20,6 +20,7 @@ MIN_SLOTS, MAX_SLOTS = 8, 4096
 MIN_ARENA, MAX_ARENA = 64 << 10, 64 << 20
 MAX_SHARED = 1 << 40
 PAGE = 4096
+_RING_PIECE = 64 << 10  # RING_PIECE of _ring_core.h
 _MADV_POPULATE_WRITE = 23  # madvise(2), since Linux 5.14
 
 
@@ -59,6 +60,15 @@ class Geometry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         holds: the ring moves a message through it bit by bit, while both sides copy.
         """
         return 4 * self.arena
+
+    @property
+    def ahead(self) -> int:
+        """Bytes of large messages that may be under way in one direction without filling it.
+
+        The ring cuts a message into pieces of 64 KiB or a quarter of the arena, each with a slot
+        of its own: half of the arena, and no more pieces than half of the slots.
+        """
+        return min(self.arena // 2, self.slots // 2 * min(self.arena // 4, _RING_PIECE))
 
     def lane(self, memory: memoryview, number: int) -> memoryview:
         """The memory of lane `number`."""

@@ -33,7 +33,7 @@ class PartFailed(SecGearError):
 
     code = "demo.part_failed"
 
-    def __init__(self, text: str, reason: str, checks: tuple[str, ...] = ()) -> None:
+    def __init__(self, text: str, reason: str = "", checks: tuple[str, ...] = ()) -> None:
         super().__init__(text)
         self.reason = reason
         self.checks = checks

@@ -145,18 +145,22 @@ def with_rules(
     bundle: Bundle,
     policy: str,
     *,
+    at: datetime.datetime,
     report_data: bytes | None,
     reference_values: str = "",
     roots: Sequence[AddedRoot] = (),
 ) -> Bundle:
-    """The same evidence, collateral and time under other rules: nothing of the bundle's own.
+    """The same evidence and collateral under other rules: nothing else of the bundle's own.
 
+    at: the time to judge for. `Bundle.at` is its maker's word, who may name a time at which a key
+    was not revoked yet and a TCB was up to date; new evidence does not show that it is old.
     report_data: what you expect in the evidence. What its maker expected says nothing to you, so
     with None the freshness is not checked, and a policy that requires it says no.
     """
     return msgspec.structs.replace(
         bundle,
         policy=policy,
+        at=at,
         report_data=report_data,
         reference_values=reference_values,
         roots=tuple(roots),

@@ -323,7 +323,7 @@ def _entry(crl: x509.CertificateRevocationList, serial: int) -> x509.RevokedCert
 def _reason(entry: x509.RevokedCertificate) -> str:
     try:
         found = entry.extensions.get_extension_for_oid(CRLEntryExtensionOID.CRL_REASON)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, TypeError):
         return ""
     return f" ({found.value.reason.value})" if isinstance(found.value, x509.CRLReason) else ""
 
@@ -372,6 +372,6 @@ def _signed_crl(crl: x509.CertificateRevocationList, issuer: Certificate) -> boo
             if not isinstance(parameters, padding.PSS | padding.PKCS1v15):
                 return False
             key.verify(crl.signature, crl.tbs_certlist_bytes, parameters, digest)
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
     return True

@@ -173,21 +173,28 @@ class AsyncSession:
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
         """See `Session.send`."""
+        view = memoryview(message).cast("B")
         await self._open()
         async with self._sending:
-            await self._send_parts(message, last=True)
+            await self._send_parts(view, last=True)
 
     async def send_stream(self, parts: AsyncIterable[bytes] | Iterable[bytes]) -> None:
         """See `Session.send_stream`."""
         await self._open()
         async with self._sending:
-            try:
-                async for part in _each(parts):
-                    await self._send_parts(part, last=False)
-            except BaseException:  # also an error of another session that `parts` come from
-                self.abort()
-                raise
+            source = _each(parts)
+            while (part := await self._next_of(source)) is not None:
+                await self._send_parts(part, last=False)
             await self._send_parts(b"", last=True)
+
+    async def _next_of(self, source: AsyncIterator[bytes]) -> memoryview | None:
+        try:
+            return memoryview(await anext(source)).cast("B")
+        except StopAsyncIteration:
+            return None
+        except BaseException:  # also an error of another session that the parts come from
+            self.abort()
+            raise
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """See `Session.recv`."""
@@ -247,20 +254,18 @@ class AsyncSession:
                 await self._wait(lambda: self._arrivals.control(Kind.OPENED))
                 self._opened = True
 
-    async def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
+    async def _send_parts(self, message: bytes | memoryview, *, last: bool) -> None:
         if time.monotonic() >= self._expires:
             self.abort()
             raise ChannelClosed(TOO_OLD)
-        steps = self._core.send(message, last=last)
-        whole = False
         try:
-            for _ in steps:
-                data = self._core.outgoing()
-                await _write(self._writer, data)
-            whole = True
-        finally:
-            if not whole:  # what went must not become the next message's beginning
-                self.abort()
+            for _ in self._core.send(message, last=last):
+                await _write(self._writer, self._core.outgoing())
+        except ChannelError:  # the connection is of no use; why, may still be there to be read
+            raise
+        except BaseException:  # what went so far must not become the next message's beginning
+            self.abort()
+            raise
 
     async def _wait(self, take: Callable[[], T | None]) -> T:
         """What `take` gives, once enough has arrived for it; whoever gives up loses nothing."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from secgear.base import app as base
 from secgear.errors import InterfaceError
 
 if TYPE_CHECKING:
+    from secgear.base.flow import Consumer
     from secgear.middleware.channel.session import Session
     from secgear.middleware.channel.sessions import Sessions
 
@@ -79,6 +80,6 @@ class App(base.App):
 def _relayed_ecall(sessions: Sessions) -> Callable[..., Iterator[bytes]]:
     def secgear_session(address: str, inbound: Iterator[bytes]) -> Iterator[bytes]:
         """One relayed connection: what the client says goes in, what the enclave says comes out."""
-        return sessions.take(address, inbound)
+        return sessions.take(address, cast("Consumer", inbound))  # which streams are
 
     return secgear_session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from secgear.errors import ChannelError
@@ -68,8 +69,13 @@ def connect(
     )
     core = Core(Role.CLIENT, parameters or Parameters(), identity)
     answers = Answers(core, trust, attester)
+    until = time.monotonic() + timeout
     stream = _stream(address, timeout)
-    events = shake(core, stream, answers, timeout=timeout)
+    if isinstance(stream, SocketBytes):
+        stream.deadline = until
+    events = shake(core, stream, answers, timeout=until - time.monotonic())
+    if isinstance(stream, SocketBytes):
+        stream.deadline = None
     return Session(
         core,
         stream,

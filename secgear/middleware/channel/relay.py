@@ -7,6 +7,7 @@ it limits, it limits for the host's own sake.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import select
@@ -50,7 +51,8 @@ class Relay:
     """Listens for clients of an enclave. A context manager; leaving it ends all connections.
 
     address: where to listen, as for `connect`; port 0 takes a free one, see `address`.
-    limit: connections at once. per_client: at once from one address (Unix sockets have none).
+    limit: connections at once. per_client: at once from one address, which of IPv6 is the first
+    64 bits, as whoever has one has them all (Unix sockets have none).
     stall: seconds that a client may take nothing before it is dropped.
     Raises ChannelError when the enclave's app takes no sessions or the address can't be had,
     ValueError for what is no address.
@@ -79,7 +81,7 @@ class Relay:
         self._clients: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._closed = False
-        place = parse(address)
+        self._place = place = parse(address)
         try:
             self._listener = place.listen()
         except OSError as error:
@@ -141,6 +143,7 @@ class Relay:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
+        self._place.tidy()
         with self._lock:
             self._left.wait_for(lambda: not self._active, 5)
         self._poller.close()
@@ -161,16 +164,17 @@ class Relay:
             self._admit(connection, str(source[0]) if isinstance(source, tuple) else "")
 
     def _admit(self, connection: socket.socket, client: str) -> None:
+        origin = _origin(client)
         with self._lock:
             full = (
                 self._closed
                 or len(self._active) >= self._limit
-                or bool(client and self._clients[client] >= self._per_client)
+                or bool(origin and self._clients[origin] >= self._per_client)
             )
             self._counts["refused" if full else "accepted"] += 1
             if not full:
                 self._active[connection] = connection
-                self._clients[client] += 1
+                self._clients[origin] += 1
         if full:
             connection.close()
             return
@@ -192,7 +196,7 @@ class Relay:
                 stream.send(piece)
                 self._count("sent", len(piece))
         except ChannelError:
-            pass  # the client is gone
+            failed = stream.stalled  # or the client is gone
         except SecGearError as error:
             failed = True
             _logger.warning("a relayed connection broke: %s", error.code)
@@ -202,13 +206,14 @@ class Relay:
 
     def _leave(self, connection: socket.socket, client: str, *, failed: bool) -> None:
         self._poller.forget(connection)
+        origin = _origin(client)
         with self._lock:
             self._active.pop(connection, None)
             self._left.notify_all()
             self._counts["failed"] += failed
-            self._clients[client] -= 1
-            if not self._clients[client]:
-                del self._clients[client]
+            self._clients[origin] -= 1
+            if not self._clients[origin]:
+                del self._clients[origin]
         connection.close()
 
     def _count(self, name: str, size: int) -> None:
@@ -319,6 +324,16 @@ class _Poller:
                     wake()
         self._epoll.close()
         os.close(self._bell)
+
+
+def _origin(client: str) -> str:
+    """What a client at that address counts as."""
+    if ":" not in client:
+        return client
+    address = ipaddress.IPv6Address(client.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
 def _bound(place: Address, listener: socket.socket) -> Address:

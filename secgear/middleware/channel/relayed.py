@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Self, final
 
 from secgear.base.flow import Consumer
@@ -44,6 +44,7 @@ class Outflow:
                 piece = data[start : start + MAX_PIECE]
                 self._pieces.append(piece)
                 self._held += len(piece)
+                self._condition.notify_all()
             self._tell()
 
     def finish(self) -> None:
@@ -92,7 +93,7 @@ class Outflow:
 class RelayedBytes:
     """`session.ByteStream` over what the host carries."""
 
-    def __init__(self, inbound: Iterator[bytes]) -> None:
+    def __init__(self, inbound: Consumer) -> None:
         self._inbound = inbound
         self._rest = b""
         self.outflow = Outflow(self.close)
@@ -104,9 +105,12 @@ class RelayedBytes:
         return max(self._used, self.outflow.used)
 
     def recv(self, size: int, timeout: float | None) -> bytes:
-        """See `ByteStream.recv`; who watches the time closes the stream, `timeout` is not used."""
+        """See `ByteStream.recv`."""
+        until = None if timeout is None else time.monotonic() + timeout
         data = self._rest
         while not data:
+            if until is not None and not self._inbound.until(until):
+                raise TimeoutError("nothing has arrived in time")
             try:
                 data = next(self._inbound)
             except StopIteration:
@@ -126,5 +130,4 @@ class RelayedBytes:
     def close(self) -> None:
         """See `ByteStream.close`."""
         self.outflow.finish()
-        if isinstance(self._inbound, Consumer):
-            self._inbound.close()
+        self._inbound.close()

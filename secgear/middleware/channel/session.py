@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, final
 from secgear.errors import ChannelClosed, ChannelError
 from secgear.middleware.channel.arrivals import Arrivals
 from secgear.middleware.channel.binding import Role
-from secgear.middleware.channel.core import Core, Event
+from secgear.middleware.channel.core import Core, Event, State
 from secgear.middleware.channel.messages import (
     Failed,
     Kind,
@@ -102,6 +102,11 @@ class Session:
         else:
             self.abort()  # the peer must not take what was sent so far for all there is
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more; what has arrived can still be taken."""
+        return self._core.state is State.CLOSED
+
     # --- messages --------------------------------------------------------------------------------
 
     def send(self, message: bytes | bytearray | memoryview) -> None:
@@ -109,9 +114,10 @@ class Session:
 
         Raises ChannelClosed, ChannelError.
         """
+        view = memoryview(message).cast("B")
         self._open(calls=False)
         with self._sending:
-            self._send_parts(message, last=True)
+            self._send_parts(view, last=True)
 
     def send_stream(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
         """One message of any length, from parts as they come; both sides need little memory.
@@ -119,14 +125,20 @@ class Session:
         When `parts` raises, the session is ended: what was sent so far is no message.
         """
         self._open(calls=False)
+        source = iter(parts)
         with self._sending:
-            try:
-                for part in parts:
-                    self._send_parts(part, last=False)
-            except BaseException:  # also an error of another session that `parts` come from
-                self.abort()
-                raise
+            while (part := self._next_of(source)) is not None:
+                self._send_parts(part, last=False)
             self._send_parts(b"", last=True)
+
+    def _next_of(self, source: Iterator[bytes | bytearray | memoryview]) -> memoryview | None:
+        try:
+            return memoryview(next(source)).cast("B")
+        except StopIteration:
+            return None
+        except BaseException:  # also an error of another session that the parts come from
+            self.abort()
+            raise
 
     def recv(self, timeout: float | None = None) -> bytes:
         """The next message.
@@ -281,7 +293,7 @@ class Session:
             return self._described
         # A lock of its own: a receiver must not wait for somebody's long message.
         with _held(self._opening, until):
-            if self._for_calls is None:
+            if self._for_calls is None and (self._wish is None or self._wish.calls is calls):
                 if self._wish is None:
                     self._wish = Open("" if calls else self._service, calls=calls)
                     with contextlib.suppress(ChannelError):  # the end, once it is read, says why
@@ -291,13 +303,13 @@ class Session:
                 if isinstance(message, Opened):
                     self._for_calls, self._described = self._wish.calls, message
         if self._for_calls is not calls:
-            used, other = ("calls", "messages") if self._for_calls else ("messages", "calls")
+            used, other = ("messages", "calls") if calls else ("calls", "messages")
             raise ChannelError(f"this session is for {used}; open another one for {other}")
         return self._described
 
     # --- the way in and out ----------------------------------------------------------------------
 
-    def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
+    def _send_parts(self, message: bytes | memoryview, *, last: bool) -> None:
         if time.monotonic() >= self._expires:
             self.abort()
             raise ChannelClosed(TOO_OLD)
@@ -308,6 +320,8 @@ class Session:
                     if next(steps, steps) is steps:
                         return
                 self._flush()
+        except ChannelError:  # the connection is of no use; why, may still be there to be read
+            raise
         except BaseException:  # what went so far must not become the next message's beginning
             self.abort()
             raise

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
 import msgspec
@@ -29,6 +29,7 @@ from secgear.middleware.channel.trust import Remote, Trust
 
 if TYPE_CHECKING:
     from secgear.base.app import App
+    from secgear.base.flow import Consumer
 
 _logger = logging.getLogger(__name__)
 Handler = Callable[[Session], None]
@@ -109,7 +110,7 @@ class Sessions:
         """
         return self._callers.get(context.current_call().owner)
 
-    def take(self, address: str, inbound: Iterator[bytes]) -> Outflow:
+    def take(self, address: str, inbound: Consumer) -> Outflow:
         """A relayed connection begins. Returns what goes out, at once; a thread does the rest."""
         stream = RelayedBytes(inbound)
         running = _Running(stream, address, time.monotonic() + self._settings.handshake)
@@ -220,15 +221,16 @@ class Sessions:
     def _handle(self, session: Session, handler: Handler) -> None:
         try:
             handler(session)
-        except ChannelClosed:
+        except BaseException as error:
+            if not (session.closed and isinstance(error, ChannelError)):
+                # Its text may hold the data of somebody else: it stays inside. Another session's
+                # end is a failure, too: this one's client must not take it for a good one.
+                session.failed("session.failed", "the enclave's handler failed")
+                raise
+            if not isinstance(error, ChannelClosed):
+                session.abort()
+                raise
             session.close()
-        except ChannelError:
-            session.abort()
-            raise
-        except BaseException:
-            # Its text may hold the data of somebody else: it stays inside.
-            session.failed("session.failed", "the enclave's handler failed")
-            raise
         else:
             session.close()
 

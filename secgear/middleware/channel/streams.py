@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import time
 from typing import final
 
 from secgear.errors import ChannelClosed, ChannelError
@@ -15,7 +16,8 @@ class SocketBytes:
     """`session.ByteStream` over a connected stream socket, which it owns.
 
     One thread may send while another receives. stall: seconds to wait for a peer that takes
-    nothing, None for ever.
+    nothing, None for ever. deadline: until when all is to be sent, on `time.monotonic`; counts
+    instead of `stall` while it is set. stalled: whether the peer took nothing for too long.
     """
 
     def __init__(self, sock: socket.socket, *, stall: float | None = None) -> None:
@@ -23,6 +25,8 @@ class SocketBytes:
         self._socket = sock
         self._stall = stall
         self._closed = False
+        self.deadline: float | None = None
+        self.stalled = False
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         """See `ByteStream.recv`."""
@@ -42,7 +46,8 @@ class SocketBytes:
             try:
                 view = view[self._socket.send(view, socket.MSG_NOSIGNAL) :]
             except BlockingIOError:
-                if not self._wait(select.POLLOUT, self._stall):
+                if not self._wait(select.POLLOUT, self._patience()):
+                    self.stalled = True
                     raise ChannelError("the peer has taken nothing for too long") from None
             except OSError as error:
                 self._gone(error)
@@ -54,6 +59,9 @@ class SocketBytes:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _patience(self) -> float | None:
+        return self._stall if self.deadline is None else self.deadline - time.monotonic()
 
     def _wait(self, event: int, timeout: float | None) -> bool:
         poll = select.poll()

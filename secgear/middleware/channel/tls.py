@@ -228,8 +228,14 @@ class Tls:
 
     @property
     def peer_certificate(self) -> Any:
-        """The peer's certificate (`cryptography.x509.Certificate`), or None."""
-        return self._connection.get_peer_certificate(as_cryptography=True)
+        """The peer's certificate (`cryptography.x509.Certificate`), or None.
+
+        Raises HandshakeFailed for one that OpenSSL takes and `cryptography` does not.
+        """
+        try:
+            return self._connection.get_peer_certificate(as_cryptography=True)
+        except ValueError:
+            raise HandshakeFailed("the peer's certificate: its encoding is not DER") from None
 
     @property
     def peer_spki(self) -> bytes | None:

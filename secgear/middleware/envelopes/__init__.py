@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from secgear.middleware.envelopes.batches import open_batches as open_batches
     from secgear.middleware.envelopes.batches import seal_batches as seal_batches
     from secgear.middleware.envelopes.document import EnclaveKey as EnclaveKey
+    from secgear.middleware.envelopes.kept_ledger import KeptLedger as KeptLedger
     from secgear.middleware.envelopes.keypair import EnclaveKeyPair as EnclaveKeyPair
     from secgear.middleware.envelopes.ledger import MemoryLedger as MemoryLedger
     from secgear.middleware.envelopes.ledger import ReplayLedger as ReplayLedger
@@ -32,6 +33,7 @@ _PUBLIC = {
     "EnclaveKey": "document",
     "EnclaveKeyPair": "keypair",
     "HYBRID": "suites",
+    "KeptLedger": "kept_ledger",
     "MemoryLedger": "ledger",
     "Opener": "opener",
     "ReplayLedger": "ledger",
@@ -49,6 +51,7 @@ __all__ = [
     "HYBRID",
     "EnclaveKey",
     "EnclaveKeyPair",
+    "KeptLedger",
     "MemoryLedger",
     "Opener",
     "ReplayLedger",

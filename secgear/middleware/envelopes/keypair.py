@@ -52,7 +52,7 @@ class EnclaveKeyPair:
 
     def __init__(self, secret: bytes, key: EnclaveKey) -> None:
         """`create` and `from_secret` call this; `key` has to belong to `secret`."""
-        self._secret = secret
+        self._secret = bytearray(secret)
         made, public = private_key(suite_named(key.suite), secret)
         if public != key.public:
             raise EnvelopeMalformed("the private key does not belong to the public one")
@@ -147,9 +147,9 @@ class EnclaveKeyPair:
         return Content(content[:KEY_SIZE], content[KEY_SIZE:])
 
     def close(self) -> None:
-        """Let go of the private key; nothing can be opened any more."""
+        """Let go of the private key, and wipe it where we can; nothing can be opened any more."""
         self._private = None
-        self._secret = b""
+        self._secret[:] = bytes(len(self._secret))
 
     def to_secret(self) -> bytes:
         """Private and public key as bytes, for the caller to seal to this enclave.
@@ -160,7 +160,7 @@ class EnclaveKeyPair:
             raise EnvelopeRefused("the key pair was closed")
         content = {
             _MARK: _SECRET_VERSION,
-            "secret": self._secret,
+            "secret": bytes(self._secret),
             "document": self.key.to_cbor(),
         }
         return cbor2.dumps(content, canonical=True)

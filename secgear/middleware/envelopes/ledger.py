@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import datetime
 import threading
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 from secgear.errors import EnvelopeRefused, Replayed
 
 _START = datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+
+class Entry(NamedTuple):
+    """An envelope that was opened. expires: when its key does."""
+
+    key_id: bytes
+    envelope_id: bytes
+    expires: datetime.datetime
 
 
 class ReplayLedger(Protocol):
@@ -47,7 +56,7 @@ class MemoryLedger:
         self._capacity = capacity
         self._seen: dict[bytes, set[bytes]] = {}
         self._expiry: dict[bytes, datetime.datetime] = {}
-        self._horizon = _START  # keys that expired until then are forgotten, and refused
+        self.horizon = _START  # keys that expired until then are forgotten, and refused
         self._size = 0
         self._lock = threading.Lock()
 
@@ -70,7 +79,7 @@ class MemoryLedger:
             seen = self._seen.get(key_id, set())
             if envelope_id in seen:
                 raise Replayed("the envelope was opened before")
-            if expires <= max(at, self._horizon):
+            if expires <= max(at, self.horizon):
                 raise EnvelopeRefused("the key of the envelope has expired")
             if self._size >= self._capacity:
                 self._forget_expired(at)
@@ -79,11 +88,35 @@ class MemoryLedger:
                     f"the ledger is full: {self._capacity} envelopes were opened; make a new key, "
                     "or a larger ledger"
                 )
-            self._seen.setdefault(key_id, seen).add(envelope_id)
-            self._expiry[key_id] = max(expires, self._expiry.get(key_id, _START))
-            self._size += 1
+            self._add(Entry(key_id, envelope_id, expires))
+
+    def restore(self, entry: Entry) -> None:
+        """Remember what was recorded by an earlier process; twice is once, and room is made."""
+        with self._lock:
+            if entry.envelope_id not in self._seen.get(entry.key_id, ()):
+                self._add(entry)
+
+    def withdraw(self, entry: Entry) -> None:
+        """Forget an envelope whose data was not given out."""
+        with self._lock:
+            seen = self._seen.get(entry.key_id, set())
+            if entry.envelope_id in seen:
+                seen.remove(entry.envelope_id)
+                self._size -= 1
+
+    def entries(self) -> Iterator[Entry]:
+        """All that is remembered."""
+        with self._lock:
+            for key_id, seen in self._seen.items():
+                for envelope_id in seen:
+                    yield Entry(key_id, envelope_id, self._expiry[key_id])
+
+    def _add(self, entry: Entry) -> None:
+        self._seen.setdefault(entry.key_id, set()).add(entry.envelope_id)
+        self._expiry[entry.key_id] = max(entry.expires, self._expiry.get(entry.key_id, _START))
+        self._size += 1
 
     def _forget_expired(self, at: datetime.datetime) -> None:
         for key_id in [one for one, expires in self._expiry.items() if expires <= at]:
-            self._horizon = max(self._horizon, self._expiry.pop(key_id))
+            self.horizon = max(self.horizon, self._expiry.pop(key_id))
             self._size -= len(self._seen.pop(key_id))

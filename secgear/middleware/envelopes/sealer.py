@@ -77,6 +77,11 @@ class Sealer:
     def __repr__(self) -> str:
         return f"Sealer({self._total} bytes in {self._records} records)"
 
+    @property
+    def total(self) -> int:
+        """Bytes of data in the records made so far."""
+        return self._total
+
     def update(self, data: Buffer) -> list[bytearray]:
         """The records that `data` completes; its rest waits. Holds as much memory as `data`."""
         self._check_open()
@@ -145,7 +150,7 @@ class Sealer:
         return record
 
     def _record_into(self, data: memoryview, out: memoryview, *, final: bool) -> None:
-        check_room(self._records + 1, self._total + len(data))
+        check_room(self._records + (1 if final else 2), self._total + len(data))  # an end has room
         number = self._records
         self._records += 1
         self._total += len(data)

@@ -174,6 +174,11 @@ class ProtectedFile(io.RawIOBase):
             counter=counter,
         )
 
+    @property
+    def counted(self) -> bool:
+        """Whether a counter tells its newest version from older ones."""
+        return self._counter is not None
+
     # --- what a file does ------------------------------------------------------------------------
 
     def readable(self) -> bool:

@@ -148,7 +148,7 @@ def read(storage: Storage, key: bytes | bytearray | memoryview, name: bytes) -> 
         salt, chunk_size = clear
         keys = Keys(key, salt)
         state = keys.open(header, name)
-        if state is not None:
+        if state is not None and state.commit % 2 * _SLOT == start:  # where a commit puts it
             found.append(Version(state, chunk_size, keys, mark_of(header)))
     return sorted(found, key=lambda version: version.state.commit, reverse=True)
 

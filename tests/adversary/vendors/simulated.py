@@ -17,12 +17,12 @@ from tests.adversary.vendors.pki import YEAR, Authority, ec_key
 
 
 class SimulatedVendor:
-    """Its root is valid now, in real time, as the simulated platform's is."""
+    """Its root is valid now, in real time, as the simulated platform's is, or until `end`."""
 
-    def __init__(self) -> None:
-        now = datetime.datetime.now(datetime.UTC)
+    def __init__(self, *, end: datetime.datetime | None = None) -> None:
+        end = end or datetime.datetime.now(datetime.UTC) + YEAR
         self.key = ec_key()
-        self.authority = Authority("simulated", key=self.key, start=now - YEAR, end=now + YEAR)
+        self.authority = Authority("simulated", key=self.key, start=end - 2 * YEAR, end=end)
         self.certificate = self.authority.certificate
         self.anchors = Anchors((self.authority.anchor("fake-simulated", "simulated"),))
 

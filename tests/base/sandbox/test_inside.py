@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import socket
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import secgear
 from secgear.base.enclave import Enclave
+from secgear.base.wire import Flag, Kind, frame
 
 APP = '''
 import ctypes
@@ -50,6 +53,11 @@ def attempt(code: str) -> str:
     except BaseException as error:
         return type(error).__name__
     return "worked"
+
+
+@app.ecall
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
 
 
 @app.ecall
@@ -287,6 +295,21 @@ def test_nothing_of_the_host_is_inherited(tmp_path: Path) -> None:
     # 0, 1, 2, the stream, the mapping of the shared memory, and the one that lists them.
     assert len(descriptors) == 6
     assert folder == "/"
+
+
+def test_descriptor_that_the_host_hands_in_is_dropped(enclave: Enclave) -> None:
+    """One that was opened outside would be a way out, whatever it leads to."""
+    stream: Any = enclave._connection.peer._link.stream
+    before = enclave.descriptors()
+    one, other = socket.socketpair()
+    with one, other:
+        ignored = frame(Kind.CANCEL, 1 << 40, flags=Flag.OURS)
+        for _ in range(3):
+            assert socket.send_fds(stream._socket, [ignored], [one.fileno()]) == len(ignored)
+        one.close()
+        assert enclave.descriptors() == before
+        other.settimeout(20)
+        assert other.recv(1) == b""  # nobody else has it
 
 
 def test_every_thread_is_under_the_filter(enclave: Enclave) -> None:

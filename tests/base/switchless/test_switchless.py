@@ -99,7 +99,7 @@ def test_a_stream_is_not_declared_switchless() -> None:
         {"slots": 4},
         {"arena": 100_000},
         {"shared": -1},
-        {"window": 65},
+        {"window": 33},
         {"when_busy": "panic"},
         {"eager": 2.0},
         {"workers": "4"},
@@ -123,6 +123,40 @@ def test_values_of_any_size_cross_in_one_piece_or_many(enclave: Any, size: int) 
     text = "ü" * (min(size, 4_000_000) // 2)
     assert enclave.switchless.text(text) == text
     assert enclave.switchless.stats.fallbacks == enclave.switchless.stats.fallbacks
+
+
+def test_futures_of_any_size_cross(source: Path) -> None:
+    """Also of those that take longer than anybody waits eagerly."""
+    with secgear.launch(source, switchless=Switchless(workers=1, eager=1e-6)) as enclave:
+        for size in (100, 300_000, 3_000_000, 10_000_000):
+            data = os.urandom(1000) * (size // 1000 or 1)
+            assert enclave.switchless.submit.echo(data).result(30) == data
+        assert enclave.switchless.stats.abandoned == 0
+
+
+def test_a_lane_that_was_cut_short_is_replaced_by_the_stream(source: Path) -> None:
+    with secgear.launch(source, switchless=Switchless(workers=1)) as enclave:
+        assert enclave.switchless.add(1) == 2
+        assert enclave.pid is not None
+        os.kill(enclave.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(errors.DeadlineExceeded, match="echo"):
+                enclave.options(deadline=0.2).switchless.echo(bytes(3_000_000))
+        finally:
+            os.kill(enclave.pid, signal.SIGCONT)
+        until(lambda: enclave.switchless.stats.busy == 0)
+        assert enclave.options(deadline=20).switchless.add(1) == 2
+        assert enclave.switchless.stats.fallbacks == 1
+
+
+def test_arguments_that_fill_the_memory_are_refused(tmp_path: Path, source: Path) -> None:
+    small = tmp_path / "small.py"
+    small.write_text(source.read_text().replace("threads=4", "threads=4, memory=300 << 20"))
+    with secgear.launch(small, switchless=Switchless(workers=1), deadline=60) as enclave:
+        for face in (enclave, enclave.switchless):
+            with pytest.raises(errors.CallError):
+                face.echo(bytes(250 << 20))
+            assert face.add(1) == 2
 
 
 def test_arrays_cross(enclave: Any) -> None:
@@ -265,6 +299,23 @@ def test_arguments_of_a_batch_are_checked_one_by_one(enclave: Any) -> None:
 def test_a_batch_mixes_small_and_large(enclave: Any) -> None:
     sizes = [10, 300_000, 0, 200_000, 5_000_000, 5, *[250_000] * 20, 70_000, 4_500_000, 1]
     assert [len(data) for data in enclave.switchless.map.echo(map(bytes, sizes))] == sizes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slots": 8, "window": 4, "arena": 64 << 10},
+        {"slots": 8, "window": 4, "arena": 16 << 20},
+        {"slots": 64, "window": 32, "arena": 64 << 20},
+        {"slots": 4096, "window": 2048, "arena": 64 << 10},
+    ],
+)
+def test_batches_never_fill_both_directions(source: Path, options: dict[str, int]) -> None:
+    """An enclave that waits for room to answer would wait for ever for a host that sends."""
+    chosen = Switchless(workers=1, shared=0, **options)
+    with secgear.launch(source, switchless=chosen, deadline=60) as enclave:
+        for sizes in ([300_000] * 60, [20_000] * 300, [100] * 5000, [5, 70_000, 1_000_000] * 20):
+            assert [len(data) for data in enclave.switchless.map.echo(map(bytes, sizes))] == sizes
 
 
 def test_ocalls_in_the_middle_of_a_batch(enclave: Any) -> None:

@@ -82,16 +82,28 @@ def test_another_time_is_judged_for_itself() -> None:
 
 
 def test_own_rules_replace_all_rules_of_the_bundle() -> None:
-    mine = with_rules(GOOD, POLICY, report_data=GOOD.report_data)
+    mine = with_rules(GOOD, POLICY, at=NOW, report_data=GOOD.report_data)
     verdict = reverify(mine)
     assert not verdict.trusted  # the bundle's root went with the bundle's policy
     assert verdict.checks[-1].name == "certificate-chain"
-    again = with_rules(GOOD, POLICY, report_data=GOOD.report_data, roots=[ROOT])
+    again = with_rules(GOOD, POLICY, at=NOW, report_data=GOOD.report_data, roots=[ROOT])
     assert reverify(again).trusted
 
 
+def test_the_time_that_its_maker_names_is_not_mine() -> None:
+    """Evidence for my nonce is new, whatever time a bundle says that its chain was good at."""
+    past = NOW - datetime.timedelta(days=900)
+    gone = SimulatedVendor(end=NOW - datetime.timedelta(days=800))
+    root = AddedRoot("simulated", "gone", to_pem(gone.certificate).decode())
+    evidence = gone.evidence(report_data=NONCE)
+    made = make_bundle(evidence, POLICY, at=past, report_data=NONCE, roots=[root])
+    assert reverify(made).trusted
+    mine = with_rules(made, POLICY, at=NOW, report_data=NONCE, roots=[root])
+    assert [check.name for check in reverify(mine).reasons] == ["validity"]
+
+
 def test_what_its_maker_expected_is_no_freshness_for_others() -> None:
-    verdict = reverify(with_rules(GOOD, POLICY, report_data=None, roots=[ROOT]))
+    verdict = reverify(with_rules(GOOD, POLICY, at=NOW, report_data=None, roots=[ROOT]))
     assert [check.name for check in verdict.reasons] == ["freshness"]
 
 

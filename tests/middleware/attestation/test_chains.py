@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 
 import pytest
@@ -297,6 +298,16 @@ def test_a_chain_that_is_too_long_is_refused() -> None:
     leaf = authorities[-1].issue("leaf", LEAF_KEY.public_key())
     between = tuple(authority.certificate for authority in authorities[1:])
     assert "longer than" in str(refused("certificate-chain", leaf, between))
+
+
+def test_names_of_another_kind_of_string_never_crash() -> None:
+    """The parser reads names late, and complains about bit strings in its own way."""
+    for at, tag in enumerate(LEAF.der):
+        if tag == 0x0C:
+            with contextlib.suppress(EvidenceMalformed, EvidenceRefused):
+                walk(load_certificate(LEAF.der[:at] + b"\x03" + LEAF.der[at + 1 :]))
+    at = MIDDLE_LIST.index(b"\x0c\x06middle")
+    refused("revocation", crls=(MIDDLE_LIST[:at] + b"\x03" + MIDDLE_LIST[at + 1 :],))
 
 
 def test_pem_round_trip() -> None:

@@ -65,6 +65,32 @@ def test_a_misspelt_minimum_is_an_error_and_not_no_minimum(table: str, reason: s
         load_policy(table.encode())
 
 
+def test_a_report_from_above_what_was_measured_is_refused_unless_it_is_named() -> None:
+    """An SVSM at VMPL 0 is what the measurement is of; any system that it starts can ask, too."""
+    amd = Amd()
+
+    def reasons(vmpl: int, more: str = "") -> list[str]:
+        policy = load_policy(
+            f'[accept]\ntees = ["snp"]\nmeasurements = ["{(b"m" * 48).hex()}"]\n'
+            f"[allow]\ntest_roots = true\n[tcb.minimum.snp]\nsnp = 1\n"
+            f'[unchecked]\nallow = ["revocation"]\n{more}'.encode()
+        )
+        evidence = Evidence(
+            "amd.sev-snp",
+            amd.report(vmpl=vmpl),
+            {"vcek": amd.endorsement().der, "chain": amd.chain},
+        )
+        verdict = examine(evidence, policy, at=NOW, report_data=b"r" * 64, anchors=amd.anchors)
+        return [check.name for check in verdict.reasons]
+
+    assert reasons(0) == []
+    for vmpl in (1, 2, 3):
+        assert reasons(vmpl) == ["policy.vmpl"]
+    assert reasons(2, "[details]\nvmpl = 2") == []
+    assert reasons(1, "[details]\nvmpl = 2") == ["policy.details"]
+    assert reasons(0, "[details]\nvmpl = 2") == ["policy.details"]
+
+
 @pytest.mark.parametrize(
     "table",
     [

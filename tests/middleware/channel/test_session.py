@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from secgear import errors
 from secgear.middleware.channel import arrivals
 from secgear.middleware.channel import session as module
-from secgear.middleware.channel.messages import Failed, Kind, Open, Opened, encode, header
+from secgear.middleware.channel.messages import PART, Failed, Kind, Open, Opened, encode, header
 from tests.middleware.channel.ends import Ends, answer, in_thread, last, part, spoken
 
 OPENED = encode(Opened())
@@ -458,3 +459,75 @@ def test_network_that_breaks_while_sending_is_an_error_and_an_end() -> None:
     with pytest.raises(errors.ChannelError):
         ends.client.send(b"again")
     ends.close()
+
+
+def test_trickle_does_not_prolong_the_wait() -> None:
+    client, server = spoken()
+    over = threading.Event()
+
+    def trickle() -> None:
+        server.say(OPENED)
+        while not over.wait(0.01):
+            server.say(part(b"x"))
+
+    trickling = in_thread(trickle)
+    try:
+        with pytest.raises(TimeoutError):
+            client.recv(0.2)
+    finally:
+        over.set()
+        trickling()
+        client.abort()
+
+
+def test_interrupted_sender_leaves_no_half_message(ends: Ends) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    ends.client.send(b"hello")
+    stream: Any = ends.client._stream
+    sent: list[int] = []
+
+    class Line:
+        close = stream.close
+        recv = stream.recv
+
+        def send(self, data: bytes) -> None:
+            sent.append(len(data))
+            if len(sent) == 2:
+                raise Interrupted
+            stream.send(data)
+
+    ends.client._stream = Line()
+    receiving = in_thread(lambda: (ends.server.recv(10), ends.server.recv(10)))
+    with pytest.raises(Interrupted):
+        ends.client.send(bytes(4 * PART))
+    with pytest.raises(errors.ChannelClosed):
+        ends.client.send(b"tail")
+    assert isinstance(receiving(), errors.ChannelTruncated)
+
+
+def test_what_is_no_bytes_is_refused_before_anything_is_said(ends: Ends) -> None:
+    with pytest.raises(TypeError):
+        ends.client.send("text")  # type: ignore[arg-type]
+    ends.client.send(b"goes on")
+    assert ends.server.recv(10) == b"goes on"
+
+
+def test_what_for_counts_from_the_moment_it_was_said() -> None:
+    client, _ = spoken()
+    with pytest.raises(TimeoutError):
+        client.recv(0.05)
+    with pytest.raises(errors.ChannelError, match="for messages; open another one for calls"):
+        _ = client.call
+    client.abort()
+
+
+def test_reason_is_still_there_for_who_could_not_send(ends: Ends) -> None:
+    ends.client.send(b"hello")
+    assert ends.server.recv(10) == b"hello"
+    ends.server.failed("session.failed", "the enclave's handler failed")
+    with pytest.raises(errors.ChannelError):
+        ends.client.send(bytes(16 << 20))
+    with pytest.raises(errors.ChannelError, match=r"session\.failed"):
+        ends.client.recv(10)

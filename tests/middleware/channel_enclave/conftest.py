@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from secgear import App, Session
+from secgear import App, Session, errors
 
 app = App("talker", version="1.0")
 app.sessions.configure(idle=3.0, handshake=2.0, limit=24, per_client=24)
@@ -51,8 +51,39 @@ def failing(session: Session) -> None:
 
 
 @app.session
+def forwards(session: Session) -> None:
+    session.recv()
+    raise errors.ChannelClosed("CANARY-of-another-session")
+
+
+@app.session
 def leaves(session: Session) -> None:
     session.recv()
+
+
+@app.session
+def impatient(session: Session) -> None:
+    while True:
+        try:
+            message = session.recv(timeout=0.1)
+        except TimeoutError:
+            session.send(b"are you there?")
+        else:
+            session.send(message)
+            return
+
+
+gate = threading.Event()
+
+
+@app.session
+def deaf(session: Session) -> None:
+    gate.wait(60)
+
+
+@app.session
+def floods(session: Session) -> None:
+    session.send_stream(bytes(100_000) for _ in iter(int, 1))
 
 
 @app.session
@@ -103,6 +134,11 @@ def caller() -> str:
 def callers(count: int) -> Iterator[str]:
     for _ in range(count):
         yield caller()
+
+
+@app.ecall
+def open_gate() -> None:
+    gate.set()
 
 
 @app.ecall

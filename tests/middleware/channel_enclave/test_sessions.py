@@ -126,6 +126,25 @@ def test_failing_handler_tells_its_client_nothing_else(connect: Connect) -> None
         assert session.recv(10) == b"still serving"
 
 
+def test_end_of_another_session_is_no_good_end_of_this_one(connect: Connect) -> None:
+    with connect(service="forwards") as session:
+        session.send(b"x")
+        with pytest.raises(errors.ChannelError, match=r"session\.failed") as caught:
+            session.recv(10)
+        assert not isinstance(caught.value, errors.ChannelClosed)
+        assert "CANARY" not in str(caught.value)
+
+
+def test_handler_need_not_wait_for_ever(connect: Connect) -> None:
+    """Its session goes on, and nothing of what comes later is lost."""
+    with connect(service="impatient") as session:
+        assert session.recv(10) == b"are you there?"
+        assert session.recv(10) == b"are you there?"
+        session.send(b"yes")
+        while (answer := session.recv(10)) != b"yes":
+            assert answer == b"are you there?"
+
+
 def test_clean_close_is_told_from_truncation(connect: Connect, relay: Relay) -> None:
     with connect(service="leaves") as session:
         session.send(b"bye")

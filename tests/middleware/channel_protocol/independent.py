@@ -297,6 +297,26 @@ def elements(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         data = data[start + size :]
 
 
+RA_TLS = {b"\xd9\xea\x60": "quote", b"\xda\x73\x67\x65\x61": "envelope"}
+
+
+def ra_tls(certificate: bytes) -> tuple[str, bytes, bytes]:
+    """What the evidence in a certificate is, the evidence, and the report data it must carry."""
+    tbs = next(elements(next(elements(certificate))[1]))[1]
+    (extensions,) = [inner for whole, inner in elements(tbs) if whole[0] == 0xA3]
+    for _, extension in elements(next(elements(extensions))[1]):
+        identifier, *_, value = [inner for _, inner in elements(extension)]
+        if identifier != bytes.fromhex("678105050409"):
+            continue
+        (tag,) = [tag for tag in RA_TLS if value.startswith(tag)]
+        (evidence, claims), rest = from_cbor(value)
+        assert not rest
+        said, _ = from_cbor(from_cbor(claims)[0]["pubkey-hash"])
+        assert said == [1, hashlib.sha256(subject_public_key_info(certificate)).digest()]
+        return RA_TLS[tag], evidence, hashlib.sha256(claims).digest() + bytes(32)
+    raise Malformed("no evidence in the certificate")
+
+
 def token_report_data(evidence: bytes) -> bytes:
     """What simulated evidence (COSE_Sign1 over CWT claims) says in claim 10, unverified."""
     envelope, _ = from_cbor(evidence)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from secgear.base.tee import Evidence
 from secgear.middleware.attestation import Policy, examine, load_policy
 from secgear.middleware.channel.binding import Role, key_digest, report_data
 from secgear.middleware.channel.core import Core, Established, Judge, Present, State
@@ -34,6 +35,7 @@ from secgear.middleware.channel.messages import (
     encode,
     header,
 )
+from secgear.middleware.channel.ratls import certify
 from secgear.middleware.channel.tls import Parameters, context
 from tests.adversary.vendors.simulated import SimulatedVendor
 from tests.middleware.channel_protocol import independent
@@ -66,6 +68,7 @@ def main() -> None:
         "bindings": list(bindings()),
         "messages": list(messages()),
         "refused": list(refused()),
+        "certificates": list(certificates()),
         "transcripts": list(transcripts()),
     }
     PLACE.write_text(json.dumps(vectors, indent=1) + "\n")
@@ -161,6 +164,29 @@ def refused() -> Iterator[dict[str, str]]:
     assert independent.frames(good)
     for name, frame in cases.items():
         yield {"name": name, "frame": frame.hex()}
+
+
+def certificates() -> Iterator[dict[str, str]]:
+    """Of a TEE that has a token for evidence, and of one that has Intel's quotes (this is none)."""
+    vendor = SimulatedVendor()
+    carried: list[bytes] = []
+
+    def token(report_data: bytes) -> Evidence:
+        carried.append(report_data)
+        return vendor.evidence(report_data=report_data)
+
+    def quote(report_data: bytes) -> Evidence:
+        carried.append(report_data)
+        return Evidence("intel.tdx.quote", b"a quote with " + report_data)
+
+    for name, attester in (("envelope", token), ("quote", quote)):
+        made = certify(identity(SERVER_KEY), attester, name="vectors")
+        yield {
+            "name": name,
+            "certificate": made.certificate.public_bytes(Encoding.DER).hex(),
+            "spki": made.spki.hex(),
+            "report_data": carried[-1].hex(),
+        }
 
 
 def transcripts() -> Iterator[dict[str, Any]]:

@@ -202,6 +202,59 @@ def test_envelope_in_another_encoding_is_refused() -> None:
         secgear.connect(sock, OWNER, anchors=vendor.anchors)
 
 
+def _element(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    width = (size.bit_length() + 7) // 8
+    length = bytes([size]) if size < 128 else bytes([0x80 | width]) + size.to_bytes(width, "big")
+    return bytes([tag]) + length + content
+
+
+def _as_gramine_does(certificate: bytes) -> bytes:
+    """The signature's algorithm with parameters, which must not be there (RFC 5758, 3.2)."""
+    tbs, algorithm, signature = [
+        whole for whole, _ in independent.elements(next(independent.elements(certificate))[1])
+    ]
+    algorithm = _element(0x30, next(independent.elements(algorithm))[1] + b"\5\0")
+    members = [whole for whole, _ in independent.elements(next(independent.elements(tbs))[1])]
+    members[2] = algorithm
+    return _element(0x30, _element(0x30, b"".join(members)) + algorithm + signature)
+
+
+def _key_in_another_encoding(certificate: bytes) -> bytes:
+    """The point compressed (SEC 1, section 2.3.3): the same key, other bytes to be hashed."""
+    spki = independent.subject_public_key_info(certificate)
+    algorithm, (_, bits) = independent.elements(next(independent.elements(spki))[1])
+    x, y = bits[2:34], bits[34:]
+    point = b"\0" + bytes([2 + (y[-1] & 1)]) + x
+    other = _element(0x30, algorithm[0] + _element(3, point))
+    tbs, *rest = [
+        whole for whole, _ in independent.elements(next(independent.elements(certificate))[1])
+    ]
+    members = [whole for whole, _ in independent.elements(next(independent.elements(tbs))[1])]
+    members[6] = other
+    return _element(0x30, _element(0x30, b"".join(members)) + b"".join(rest))
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL X509")  # `cryptography` has no such ones
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (_as_gramine_does, "its encoding is not DER"),
+        (_key_in_another_encoding, "its key is not in the usual encoding"),
+    ],
+    ids=["algorithm", "key"],
+)
+def test_certificate_in_another_encoding_is_refused(
+    changed: Callable[[bytes], bytes], message: str
+) -> None:
+    vendor = SimulatedVendor()
+    with (
+        serving(lambda s: s.accept(functools.partial(enveloped, vendor)), changed=changed) as sock,
+        pytest.raises(errors.HandshakeFailed, match=message),
+    ):
+        secgear.connect(sock, OWNER, anchors=vendor.anchors)
+
+
 @pytest.mark.parametrize(
     "say",
     [

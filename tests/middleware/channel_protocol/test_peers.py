@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 import secgear
 from secgear import errors
@@ -104,17 +104,27 @@ def enveloped(vendor: SimulatedVendor, report_data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def serving(
-    serve: Callable[[Server], object], setting: Callable[[SSL.Context], object] | None = None
+    serve: Callable[[Server], object],
+    setting: Callable[[SSL.Context], object] | None = None,
+    *,
+    changed: Callable[[bytes], bytes] | None = None,
 ) -> Iterator[socket.socket]:
-    """The client's end of a connection to another implementation's server."""
+    """The client's end of a connection to another implementation's server.
+
+    changed: what becomes of its certificate.
+    """
     identity = Identity.fresh("another")
+    certificate: Any = identity.certificate
+    if changed is not None:
+        der = changed(certificate.public_bytes(Encoding.DER))
+        certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, der)
     mine, other = socket.socketpair()
     given = () if setting is None else (setting,)
 
     def run() -> None:
         ended = (independent.Malformed, OSError, SSL.Error)
         with (
-            Server(other, identity.key, identity.certificate, *given) as server,
+            Server(other, identity.key, certificate, *given) as server,
             contextlib.suppress(*ended),
         ):
             serve(server)

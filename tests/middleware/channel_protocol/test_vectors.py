@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secgear.errors import ChannelError
 from secgear.middleware.attestation import envelope
-from secgear.middleware.channel import binding
+from secgear.middleware.channel import binding, ratls
 from secgear.middleware.channel.messages import ATTESTATION, Frames, Kind, decode, encode
 from tests.middleware.channel_protocol import independent
 
@@ -36,7 +36,13 @@ def hexes(vector: dict[str, Any], *names: str) -> Iterator[bytes]:
 
 def test_vectors_are_all_there() -> None:
     counts = {name: len(entries) for name, entries in VECTORS.items() if isinstance(entries, list)}
-    assert counts == {"bindings": 4, "messages": 12, "refused": 25, "transcripts": 4}
+    assert counts == {
+        "bindings": 4,
+        "messages": 12,
+        "refused": 25,
+        "certificates": 2,
+        "transcripts": 4,
+    }
     assert {independent.KINDS[int(kind)] for kind in Kind} == {*independent.MEMBERS} | {
         *independent.OPAQUE
     }
@@ -100,6 +106,27 @@ def test_what_the_page_does_not_allow_is_refused(vector: dict[str, Any]) -> None
         ours(data)
     with pytest.raises(independent.Malformed):
         [frame.message for frame in independent.frames(data)]
+
+
+# --- RA-TLS --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", VECTORS["certificates"], ids=named)
+def test_certificate_with_evidence(vector: dict[str, Any]) -> None:
+    (certificate,) = hexes(vector, "certificate")
+    ours = ratls.read(certificate)
+    assert ours.form is ratls.Form.INTEROPERABLE
+    assert ours.spki.hex() == vector["spki"]
+    assert ours.report_data.hex() == vector["report_data"]
+    what, evidence, report_data = independent.ra_tls(certificate)
+    assert what == vector["name"]
+    assert report_data.hex() == vector["report_data"]
+    assert independent.subject_public_key_info(certificate).hex() == vector["spki"]
+    if what == "envelope":
+        assert envelope.from_cbor(evidence) == ours.evidence
+        assert independent.token_report_data(evidence) == report_data
+    else:
+        assert evidence == ours.evidence.data == b"a quote with " + report_data
 
 
 # --- recorded connections ------------------------------------------------------------------------

@@ -26,7 +26,13 @@ from secgear.middleware.envelopes import (
     TrustedKey,
     seal,
 )
-from secgear.middleware.envelopes.format import FIXED_SIZE, MAX_RECORDS, MAX_TOTAL, check_room
+from secgear.middleware.envelopes.format import (
+    DEFAULT_CHUNK,
+    FIXED_SIZE,
+    MAX_RECORDS,
+    MAX_TOTAL,
+    check_room,
+)
 
 CHUNK = 4096
 RECORD = 4 + CHUNK + 16
@@ -422,6 +428,28 @@ def test_envelope_ends_before_its_nonces_do(recipient: TrustedKey) -> None:
     sealer._records = MAX_RECORDS
     with pytest.raises(EnvelopeRefused, match="at most"):
         sealer.update(bytes(CHUNK))
+
+
+def test_terabytes_into_an_envelope_it_goes_on_as_at_its_beginning(
+    pair: EnclaveKeyPair, recipient: TrustedKey
+) -> None:
+    """Both sides are put behind the data that nobody waits for here."""
+    sealer, opener = Sealer(recipient, purpose="p"), Opener(pair, purpose="p")
+    opener.feed(sealer.header)
+    for side in (sealer, opener):
+        side._records = MAX_RECORDS - 3
+        side._total = (MAX_RECORDS - 3) * DEFAULT_CHUNK
+    assert sealer.total >> 40 == 1023
+    first, second = sealer.update(bytes(2 * DEFAULT_CHUNK))
+    ahead = Opener(pair, purpose="p")
+    ahead.feed(sealer.header)
+    with pytest.raises(EnvelopeRefused, match="out of order"):
+        ahead.feed(first)
+    assert [len(data) for data in opener.feed(first + second)] == [DEFAULT_CHUNK] * 2
+    with pytest.raises(EnvelopeRefused, match="at most"):
+        sealer.update(bytes(DEFAULT_CHUNK))
+    assert opener.feed(sealer.finish()) == []
+    opener.finish()
 
 
 def test_content_key_and_data_show_nowhere(

@@ -291,6 +291,17 @@ def test_whatever_the_host_puts_together_is_one_whole_version_or_refused(
         pytest.fail(f"{len(found)} bytes that never were a version")
 
 
+def test_header_in_the_others_slot_is_none() -> None:
+    storage = MemoryStorage()
+    create(storage, b"newest").close()
+    older = MemoryStorage(bytes(storage.data))
+    older.data[:CHUNK] = older.data[CHUNK : 2 * CHUNK]  # the first commit twice
+    assert content(older) == b""
+    older.data[CHUNK : 2 * CHUNK] = storage.data[:CHUNK]  # and only where it can't be
+    with pytest.raises(SealedForOther, match="its headers were changed"):
+        content(older)
+
+
 def test_any_bytes_are_no_file() -> None:
     for data in (b"", b"x", b"secfile\x01", bytes(20_000), b"secfile\x01" + os.urandom(9000)):
         with pytest.raises(SealingError):

@@ -21,6 +21,8 @@ _WITHOUT_TCB_LEVELS = frozenset(
 )
 _LEVELS_BY_INTEL = frozenset(("sgx", "tdx"))
 
+_LEVEL = "vmpl"  # in the details of SEV-SNP's claims
+
 # The checks in which verifiers compare what runs with a manifest that its vendor signed.
 VENDOR_MEASUREMENTS = "measurements"
 
@@ -40,6 +42,7 @@ def judge(
     yield from _identity(claims, rules.accept, values or ReferenceValues(), at)
     yield from _tcb(claims, rules, values or ReferenceValues(), at)
     yield from _allowed(claims, rules)
+    yield from _level(claims, rules)
     for name, accepted in rules.platforms.items():
         found = claims.platform.get(name)
         yield check(
@@ -309,6 +312,21 @@ def _allowed(claims: Claims, rules: Rules) -> Iterator[Check]:
         found=f"{root.name}, SHA-256 {root.fingerprint.hex()}",
         fix="[allow] roots with its SHA-256, if you provisioned it; test_roots = true for tests",
     )
+
+
+def _level(claims: Claims, rules: Rules) -> Iterator[Check]:
+    """SEV-SNP: what was launched is at VMPL 0; who asks from above it can be anybody it runs."""
+    level = claims.details.get(_LEVEL)
+    if claims.tee == "snp" and level is not None:
+        yield check(
+            level == 0 or _LEVEL in rules.details,  # then policy.details decides
+            "policy.vmpl",
+            f"the report is of VMPL {level}",
+            "the report was asked for from a level that the launch measurement does not speak for",
+            expected="0",
+            found=str(level),
+            fix=f"[details] {_LEVEL} = {level}, if you know what runs there",
+        )
 
 
 class _Absent:

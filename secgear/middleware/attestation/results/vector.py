@@ -11,8 +11,8 @@ instance-identity    ``revocation`` failed, or the vendor has revoked the TCB   
                      another check of the verifier failed (it has no claims then)           99
                      simulated                                                               0
                      else: signed up to a root that is trusted                               2
-configuration        ``policy.debug``, ``policy.migratable``, ``policy.details`` or
-                     ``policy.rego`` failed                                                 96
+configuration        ``policy.debug``, ``policy.migratable``, ``policy.details``,
+                     ``policy.vmpl`` or ``policy.rego`` failed                              96
                      debug or migratable, and the policy allows it                          32
                      ``policy.details`` passed                                               2
                      else                                                                    0
@@ -38,7 +38,8 @@ sourced-data         never in evidence                                          
 ===================  ==================================================================  =====
 
 The tier of the whole: ``contraindicated`` unless the verdict is trusted; else the worst of the
-vector, and no better than ``warning`` for simulated and debug enclaves, whatever a policy allows.
+vector, and no better than ``warning`` for simulated and debug enclaves and where a check was not
+performed, whatever a policy allows or does without.
 Without claims (evidence that is not authentic) only instance-identity says anything.
 """
 
@@ -69,7 +70,7 @@ _EXECUTABLES: Final = frozenset(
     for name in ("measurement", "register", "signer", "product", "svn", "vendor-measurements")
 )
 _CONFIGURATION: Final = frozenset(
-    ("policy.debug", "policy.migratable", "policy.details", "policy.rego")
+    ("policy.debug", "policy.migratable", "policy.details", "policy.rego", "policy.vmpl")
 )
 _TCB: Final = frozenset(
     ("policy.tcb", "policy.tcb-minimum", "policy.tcb-evaluation", "policy.advisories")
@@ -123,6 +124,7 @@ def assess(verdict: Verdict, path: str, claims: Claims) -> tuple[Tier, dict[str,
         for check in verdict.checks
         if _owner(check.name, parts) == (f"{path}." if path else "")
     ]
+    missing = {check.name for check in own if check.outcome is Outcome.NOT_PERFORMED}
     failed = {check.name for check in own if check.outcome is Outcome.FAIL}
     passed = {check.name for check in own if check.outcome is Outcome.PASS}
     vector = dict.fromkeys(CATEGORIES, 0) | {
@@ -134,7 +136,10 @@ def assess(verdict: Verdict, path: str, claims: Claims) -> tuple[Tier, dict[str,
     }
     if not verdict.trusted:
         return Tier.CONTRAINDICATED, vector
-    least = Tier.WARNING if claims.simulated or claims.debug else Tier.AFFIRMING
+    if "policy.tcb" in passed:
+        missing.discard("tcb")  # nobody publishes levels; the policy's own were held against it
+    tolerated = claims.simulated or claims.debug or bool(missing)
+    least = Tier.WARNING if tolerated else Tier.AFFIRMING
     return max(worst(vector), least, key=lambda tier: tier.code), vector
 
 

@@ -26,6 +26,7 @@ from secgear.middleware.channel.ratls import forms
 from secgear.middleware.channel.ratls.certificate import Parts, parts, to_der
 
 _REPORT_DATA = 64
+_DIGEST = 32
 _CHALLENGE = 32  # random bytes in front of the key's digest, in the original secGear's form
 
 
@@ -108,16 +109,28 @@ def examine_certificate(
     if verdict.claims is None:
         return verdict
     found = verdict.claims.report_data
-    expected = carried.report_data[: len(found)].ljust(len(found), b"\0")
-    same = hmac.compare_digest(expected, found)
+    same = _is_about(carried.report_data, found)
     check = Check(
         "binding.certificate-key",
         Outcome.PASS if same else Outcome.FAIL,
-        "the evidence is about the certificate's key" if same else "the evidence is about another",
-        expected="" if same else expected.hex(),
+        "the evidence is about the certificate's key" if same else "the evidence is not about it",
+        expected="" if same else carried.report_data.hex(),
         found="" if same else found.hex(),
     )
     return msgspec.structs.replace(verdict, checks=(*verdict.checks, check))
+
+
+def _is_about(expected: bytes, found: bytes) -> bool:
+    """Whether report data is the expected, whatever the length of a TEE's field.
+
+    Some evidence carries none (Nitro's documents), or as little as its host liked (a TPM's quotes):
+    then it is about nobody's key.
+    """
+    least = _REPORT_DATA if any(expected[_DIGEST:]) else _DIGEST
+    size = max(len(found), _REPORT_DATA)
+    return len(found) >= least and hmac.compare_digest(
+        expected.ljust(size, b"\0"), found.ljust(size, b"\0")
+    )
 
 
 def _interoperable(form: Form, value: bytes, found: Parts) -> CertificateEvidence:

@@ -228,6 +228,14 @@ def test_a_flipped_response_never_passes_unless_it_says_the_same(at: int, flip: 
         assert load_der_ocsp_response(bytes(changed)).tbs_response_bytes == signed
 
 
+def test_names_of_another_kind_of_string_are_a_bad_response() -> None:
+    """The parser reads names late, and complains about bit strings in its own way."""
+    changed = [at for at, tag in enumerate(GOOD) if tag == 0x0C]
+    assert changed
+    for at in changed:
+        check(GOOD[:at] + b"\x03" + GOOD[at + 1 :])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=100))
 def test_random_responses_never_crash(der: bytes) -> None:

@@ -31,7 +31,7 @@ def key() -> ResultKey:
 @pytest.fixture
 def judge() -> Callable[..., Verdict]:
     def judged(
-        claims: Claims | None = None, more: str = "", *, report_data: bytes = REPORT_DATA
+        claims: Claims | None = None, more: str = "", *, report_data: bytes | None = REPORT_DATA
     ) -> Verdict:
         return appraise(
             claims or claims_for_tests(),

@@ -77,6 +77,30 @@ def test_what_a_policy_tolerates_is_a_warning_and_not_an_affirmation(
     assert {name: values.get(name, 0) for name in expected} == expected
 
 
+def test_a_check_that_the_policy_does_without_is_a_warning(judge: Judge) -> None:
+    missing = Check("revocation", Outcome.NOT_PERFORMED, "no list")
+    claims = claims_for_tests(checks=(*claims_for_tests().checks, missing))
+    verdict = judge(claims, '[unchecked]\nallow = ["revocation"]')
+    assert verdict.trusted
+    assert assessed(verdict)[0] is Tier.WARNING
+    stale = judge(more='[freshness]\nreport_data = "optional"', report_data=None)
+    assert stale.trusted
+    assert assessed(stale)[0] is Tier.WARNING
+
+
+def test_a_check_that_a_part_lacks_is_the_parts_own(judge: Judge) -> None:
+    missing = Check("revocation", Outcome.NOT_PERFORMED, "no list")
+    gpu = gpu_for_tests(checks=(*gpu_for_tests().checks, missing))
+    verdict = judge(
+        claims_for_tests(parts={"gpu0": gpu}),
+        "[parts.policy.gpu.accept]\nvendor_measurements = true\n"
+        '[parts.policy.gpu.unchecked]\nallow = ["revocation"]',
+    )
+    assert verdict.trusted, verdict.explain()
+    assert assessed(verdict, "gpu0")[0] is Tier.WARNING
+    assert assessed(verdict)[0] is Tier.AFFIRMING
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

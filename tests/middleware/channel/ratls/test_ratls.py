@@ -8,6 +8,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secgear
+from secgear.base.tee import Evidence
 from secgear.errors import ChannelError, EvidenceMalformed, EvidenceRefused, EvidenceUnsupported
 from secgear.middleware.attestation import envelope, load_policy
 from secgear.middleware.attestation.checks import Outcome
@@ -31,10 +33,12 @@ from secgear.middleware.channel.ratls import (
     examine_certificate,
     forms,
     read,
+    reading,
 )
 from secgear.middleware.channel.ratls.certificate import parts, to_der
 from tests.adversary.vendors.simulated import SimulatedVendor
 
+VECTORS = Path(__file__).parents[3] / "vectors"
 NOW = datetime.datetime.now(datetime.UTC)
 VENDOR = SimulatedVendor()
 POLICY = """
@@ -198,6 +202,29 @@ def test_claims_that_the_evidence_does_not_vouch_for_are_refused() -> None:
     verdict = examine(issued(OTHER, forms.INTEROPERABLE_OID, lie))
     assert not verdict.trusted
     assert [check.name for check in verdict.reasons] == ["binding.certificate-key"]
+
+
+def test_genuine_evidence_without_report_data_is_about_nobodys_key() -> None:
+    """A document that Amazon has signed for an enclave that asked for no nonce."""
+    document = (VECTORS / "nitro" / "evervault-debug-mode-attestation-doc.bin").read_bytes()
+    thief = certify(Identity.fresh("a thief"), lambda _: Evidence("aws.nitro", document))
+    policy = load_policy(
+        b'name = "nitro"\n[accept]\ntees = ["nitro"]\nmeasurements = ["%s"]\n'
+        b'[allow]\ndebug = true\n[freshness]\nreport_data = "optional"\n' % bytes(48).hex().encode()
+    )
+    then = datetime.datetime(2022, 10, 12, 13, 50, 7, tzinfo=datetime.UTC)
+    verdict = examine_certificate(der(thief), policy, at=then)
+    assert [check.name for check in verdict.reasons] == ["binding.certificate-key"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 64, 80])
+def test_whole_digest_has_to_be_there(size: int) -> None:
+    digest = hashlib.sha256(b"claims").digest()
+    expected = digest.ljust(64, b"\0")
+    assert reading._is_about(expected, expected.ljust(80, b"\0")[:size]) is (size >= 32)
+    assert not reading._is_about(expected, bytes(size))
+    whole = digest * 2  # as in the original secGear's form
+    assert reading._is_about(whole, whole.ljust(80, b"\0")[:size]) is (size >= 64)
 
 
 def test_weaker_form_is_no_way_around_a_broken_one() -> None:

@@ -191,7 +191,7 @@ def _answers(
         for single in singles:
             start = single.this_update_utc
             yield Answer(start, min(single.next_update_utc or start, until), _fault(single))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: of odd names
         raise BadResponse(f"no OCSP response: {error}") from None
 
 
