@@ -4,13 +4,13 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check check-fast check-native fuzz bench docs clean
+.PHONY: help demo test check check-fast check-native fuzz soak bench docs clean
 
 # Interpreter for .venv; empty means: the system's, see tools/setup.sh.
 PYTHON ?=
 # More arguments for the tool behind a target: make test ARGS="-k wire"
 ARGS ?=
-# Minutes that `make fuzz` spends.
+# Minutes that `make fuzz` spends, and after which `make soak` begins nothing more.
 MINUTES ?= 10
 
 unexport PYTHONHOME PYTHONPATH
@@ -31,7 +31,8 @@ help:
 	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
 	@echo 'make check-fast  the same without types'
 	@echo 'make check-native  the native ring under sanitizers and a scribbling peer'
-	@echo 'make fuzz        hostile frames, evidence, shared memory, images for MINUTES=$(MINUTES)'
+	@echo 'make fuzz        hostile frames, channels, evidence, shared memory for MINUTES=$(MINUTES)'
+	@echo 'make soak        10,000 sessions, 1,000,000 messages: then nothing may have grown'
 	@echo 'make bench       benchmarks, ours and peers in one run'
 	@echo 'make docs        the documentation as a site in site/'
 	@echo 'make clean       remove .venv and everything else that was generated'
@@ -64,16 +65,21 @@ check-fast: $(call ready,check)
 check-native: $(call ready,test)
 	@$(BIN)/python tests/native/check.py $(ARGS)
 
-# A quarter of the time each: hostile frames; damaged evidence and documents; shared memory that
-# is scribbled on; every property test again and again, with other generated input each time.
+# A fifth of the time each: hostile frames; hostile networks and peers of channels; damaged evidence
+# and documents; shared memory that is scribbled on; every property test again and again, with other
+# generated input each time.
 fuzz: $(call ready,test)
-	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
-	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
-	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/ring.py
-	@end=$$(($$(date +%s) + 15 * $(MINUTES))); \
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/channel.py
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/ring.py
+	@end=$$(($$(date +%s) + 12 * $(MINUTES))); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	    $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default -n auto -q $(ARGS) || exit 1; \
 	done
+
+soak: $(call ready,test)
+	@$(BIN)/python tests/soak/channel.py --minutes $(MINUTES) $(ARGS)
 
 bench: $(call ready,bench)
 	@$(BIN)/python -m bench $(ARGS)

@@ -8,7 +8,7 @@ import threading
 from secgear import App, Session
 
 app = App("talker", version="1.0")
-app.sessions.configure(limit=128, per_client=128, handshake=20.0)
+app.sessions.configure(limit=128, per_client=128, handshake=120.0)
 
 
 @app.session

@@ -92,7 +92,7 @@ def run(
             if time.monotonic() - begun > minutes * 60:
                 break
     seconds = time.monotonic() - begun
-    return Run(done, sent, disturbed, seconds, samples, list(_grown(samples, done)))
+    return Run(done, sent, disturbed, seconds, samples, list(grown(samples, done)))
 
 
 def _client(owner: Owner, number: int, messages: int) -> tuple[int, int]:
@@ -170,7 +170,7 @@ def _quiet(host: Host) -> Sample:
     return {**state, "client": {**footprint(), "resident": resident(os.getpid())}}
 
 
-def _grown(samples: list[Sample], sessions: int) -> Iterator[str]:
+def grown(samples: list[Sample], sessions: int) -> Iterator[str]:
     """What has become more between the warm-up and the end."""
     warm = max(1, len(samples) // 5)
     before, after = samples[warm - 1 : 2 * warm], samples[-warm:]

@@ -118,14 +118,24 @@ class Sessions:
             full = len(self._running) >= self._settings.limit
             if not full:
                 self._running.add(running)
-                if not self._watching:
-                    self._watching = True
-                    threading.Thread(target=self._watch, name="sessions", daemon=True).start()
         if full:
             stream.close()
             return stream.outflow
-        threading.Thread(target=self._serve, args=(running,), name="session", daemon=True).start()
+        try:
+            self._begin(running)
+        except RuntimeError:  # the system gives us no more threads
+            _logger.warning("no thread is to be had for a session")
+            with self._lock:
+                self._running.discard(running)
+            stream.close()
         return stream.outflow
+
+    def _begin(self, running: _Running) -> None:
+        with self._lock:
+            if not self._watching:
+                threading.Thread(target=self._watch, name="sessions", daemon=True).start()
+                self._watching = True
+        threading.Thread(target=self._serve, args=(running,), name="session", daemon=True).start()
 
     def _serve(self, running: _Running) -> None:
         client: object = None
