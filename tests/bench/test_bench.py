@@ -158,3 +158,15 @@ def test_the_ring_is_measured_against_the_floor_and_its_peers() -> None:
         assert {"cache line, there and back", "ring", "unix socket", "grpc"} <= measured
     assert {"memcpy", "unix socket"} <= {row["against"] for row in rows}
     assert all(row["median"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_cryptographic_module_is_measured_against_softhsm_and_openssl() -> None:
+    for library in ("softhsm/libsofthsm2.so", "pkcs11/p11-kit-client.so"):
+        if not list(Path("/usr/lib").glob(f"*/{library}")):
+            pytest.skip(f"{library} is not installed (Debian: softhsm2, p11-kit-modules)")
+    rows = _run("crypto")["crypto"]
+    for what in ("sign, rsa2048", "sign, ecdsap256"):
+        names = {row["name"] for row in rows if row["what"] == what}
+        assert names == {"softhsm", "secgear", "openssl speed"}
+    assert all(row["median"] > 0 for row in rows)
