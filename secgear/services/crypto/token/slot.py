@@ -30,6 +30,8 @@ class Slot:
         self.table = Table()
         self._vault = vault
         self._lock = threading.Lock()
+        # One try of a PIN at a time: those under way count as failures, and too many would lock it.
+        self._trying = threading.Lock()
         self._sessions: dict[bool, int] = {True: 0, False: 0}  # by whether they may write
 
     def __repr__(self) -> str:
@@ -75,10 +77,14 @@ class Slot:
     def initialise(self, pin: bytes, label: bytes, actor: str) -> None:
         """C_InitToken: everything on the token is destroyed, and the user has no PIN any more."""
         name = label[:LABEL_SIZE].ljust(LABEL_SIZE).decode("utf-8", "replace")
-        if self.state.so is None:
-            so = pins.made(pin)
-        else:
-            so = self._proven(UserType.SO, pin, "token initialisation attempted", actor)
+        with self._trying:
+            if self.state.so is None:
+                so = pins.made(pin)
+            else:
+                so = self._proven(UserType.SO, pin, "token initialisation attempted", actor)
+            self._begin_anew(name, so, actor)
+
+    def _begin_anew(self, name: str, so: Pin, actor: str) -> None:
         with self._vault.lock:
             if sum(self._sessions.values()):
                 raise CryptokiError(Rv.SESSION_EXISTS)
@@ -91,12 +97,13 @@ class Slot:
 
     def login(self, user: UserType, pin: bytes, actor: str) -> None:
         """Check a PIN. Raises CryptokiError."""
-        proven = self._proven(user, pin, "login attempted", actor)
         event = Event("login", actor, self.number, {"as": user.name})
-        with self._vault.lock:
-            if self._pin(user).digest != proven.digest:
-                raise CryptokiError(Rv.PIN_INCORRECT)  # changed meanwhile
-            self._set_pin(user, proven, event)
+        with self._trying:
+            proven = self._proven(user, pin, "login attempted", actor)
+            with self._vault.lock:
+                if self._pin(user).digest != proven.digest:
+                    raise CryptokiError(Rv.PIN_INCORRECT)  # the officer has changed it meanwhile
+                self._set_pin(user, proven, event)
 
     def init_pin(self, pin: bytes, actor: str) -> None:
         """C_InitPIN: the security officer gives the user a PIN."""
@@ -107,12 +114,13 @@ class Slot:
     def change_pin(self, user: UserType, old: bytes, pin: bytes, actor: str) -> None:
         """C_SetPIN. Raises CryptokiError."""
         new = pins.made(pin)
-        proven = self._proven(user, old, "PIN change attempted", actor)
         event = Event("PIN changed", actor, self.number, {"of": user.name})
-        with self._vault.lock:
-            if self._pin(user).digest != proven.digest:
-                raise CryptokiError(Rv.PIN_INCORRECT)
-            self._set_pin(user, new, event)
+        with self._trying:
+            proven = self._proven(user, old, "PIN change attempted", actor)
+            with self._vault.lock:
+                if self._pin(user).digest != proven.digest:
+                    raise CryptokiError(Rv.PIN_INCORRECT)
+                self._set_pin(user, new, event)
 
     def _pin(self, user: UserType) -> Pin:
         record = self.state.so if user is UserType.SO else self.state.user

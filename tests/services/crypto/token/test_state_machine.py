@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -196,6 +197,25 @@ def test_a_success_forgets_the_failures(store: MemoryStore) -> None:
             assert refusal(caller.call, "C_Login", session, USER, b"wrong") is Rv.PIN_INCORRECT
         caller.call("C_Login", session, USER, PIN)
         caller.call("C_Logout", session)
+
+
+def test_many_right_pins_at_once_lock_nothing(module: Module) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        User(connect(module))
+        done.append(number)
+
+    threads = [
+        threading.Thread(target=work, args=(number,)) for number in range(3 * pins.MAX_FAILURES)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == len(threads)
+    assert module.slots[0].state.user is not None
+    assert module.slots[0].state.user.failures == 0
 
 
 def test_initialising_a_token_again_needs_its_pin_and_destroys_what_it_holds(
