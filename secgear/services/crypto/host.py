@@ -19,6 +19,7 @@ from secgear.base.build import build
 from secgear.base.enclave import Enclave
 from secgear.base.image import Image, LaunchPolicy
 from secgear.base.launch import launch
+from secgear.base.switchless.options import Switchless
 from secgear.errors import CryptoModuleError, EnclaveError, SecGearError
 from secgear.services.crypto.storage import Storage
 
@@ -135,6 +136,7 @@ def started(image: Image, storage: Storage, tee: str) -> Enclave:
         image,
         tee=tee,
         policy=LaunchPolicy(unsigned=True),
+        switchless=Switchless(workers=4, when_busy="stream"),
         ocalls={
             "store_head": storage.head,
             "store_rows": storage.rows,

@@ -172,7 +172,7 @@ class Connection:
     def _exchange(self, body: bytes) -> bytes:
         try:
             enclave = self._connected()
-            answer: bytes = enclave.exchange(self._number, self._version, body)
+            answer: bytes = enclave.switchless.exchange(self._number, self._version, body)
         except SecGearError as error:
             return _failure(error)
         return answer
