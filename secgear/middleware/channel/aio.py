@@ -100,7 +100,8 @@ async def _shake(
     core: Core, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: Answers
 ) -> list[Event]:
     rest: list[Event] = []
-    while core.state is not State.OPEN:
+    stands = False  # as in `handshake.shake`
+    while not stands:
         await _write(writer, core.outgoing())
         for event in core.receive(await _read(reader)):
             if isinstance(event, Present | Judge):
@@ -108,7 +109,9 @@ async def _shake(
                 await asyncio.to_thread(answers.answer, event)
             elif not isinstance(event, Established):
                 rest.append(event)
-    await _write(writer, core.outgoing())
+            stands = stands or core.state is State.OPEN
+    with contextlib.suppress(ChannelError):
+        await _write(writer, core.outgoing())
     return rest
 
 
