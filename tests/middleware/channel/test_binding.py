@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secgear.middleware.channel.binding import NO_KEY, Role, key_digest, report_data
+from secgear.middleware.channel.core import Judge, Present
+from tests.middleware.channel.pairs import SERVER, opened
 
 FIELDS = ("client_nonce", "server_nonce", "exporter", "own_key", "peer_key")
 GIVEN = {name: bytes([number]) * 32 for number, name in enumerate(FIELDS, 1)}
@@ -51,3 +53,23 @@ def test_fields_of_another_size_are_refused(name: str, size: int) -> None:
 def test_no_key_is_no_keys_digest() -> None:
     assert key_digest(None) == NO_KEY == bytes(32)
     assert key_digest(b"") != NO_KEY
+
+
+def test_evidence_is_asked_for_over_all_of_the_connection() -> None:
+    """Over both nonces, the exporter and the keys of this connection, as TLS itself tells them."""
+    pair = opened(demand=True)
+    asked = next(event for event in pair.events["S"] if isinstance(event, Present))
+    judged = next(event for event in pair.events["S"] if isinstance(event, Judge))
+    client, server = pair.client._nonce, pair.server._nonce
+    exporter = pair.client._tls.exporter(client, server)
+    key = key_digest(SERVER.spki)
+    common = {"client_nonce": client, "server_nonce": server, "exporter": exporter}
+    assert asked.report_data == report_data(Role.SERVER, own_key=key, peer_key=NO_KEY, **common)
+    assert judged.report_data == report_data(Role.CLIENT, own_key=NO_KEY, peer_key=key, **common)
+
+
+def test_every_connection_has_nonces_of_its_own() -> None:
+    one, other = opened(), opened()
+    nonces = {end._nonce for pair in (one, other) for end in pair.ends.values()}
+    assert len(nonces) == 4
+    assert bytes(32) not in nonces
