@@ -79,7 +79,7 @@ class Batch:
             lanes.counters["failed"] += len(self._ids)
             raise left_behind.outcome.error or TimeoutError(name) from None
         except BaseException as error:  # noqa: BLE001  (raised anew, in the caller's terms)
-            raise lanes.failed(lane, error, first - 1) from None
+            raise lanes.failed(lane, error, first) from None
         lane.forsaken.clear()
         lanes.give(lane)
 

@@ -56,7 +56,7 @@ class Starter:
         if lane is None:
             return Begun(lanes, function, body, deadline)
         id, tag = lane.begin(), FAST | function.number
-        with lanes.guarding(lane):
+        with lanes.guarding(lane, id):
             message = lane.call(id, tag, body, self._patience())
         if message is not None and message[0] == id and message[1] == tag:
             self._misses = 0
