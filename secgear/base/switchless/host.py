@@ -19,7 +19,7 @@ from secgear.base.functions import Compiled, Served
 from secgear.base.interface import Interface
 from secgear.base.marshal import Packed, misfit
 from secgear.base.peer import Peer
-from secgear.base.shared.host import pinned
+from secgear.base.shared.host import may_go_on, pin, unpin
 from secgear.base.switchless.forms import form
 from secgear.base.switchless.host_lane import (
     Function,
@@ -211,28 +211,41 @@ class Lanes:
 
     def call(self, function: Function, values: dict[str, Any], deadline: float | None) -> Any:
         """A call with any arguments, nested or not. Raises `Busy`."""
-        packed = pack(function, values, self.link)
-        with pinned(values):
+        pins = pin(values)  # before their references are made
+        lent = False
+        try:
+            packed = pack(function, values, self.link)
             lane = self.nested()
+            nested = lane is not None
             if lane is None:
                 lane = self.take(function.compiled.name, deadline)
-                return self.send_and_wait(lane, function, packed, deadline)
-            first = lane.id + 1
-            with self.guarding(lane, first, nested=True):
-                outcome = lane.slow_call(function, packed, deadline, nested=True)
-            return self.settle(lane, outcome, first, nested=True)
+            lent = True
+            result = self.send_and_wait(lane, function, packed, deadline, nested=nested)
+            lent = False
+        except Exception as error:
+            lent = lent and may_go_on(error)
+            raise
+        finally:
+            unpin(pins, lent=lent)
+        return result
 
     def send_and_wait(
-        self, lane: HostLane, function: Function, arguments: Any, deadline: float | None
+        self,
+        lane: HostLane,
+        function: Function,
+        arguments: Any,
+        deadline: float | None,
+        *,
+        nested: bool = False,
     ) -> Any:
-        """A call on a lane that was taken. arguments: `Packed`, or in the fast form."""
+        """A call on a lane that was taken, or is served. arguments: `Packed`, or the fast form."""
         first = lane.id + 1
-        with self.guarding(lane, first):
+        with self.guarding(lane, first, nested=nested):
             if isinstance(arguments, Packed):
-                outcome = lane.slow_call(function, arguments, deadline, nested=False)
+                outcome = lane.slow_call(function, arguments, deadline, nested=nested)
             else:
                 outcome = lane.fast_call(function, arguments, deadline)
-        return self.settle(lane, outcome, first)
+        return self.settle(lane, outcome, first, nested=nested)
 
     def finish(
         self,
