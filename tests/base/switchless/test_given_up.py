@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,3 +123,43 @@ def test_a_batch_that_fails_gives_up_all_its_calls(source: Path) -> None:
         with pytest.raises(LookupError):
             enclave.switchless.map.patient(seconds())
         assert enclave.options(deadline=20).switchless.add(1) == 2
+
+
+def test_an_interrupt_while_a_handler_runs_waits_for_it_before_the_worker_is_used(
+    source: Path,
+) -> None:
+    """With a deadline the handler has a thread of its own, which an interrupt does not end."""
+    let_go = threading.Event()
+    begun = threading.Event()
+
+    def answer(number: int) -> int:
+        begun.set()
+        let_go.wait(60)
+        return number
+
+    def interrupt() -> None:
+        begun.wait(60)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    def strike(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.main_thread().ident
+    assert main is not None
+    before = signal.signal(signal.SIGUSR1, strike)
+    try:
+        with secgear.launch(
+            source, switchless=Switchless(workers=1), ocalls={"answer": answer}
+        ) as enclave:
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                enclave.options(deadline=60).switchless.ask(1)
+            thread.join()
+            with pytest.raises(errors.DeadlineExceeded):
+                enclave.options(deadline=0.5).switchless.add(1)
+            let_go.set()
+            assert enclave.options(deadline=20).switchless.add(1) == 2
+            assert enclave.alive
+    finally:
+        signal.signal(signal.SIGUSR1, before)
