@@ -4,13 +4,13 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check check-fast check-native fuzz bench docs clean
+.PHONY: help demo test check check-fast check-native fuzz soak bench docs clean
 
 # Interpreter for .venv; empty means: the system's, see tools/setup.sh.
 PYTHON ?=
 # More arguments for the tool behind a target: make test ARGS="-k wire"
 ARGS ?=
-# Minutes that `make fuzz` spends.
+# Minutes that `make fuzz` spends, and after which `make soak` begins nothing more.
 MINUTES ?= 10
 
 unexport PYTHONHOME PYTHONPATH
@@ -20,8 +20,10 @@ BIN := .venv/bin
 HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 ready = .venv/.ready-$(1)-$(HERE)
 
-# What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL.
-DEBIAN := openssl swtpm postgresql
+# What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL,
+# and applications that work with keys in a cryptographic module.
+DEBIAN := openssl swtpm postgresql \
+    gnutls-bin libengine-pkcs11-openssl nginx-light opensc openssh-client p11-kit-modules
 
 help:
 	@echo 'make demo        two owners verify an enclave and join real data in it, then we try to see any'
@@ -29,7 +31,8 @@ help:
 	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
 	@echo 'make check-fast  the same without types'
 	@echo 'make check-native  the native ring under sanitizers and a scribbling peer'
-	@echo 'make fuzz        hostile frames, evidence, shared memory, images for MINUTES=$(MINUTES)'
+	@echo 'make fuzz        hostile frames, channels, evidence, shared memory for MINUTES=$(MINUTES)'
+	@echo 'make soak        10,000 sessions, 1,000,000 messages: then nothing may have grown'
 	@echo 'make bench       benchmarks, ours and peers in one run'
 	@echo 'make docs        the documentation as a site in site/'
 	@echo 'make clean       remove .venv and everything else that was generated'
@@ -37,9 +40,9 @@ help:
 	@echo 'PYTHON=/path/to/python3 chooses the interpreter (3.11 or later).'
 
 # The native ring: what it is built from, and so when it must be built again.
-NATIVE := $(wildcard setup.py secgear/base/transport/_ring.c secgear/base/transport/_ring_core.h)
+NATIVE := $(wildcard setup.py secgear/base/transport/_ring*.[ch])
 
-$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh $(NATIVE)
+$(call ready,%): pyproject.toml tools/setup.sh tools/debian.sh tools/compiler.sh $(NATIVE)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $*
 	@touch '$@'
 
@@ -62,16 +65,21 @@ check-fast: $(call ready,check)
 check-native: $(call ready,test)
 	@$(BIN)/python tests/native/check.py $(ARGS)
 
-# A quarter of the time each: hostile frames; damaged evidence and documents; shared memory that
-# is scribbled on; every property test again and again, with other generated input each time.
+# A fifth of the time each: hostile frames; hostile networks and peers of channels; damaged evidence
+# and documents; shared memory that is scribbled on; every property test again and again, with other
+# generated input each time.
 fuzz: $(call ready,test)
-	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
-	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
-	@FUZZ_SECONDS=$$((15 * $(MINUTES))) $(BIN)/python tests/fuzz/ring.py
-	@end=$$(($$(date +%s) + 15 * $(MINUTES))); \
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/channel.py
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
+	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/ring.py
+	@end=$$(($$(date +%s) + 12 * $(MINUTES))); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	    $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default -n auto -q $(ARGS) || exit 1; \
 	done
+
+soak: $(call ready,test)
+	@$(BIN)/python tests/soak/channel.py --minutes $(MINUTES) $(ARGS)
 
 bench: $(call ready,bench)
 	@$(BIN)/python -m bench $(ARGS)

@@ -7,7 +7,9 @@ setup(
         Extension(
             "secgear.base.transport._ring",
             ["secgear/base/transport/_ring.c"],
-            depends=["secgear/base/transport/_ring_core.h"],
+            depends=[
+                f"secgear/base/transport/_ring_{part}.h" for part in ("core", "wait", "memory")
+            ],
             define_macros=[("_GNU_SOURCE", "1")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
             py_limited_api=True,

@@ -11,6 +11,7 @@ from bench import (
     bulk,
     calls,
     channel,
+    crypto,
     envelopes,
     memory,
     ring,
@@ -31,6 +32,7 @@ TIMED = {
     "envelopes": envelopes.main,
     "channel": channel.main,
     "sealing": sealing.main,
+    "crypto": crypto.main,
 }
 
 

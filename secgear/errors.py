@@ -381,3 +381,9 @@ class Replayed(EnvelopeError):
     """The envelope was opened before."""
 
     code = "envelope.replayed"
+
+
+class CryptoModuleError(SecGearError):
+    """The cryptographic module can't start or do its work: its store, settings, audit trail."""
+
+    code = "crypto.failed"

@@ -64,29 +64,13 @@ install() {
         --root-user-action ignore "$@"
 }
 
-# The native ring needs a compiler and Python's headers; without it everything works, calls take
-# the stream. Only for work on secgear itself is it worth installing packages.
-can_compile() {
-    command -v "${CC:-cc}" >/dev/null && .venv/bin/python -c \
-        'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))'
-}
-
-prepare_compiler() {
-    can_compile && return
-    case " $* " in *" test "* | *" check "* | *" bench "*) ;; *) return ;; esac
-    headers=$(.venv/bin/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')
-    sh tools/debian.sh gcc libc6-dev "$headers" && can_compile ||
-        say "note: no compiler or no Python headers; switchless calls will take the stream." \
-            "As root: apt-get install gcc libc6-dev $headers, then: touch setup.py"
-}
-
 usable || make_environment
 
 # Dependency groups need pip 25.1, license expressions setuptools 77: newer than Debian 12 has.
 # With setuptools in the environment, installing secgear itself asks no package index.
 install 'pip>=25.1' 'setuptools>=77' ||
     die "pip could not be brought up to date; its message is above. Is the package index reachable?"
-prepare_compiler "$@"
+sh tools/compiler.sh .venv/bin/python "$@"
 groups=
 for group in "$@"; do groups="$groups --group $group"; done
 say "installing secgear and what it needs (groups: $*); the first time this takes a minute or two"

@@ -33,6 +33,7 @@ from secgear.base.transport.geometry import Geometry
 from secgear.base.wire import (
     LOG_BURST,
     LOG_RATE,
+    PLATFORM_REQUESTS,
     VERSION,
     ErrorBody,
     Frame,
@@ -58,8 +59,9 @@ from secgear.errors import (
 )
 
 _OCALL_THREADS = 256
-_PLATFORM_REQUESTS = 16
-"""Requests of one enclave to its platform at once: each of its threads has one at the most."""
+_PLATFORM_REQUESTS = 4 * PLATFORM_REQUESTS
+"""Requests of one enclave to its platform at once: more than it makes, since it may have had an
+answer, and asked again, before the thread that gave it has counted that."""
 _encode = msgspec.msgpack.Encoder().encode
 _ready = msgspec.msgpack.Decoder(Ready)
 _log_record = msgspec.msgpack.Decoder(LogRecord)

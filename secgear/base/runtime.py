@@ -37,7 +37,17 @@ from secgear.base.tee import Guest, Stream
 from secgear.base.transport import ring
 from secgear.base.transport.arena import Arena
 from secgear.base.transport.geometry import Geometry
-from secgear.base.wire import VERSION, ErrorBody, Frame, Hello, Kind, Limits, Ready, frame
+from secgear.base.wire import (
+    PLATFORM_REQUESTS,
+    VERSION,
+    ErrorBody,
+    Frame,
+    Hello,
+    Kind,
+    Limits,
+    Ready,
+    frame,
+)
 from secgear.base.workers import Inbox, Workers
 from secgear.errors import (
     Cancelled,
@@ -262,16 +272,26 @@ class _Platform:
         self._peer = peer
         self._ids = itertools.count(1)
         self._waiting: dict[int, tuple[Inbox, list[bytes]]] = {}
+        self._turn = threading.BoundedSemaphore(PLATFORM_REQUESTS)
 
     def request(self, payload: bytes) -> bytes:
         """The platform's answer. Raises GuestError when there is none in time."""
+        until = time.monotonic() + _PLATFORM_TIMEOUT
+        if not self._turn.acquire(timeout=_PLATFORM_TIMEOUT):
+            raise GuestError("the platform is too busy to answer")
+        try:
+            return self._request(payload, until)
+        finally:
+            self._turn.release()
+
+    def _request(self, payload: bytes, until: float) -> bytes:
         id = next(self._ids)
         inbox, answers = Inbox(), list[bytes]()
         self._waiting[id] = (inbox, answers)
         try:
             with self._peer.shielded():
                 self._peer.outbox.send(frame(Kind.PLATFORM, id, payload))
-                inbox.serve_until(lambda: bool(answers), time.monotonic() + _PLATFORM_TIMEOUT)
+                inbox.serve_until(lambda: bool(answers), until)
         finally:
             del self._waiting[id]
         if not answers:

@@ -73,6 +73,8 @@ ARGUMENTS = 0xFFFF
 VALUE = 0xFFFE
 """Index of DATA that belongs to the result of a call."""
 MAX_STREAMS = 255
+PLATFORM_REQUESTS = 8
+"""Requests that an enclave has with its platform at once; further threads wait for their turn."""
 LOG_RATE = 200.0
 """Log records a second that leave an enclave in the long run; a host takes no more."""
 LOG_BURST = 1000

@@ -16,6 +16,7 @@ from secgear.cli import (
     codegen,
     collateral,
     connect,
+    crypto,
     doctor,
     envelopes,
     images,
@@ -62,6 +63,7 @@ app.add_typer(envelopes.app)
 app.add_typer(sealed.app)
 app.add_typer(reference.app)
 app.add_typer(collateral.app)
+app.add_typer(crypto.app)
 app.add_typer(serve.app)
 app.add_typer(secret.app)
 app.add_typer(tokens.app)

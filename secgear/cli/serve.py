@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,6 +176,38 @@ def witness(
         raise UsageError(f"serve witness: {error}") from None
     with Witness(directory, witness_key(directory), holders=holders, most=most) as kept:
         serve(kept, address, lambda at: note(f"witness at {at} with key {kept.public_key.hex()}"))
+
+
+@app.command("crypto")
+def crypto(
+    directory: Annotated[
+        Path, typer.Option(help="The module's directory: secgear crypto init has made it.")
+    ],
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="Unix socket for p11-kit's clients, by default in the directory."),
+    ] = None,
+    socket_mode: Annotated[
+        str, typer.Option(help="The socket's permissions: they decide who may connect.")
+    ] = "600",
+    attested: Annotated[
+        str | None,
+        typer.Option(help="Address for attested channels from afar, for example tcp://[::]:8442."),
+    ] = None,
+) -> None:
+    """Run a cryptographic module: keys in the enclave, PKCS#11 for unmodified applications."""
+    service_logs()
+    from secgear.services.crypto.serving import Places, serve
+
+    if not re.fullmatch(r"0?[0-7]{3}", socket_mode, re.ASCII):
+        raise UsageError("--socket-mode takes three octal digits, for example 660")
+
+    def ready(places: Places) -> None:
+        note(f"cryptographic module at {places.socket}")
+        if places.attested is not None:
+            note(f"attested channels at {places.attested}")
+
+    serve(directory, ready, socket=socket, mode=int(socket_mode, 8), attested=attested)
 
 
 def _common(

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from secgear.base.transport import ring
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -143,3 +145,28 @@ def test_a_plot_is_a_document_with_every_line() -> None:
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert {"A title", "one <&>", "two", "bytes", "time", "8", "64", "1 µs", "10 ms"} <= {*texts}
     assert sum(element.tag.endswith("polyline") for element in root.iter()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ring.available(), reason=ring.reason())
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the two sides need a processor each")
+def test_the_ring_is_measured_against_the_floor_and_its_peers() -> None:
+    pytest.importorskip("grpc", reason="make bench installs grpcio, a peer")
+    rows = _run("ring")["ring"]
+    for payload in ("8 B", "4 KiB", "1 MiB"):
+        measured = {row["name"] for row in rows if row["what"].startswith(f"round trip {payload}")}
+        assert {"cache line, there and back", "ring", "unix socket", "grpc"} <= measured
+    assert {"memcpy", "unix socket"} <= {row["against"] for row in rows}
+    assert all(row["median"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_cryptographic_module_is_measured_against_softhsm_and_openssl() -> None:
+    for library in ("softhsm/libsofthsm2.so", "pkcs11/p11-kit-client.so"):
+        if not list(Path("/usr/lib").glob(f"*/{library}")):
+            pytest.skip(f"{library} is not installed (Debian: softhsm2, p11-kit-modules)")
+    rows = _run("crypto")["crypto"]
+    for what in ("sign, rsa2048", "sign, ecdsap256"):
+        names = {row["name"] for row in rows if row["what"] == what}
+        assert names == {"softhsm", "secgear", "openssl speed"}
+    assert all(row["median"] > 0 for row in rows)

@@ -44,8 +44,8 @@ SIZES = (64, 1, 300, 64, 4000, 64, 20_000, 64, 0, 1000)
 QUIET = 60
 """Seconds that the last session of a round may take to be gone."""
 
-OBJECTS = 0.2
-"""A session that leaves something behind leaves an object at least. What is kept for all of them,
+BLOCKS = 0.2
+"""A session that leaves something behind leaves several at least. What is kept for all of them,
 such as a pool of threads, is allowed for by `FEW`."""
 FEW = 400
 RESIDENT = 1.0
@@ -92,7 +92,7 @@ def run(
             if time.monotonic() - begun > minutes * 60:
                 break
     seconds = time.monotonic() - begun
-    return Run(done, sent, disturbed, seconds, samples, list(_grown(samples, done)))
+    return Run(done, sent, disturbed, seconds, samples, list(grown(samples, done)))
 
 
 def _client(owner: Owner, number: int, messages: int) -> tuple[int, int]:
@@ -170,13 +170,13 @@ def _quiet(host: Host) -> Sample:
     return {**state, "client": {**footprint(), "resident": resident(os.getpid())}}
 
 
-def _grown(samples: list[Sample], sessions: int) -> Iterator[str]:
+def grown(samples: list[Sample], sessions: int) -> Iterator[str]:
     """What has become more between the warm-up and the end."""
     warm = max(1, len(samples) // 5)
     before, after = samples[warm - 1 : 2 * warm], samples[-warm:]
     since = sessions * (len(samples) - warm) / len(samples)
     allowed = {
-        "objects": FEW + OBJECTS * since,
+        "blocks": FEW + BLOCKS * since,
         "descriptors": 0,
         "threads": THREADS,
         "resident": SLACK + RESIDENT * since,
@@ -204,7 +204,7 @@ def main() -> int:
 
     if not options.json:
         print("sessions " + " ".join(f"{name:>30}" for name in _SHOWN))
-        print("         " + " ".join(["   MiB objects threads   files"] * len(_SHOWN)))
+        print("         " + " ".join(["   MiB  blocks threads   files"] * len(_SHOWN)))
     with tempfile.TemporaryDirectory() as directory:
         os.environ["SECGEAR_HOME"] = directory
         with Host(Path(directory)) as host:
@@ -232,7 +232,7 @@ _SHOWN = ("host", "enclave", "client")
 
 def _columns(held: Any) -> str:
     return (
-        f"{held['resident'] / 1024:6.1f} {held['objects']:7} {held['threads']:7} "
+        f"{held['resident'] / 1024:6.1f} {held['blocks']:7} {held['threads']:7} "
         f"{held['descriptors']:7}"
     )
 

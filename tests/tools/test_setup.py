@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,19 @@ def test_interpreter_that_does_not_work_is_named_and_nothing_is_left(
     assert done.returncode != 0
     assert f"PYTHON={interpreter} is not a working Python 3.11 or later" in done.stderr
     assert not (folder / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"), [(["demo"], ""), (["test"], "will take the stream"), ([], "")]
+)
+def test_without_a_compiler_the_set_up_goes_on(groups: list[str], says: str) -> None:
+    done = subprocess.run(
+        ["sh", ROOT / "tools" / "compiler.sh", sys.executable, *groups],
+        env={**os.environ, "CC": "/nonexistent/cc"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (says in done.stdout) if says else not done.stdout

@@ -6,6 +6,8 @@ As a parameter's type, `Shared` means: a buffer that `Enclave.shared` made. The 
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,9 +60,13 @@ class Shared:
         kind = np.dtype(dtype)
         if kind.hasobject or not kind.itemsize:
             raise SharedBufferError(f"an array of {kind} can't be made of bytes")
-        count = (len(self) - at) // kind.itemsize if shape is None else int(np.prod(shape))
-        private = self.copy(at, count * kind.itemsize)
-        return np.frombuffer(private, kind).reshape(-1 if shape is None else shape)
+        if shape is None:
+            shape = (len(self) - at) // kind.itemsize
+        parts = [operator.index(part) for part in (shape if isinstance(shape, tuple) else (shape,))]
+        if any(part < 0 for part in parts):
+            raise SharedBufferError(f"an array has no shape {shape}")
+        private = self.copy(at, math.prod(parts) * kind.itemsize)
+        return np.frombuffer(private, kind).reshape(parts)
 
     def table(self, size: int | None = None) -> Any:
         """The `pyarrow.Table` in the first `size` bytes, an IPC stream: copied, then validated.

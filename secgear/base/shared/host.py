@@ -8,7 +8,7 @@ import mmap
 import secrets
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -246,21 +246,6 @@ class SharedBuffer(Shared):
     def place(self) -> Place | None:
         """Where it lies; None in private memory."""
         return self._place
-
-
-@contextlib.contextmanager
-def pinned(values: Mapping[str, Any]) -> Iterator[None]:
-    """Shared buffers among the arguments of a call stay where they are while it lasts."""
-    pins = pin(values)
-    lent = True
-    try:
-        yield
-        lent = False
-    except Exception as error:
-        lent = may_go_on(error)
-        raise
-    finally:
-        unpin(pins, lent=lent)
 
 
 def pin(values: Mapping[str, Any]) -> list[Place]:

@@ -79,7 +79,7 @@ class Batch:
             lanes.counters["failed"] += len(self._ids)
             raise left_behind.outcome.error or TimeoutError(name) from None
         except BaseException as error:  # noqa: BLE001  (raised anew, in the caller's terms)
-            raise lanes.failed(lane, error, first - 1) from None
+            raise lanes.failed(lane, error, first) from None
         lane.forsaken.clear()
         lanes.give(lane)
 
@@ -158,16 +158,23 @@ class Batch:
         function = self._function
         try:
             values = bind(function.compiled.description, args, {})
-            packed = pack(function, values, self._lanes.link)
         except SecGearError as error:
             self._fail(error)
             return
-        pins = pin(values)
-        outcome = Outcome(in_step=False)
+        pins = pin(values)  # before their references are made
+        lent = False
         try:
+            packed = pack(function, values, self._lanes.link)
+            lent = True
             outcome = lane.slow_call(function, packed, self._deadline, nested=False)
+            lent = not outcome.in_step
+        except SecGearError as error:
+            if lent:
+                raise
+            self._fail(error)
+            return
         finally:
-            unpin(pins, lent=not outcome.in_step)
+            unpin(pins, lent=lent)
         if not outcome.in_step:
             raise _Late(outcome)
         self._take(outcome)

@@ -32,6 +32,7 @@ from secgear.base.switchless.messages import (
     PING,
     WHOLE,
     Courier,
+    CutShort,
     Message,
     encode,
 )
@@ -203,8 +204,11 @@ class Lane:
             return b""
         if kind == PART and id == self._refused:
             return None
-        if kind not in {FAST, WHOLE, BEGIN} or tag & NESTED:
+        if kind not in {FAST, WHOLE, BEGIN}:
             raise ProtocolError("a message that nothing led to")
+        if tag & NESTED:  # its OCALL's handler did not know yet that the call had ended
+            self._refuse(id, tag, None, CallCancelled("the call around it was given up"))
+            return None
         self._serve((id, tag, payload))
         return self._go_on()
 
@@ -224,21 +228,17 @@ class Lane:
             if self._is_given_up(id):
                 raise CallCancelled("cancelled by the caller")
         except (CallError, TimeoutError, MemoryError) as error:
-            if messages.kind(tag) == BEGIN:
-                self._refused = id
-            self._fault(id, tag, offer, Refused(_as_call_error(error)))
+            self._refuse(id, tag, offer, error)
             return
-        self._offer = offer
-        outer = (self._running, self._incoming)
+        with self._lock:
+            outer = self._running, self._incoming, self._offer
+            self._running, self._incoming, self._offer = id, None, offer
+            self._special = False
         nested = outer[0] != 0
         if nested:
-            self._outer.append(outer)
+            self._outer.append(outer[:2])
             self._depth += 1
         try:
-            with self._lock:
-                self._incoming = None
-                self._running = id
-                self._special = False
             try:
                 result = work()
                 self._running = 0
@@ -253,7 +253,7 @@ class Lane:
                 self._depth -= 1
                 self._outer.pop()
             with self._lock:
-                self._running, self._incoming = outer
+                self._running, self._incoming, self._offer = outer
                 self._special = outer[1] is not None
 
     def _arguments(self, message: Message, offer: Offer) -> Callable[[], Any]:
@@ -310,6 +310,14 @@ class Lane:
         if not (self.closing and isinstance(error, Cancelled)):
             self._fault(id, tag, offer, error)
 
+    def _refuse(self, id: int, tag: int, offer: Offer | None, error: BaseException) -> None:
+        """Answer a call that does not begin, and drop what still comes of it."""
+        if messages.kind(tag) == BEGIN:
+            self._refused = id
+        self._fault(id, tag, offer, Refused(_as_call_error(error)))
+        if isinstance(error, CutShort):
+            self._ring.send(error.ping[0], error.ping[1], b"")
+
     def _fault(self, id: int, tag: int, offer: Offer | None, error: BaseException) -> None:
         raises = offer.served.raises if offer is not None else ()
         body = faults.describe(error, raises, enclave=True, debug=self._link.debug)
@@ -358,10 +366,10 @@ class Lane:
                 self._courier.send(id, OCALL | target.number, packed)
                 message = self._ring.recv(_LOOK)
             while message is None or not self._is_about(message, id, target):
+                if message is not None:  # first: somebody may wait for its answer
+                    self._meanwhile(message)
                 if self.closing or self._abandoned(running):
                     raise _given_up(target)
-                if message is not None:
-                    self._meanwhile(message)
                 message = self._ring.recv(_LOOK)
             return self._outcome(message, target, running)
         finally:
@@ -415,6 +423,9 @@ class Lane:
                 given_up=lambda: self.closing or self._abandoned(running),
             )
         except TimeoutError:
+            raise _given_up(target) from None
+        except CutShort as error:  # and with it the call that waits for this answer
+            self._later.append(error.ping)
             raise _given_up(target) from None
         except ProtocolError as error:
             raise self._broken(str(error)) from error

@@ -49,14 +49,19 @@ class Starter:
         body = None if kwargs else function.fast(args, lanes.piece)
         if body is None:
             values = bind(function.compiled.description, args, kwargs)
-            packed = pack(function, values, lanes.link)
-            return Begun(lanes, function, packed, deadline, pins=pin(values))
+            pins = pin(values)  # before their references are made
+            try:
+                packed = pack(function, values, lanes.link)
+            except BaseException:
+                unpin(pins, lent=False)
+                raise
+            return Begun(lanes, function, packed, deadline, pins=pins)
         # A message that is cut short by a timeout costs the lane, so a large one is not tried.
         lane = lanes.try_take() if len(body) <= lanes.ahead // 2 else None
         if lane is None:
             return Begun(lanes, function, body, deadline)
         id, tag = lane.begin(), FAST | function.number
-        with lanes.guarding(lane):
+        with lanes.guarding(lane, id):
             message = lane.call(id, tag, body, self._patience())
         if message is not None and message[0] == id and message[1] == tag:
             self._misses = 0
@@ -114,7 +119,8 @@ class Begun:
             timer.daemon = True
             timer.start()
             future.add_done_callback(lambda _: timer.cancel())
-        if not self._lanes.pool.submit(lambda: self._work(future)):
+        waiting = self._lanes.queue if self._lane is None else self._lanes.pool
+        if not waiting.submit(lambda: self._work(future)):
             self._work(future)  # no thread can be had: then it is this one
         return future
 
@@ -123,16 +129,17 @@ class Begun:
             if self._lane is not None:  # it was sent, and who waits for it has an eye on the clock
                 return
             self._cancelled = True
+        self._unpin(lent=False)
         settle(future, late(self._function))
 
     def _work(self, future: Future[Any]) -> None:
         try:
             value = self._wait()
         except BaseException as error:  # noqa: BLE001  (it belongs to whoever asks the future)
-            unpin(self._pins, lent=may_go_on(error))
+            self._unpin(lent=self._lane is not None and may_go_on(error))
             settle(future, Outcome(error=error))
         else:
-            unpin(self._pins, lent=False)
+            self._unpin(lent=False)
             settle(future, Outcome(value))
 
     def _wait(self) -> Any:
@@ -168,8 +175,16 @@ class Begun:
             return
         with self._lock:
             self._cancelled = True
-            if self._lane is not None and not self._done:
-                self._lanes.revoke(self._lane, self._id)
+            lane = self._lane
+            if lane is not None and not self._done:
+                self._lanes.revoke(lane, self._id)
+        if lane is None:  # and it will not be
+            self._unpin(lent=False)
+
+    def _unpin(self, *, lent: bool) -> None:
+        with self._lock:
+            pins, self._pins = self._pins, ()
+        unpin(pins, lent=lent)
 
 
 def settle(future: Future[Any], outcome: Outcome) -> None:

@@ -19,7 +19,7 @@ from secgear.base.functions import Compiled, Served
 from secgear.base.interface import Interface
 from secgear.base.marshal import Packed, misfit
 from secgear.base.peer import Peer
-from secgear.base.shared.host import pinned
+from secgear.base.shared.host import may_go_on, pin, unpin
 from secgear.base.switchless.forms import form
 from secgear.base.switchless.host_lane import (
     Function,
@@ -53,7 +53,8 @@ class Lanes:
     workers: threads of this side, for what can't wait. free: lanes to take; the last one that was
     given back comes first, because its worker may still be awake.
     serving: lanes on which an OCALL is being served, by the id of the call that made it.
-    incoming: OCALLs that came over the stream and are being served. pool: threads that wait.
+    incoming: OCALLs that came over the stream and are being served. pool: threads
+    that wait for the answers of calls under way; queue: those that wait for a lane first.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class Lanes:
         self.counters: Counter[str] = Counter()
         self.link = peer.link
         self.incoming = peer.link.incoming
+        # Of their own, so that those who wait for a lane never take the thread of one who has it.
         self.pool = Workers(count, "switchless", elastic=True)
+        self.queue = Workers(count, "switchless-queue", elastic=True)
         self._functions = {
             name: Function(
                 number,
@@ -208,26 +211,41 @@ class Lanes:
 
     def call(self, function: Function, values: dict[str, Any], deadline: float | None) -> Any:
         """A call with any arguments, nested or not. Raises `Busy`."""
-        packed = pack(function, values, self.link)
-        with pinned(values):
+        pins = pin(values)  # before their references are made
+        lent = False
+        try:
+            packed = pack(function, values, self.link)
             lane = self.nested()
+            nested = lane is not None
             if lane is None:
                 lane = self.take(function.compiled.name, deadline)
-                return self.send_and_wait(lane, function, packed, deadline)
-            with self.guarding(lane, nested=True):
-                outcome = lane.slow_call(function, packed, deadline, nested=True)
-            return self.settle(lane, outcome, nested=True)
+            lent = True
+            result = self.send_and_wait(lane, function, packed, deadline, nested=nested)
+            lent = False
+        except Exception as error:
+            lent = lent and may_go_on(error)
+            raise
+        finally:
+            unpin(pins, lent=lent)
+        return result
 
     def send_and_wait(
-        self, lane: HostLane, function: Function, arguments: Any, deadline: float | None
+        self,
+        lane: HostLane,
+        function: Function,
+        arguments: Any,
+        deadline: float | None,
+        *,
+        nested: bool = False,
     ) -> Any:
-        """A call on a lane that was taken. arguments: `Packed`, or in the fast form."""
-        with self.guarding(lane):
+        """A call on a lane that was taken, or is served. arguments: `Packed`, or the fast form."""
+        first = lane.id + 1
+        with self.guarding(lane, first, nested=nested):
             if isinstance(arguments, Packed):
-                outcome = lane.slow_call(function, arguments, deadline, nested=False)
+                outcome = lane.slow_call(function, arguments, deadline, nested=nested)
             else:
                 outcome = lane.fast_call(function, arguments, deadline)
-        return self.settle(lane, outcome)
+        return self.settle(lane, outcome, first, nested=nested)
 
     def finish(
         self,
@@ -238,9 +256,9 @@ class Lanes:
         deadline: float | None,
     ) -> Any:
         """The result of call `id`, of which `message` came first; None if none came in time."""
-        with self.guarding(lane):
+        with self.guarding(lane, id):
             outcome = lane.outcome(function, id, message, deadline)
-        return self.settle(lane, outcome)
+        return self.settle(lane, outcome, id)
 
     def wait(
         self,
@@ -251,21 +269,21 @@ class Lanes:
         deadline: float | None,
     ) -> Any:
         """As `finish`, but if none came yet, it is waited for."""
-        with self.guarding(lane):
+        with self.guarding(lane, id):
             if message is None:
                 message = lane.next(deadline)
             outcome = lane.outcome(function, id, message, deadline)
-        return self.settle(lane, outcome)
+        return self.settle(lane, outcome, id)
 
     def misfit(self, name: str, error: Exception) -> CallError:
         """A result that is not of its type."""
         self.counters["failed"] += 1
         return misfit(f"{name}: result", error)
 
-    def settle(self, lane: HostLane, outcome: Outcome, *, nested: bool = False) -> Any:
-        """Give the lane back and the outcome to the caller."""
+    def settle(self, lane: HostLane, outcome: Outcome, first: int, *, nested: bool = False) -> Any:
+        """Give the lane back and the outcome of call `first` to the caller."""
         if not outcome.in_step:
-            self.leave(lane, lane.id, lane.id, nested=nested)
+            self.leave(lane, first, lane.id, nested=nested)
         elif not nested:
             lane.forsaken.clear()
             self.give(lane)
@@ -275,25 +293,22 @@ class Lanes:
         return outcome.value
 
     @contextlib.contextmanager
-    def guarding(self, lane: HostLane, *, nested: bool = False) -> Iterator[None]:
-        """Whatever interrupts a call on `lane` leaves the lane; a lost one ends the connection."""
-        first = lane.id
+    def guarding(self, lane: HostLane, first: int, *, nested: bool = False) -> Iterator[None]:
+        """Whatever interrupts call `first` leaves its lane; a lost one ends the connection."""
         try:
             yield
         except BaseException as error:  # noqa: BLE001  (raised anew, in the caller's terms)
             raise self.failed(lane, error, first, nested=nested) from None
 
     def failed(
-        self, lane: HostLane, error: BaseException, first: int = 0, *, nested: bool = False
+        self, lane: HostLane, error: BaseException, first: int, *, nested: bool = False
     ) -> BaseException:
-        """What the caller is told of `error`, which ended a call on `lane` before its answer.
-
-        first: id of the last call on it before, if that may not be the one that ended.
-        """
+        """What the caller is told of `error`, which ended call `first` and those after it."""
         self.counters["failed"] += 1
         if isinstance(error, ConnectionError | ProtocolError):
             return self.lost(error)
-        self.leave(lane, min(first + 1, lane.id) if first else lane.id, lane.id, nested=nested)
+        if lane.id >= first or not nested:  # else it had not even begun
+            self.leave(lane, first, max(first, lane.id), nested=nested)
         return error
 
     def cut_short(self, lane: HostLane, error: BaseException) -> Message | None:
@@ -302,7 +317,7 @@ class Lanes:
         Raises what the caller is told of anything else.
         """
         if not isinstance(error, TimeoutError):
-            raise self.failed(lane, error) from None
+            raise self.failed(lane, error, lane.id) from None
         return None
 
     def lost(self, error: Exception) -> EnclaveLost:
@@ -323,13 +338,12 @@ class Lanes:
     def leave(self, lane: HostLane, first: int, last: int, *, nested: bool = False) -> None:
         """The calls `first` to `last` were given up: tell the enclave, and let somebody wait.
 
-        nested: the lane belongs to the call around it, which goes on with it; what still comes of
-        these is told apart by its id.
+        What still comes of these is told apart by its id, by whoever goes on with the lane.
+        nested: that is the call around them; else it is a handler that does not know yet.
         """
-        body = _encode(Abandon(lane.number, max(first, 1), max(last, 1)))
-        self._peer.outbox.post(frame(Kind.ABANDON, 0, body))
+        lane.forsaken.append(range(first, last + 1))  # before the enclave could answer
+        self._peer.outbox.post(frame(Kind.ABANDON, 0, _encode(Abandon(lane.number, first, last))))
         if nested:
-            lane.forsaken.add(last)
             return
         self.counters["abandoned"] += 1
         if not self._workers.submit(lambda: self._recover(lane)):
@@ -388,6 +402,7 @@ class Lanes:
         for lane in lanes:
             lane.ring.close()
         self.pool.close()
+        self.queue.close()
 
     def _forked(self) -> None:
         """In a forked child: the lanes are the parent's."""

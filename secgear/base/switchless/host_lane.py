@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -123,7 +124,7 @@ class Elsewhere:
 class HostLane:
     """One lane. Used by one thread at a time: whoever took it from the pool.
 
-    id: of the last call. call: the ring's own, for the shortest way. forsaken: nested calls that
+    id: of the last call. call: the ring's own, for the shortest way. forsaken: ids of calls that
     were given up, whose answers still come. serving, workers: as of `Lanes`.
     """
 
@@ -159,7 +160,7 @@ class HostLane:
         self.ring = ring
         self.call = ring.call
         self.id = 0
-        self.forsaken: set[int] = set()
+        self.forsaken: list[range] = []
         self._serving = serving
         self._workers = workers
         self._unfinished: tuple[Elsewhere, Message] | None = None
@@ -211,13 +212,18 @@ class HostLane:
             while message is not None:
                 if message[1] & OCALL:
                     message = self._serve_and_wait(message, deadline)
-                elif message[0] in self.forsaken:
+                elif message[0] != id and self._is_forsaken(message[0]):
+                    if deadline is not None and time.monotonic() >= deadline:
+                        break  # there may be no end of them
                     message = self.next(deadline)
                 else:
                     return self.value(function, id, message, deadline)
             return late(function)
         finally:
             self._awaiting = outer
+
+    def _is_forsaken(self, id: int) -> bool:
+        return any(id in ids for ids in self.forsaken)
 
     def value(
         self, function: Function, id: int, message: Message, deadline: float | None
@@ -257,11 +263,12 @@ class HostLane:
             answer = self.serve(message, self._awaiting)
         else:
             elsewhere = Elsewhere(partial(self.serve, message, self._awaiting))
+            self._unfinished = elsewhere, message  # so it is, if the caller is interrupted
             if not self._workers.submit(elsewhere.run):
                 elsewhere.run()
             if not elsewhere.done.wait(left(deadline)):
-                self._unfinished = elsewhere, message
                 return None
+            self._unfinished = None
             answer = elsewhere.result()
         if answer is None:
             return self.next(deadline)

@@ -100,6 +100,15 @@ def fault(payload: bytes) -> ErrorBody:
 
 
 @final
+class CutShort(ProtocolError):
+    """A value whose sender was interrupted in the middle of it. ping: what came instead."""
+
+    def __init__(self, ping: Message) -> None:
+        super().__init__("a value that was cut short")
+        self.ping = ping
+
+
+@final
 class Courier:
     """Moves values with attachments over one ring, from this side's point of view.
 
@@ -140,8 +149,8 @@ class Courier:
 
         most: bytes of a body that its types allow. given_up: asked when a wait was cut short.
         Raises LimitExceeded or ArgumentError for what is too large, whose parts come all the same;
-        ProtocolError for what is malformed; TimeoutError when the deadline passed or it was given
-        up.
+        ProtocolError for what is malformed, CutShort if a PING comes in the middle; TimeoutError
+        when the deadline passed or it was given up.
         """
         id, tag, payload = message
         try:
@@ -194,6 +203,8 @@ class Courier:
             ) is None:
                 if given_up() or (deadline is not None and time.monotonic() >= deadline):
                     raise TimeoutError
+            if kind(got[1]) == PING and not got[1] & (OCALL | NESTED):
+                raise CutShort(got)
             if got[:2] != (id, tag) or len(got[2]) != expected:
                 raise ProtocolError("a part that does not belong to its message")
             target[filled : filled + expected] = got[2]

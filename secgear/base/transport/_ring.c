@@ -1,7 +1,7 @@
 /* secgear.base.transport._ring: the ring for Python, on the limited API of 3.11.
  *
  * Native because Python has neither release stores nor fences: without them a ring is wrong on
- * aarch64 and loses wake-ups everywhere. docs/adr/0007-native-ring.md has the reasons.
+ * aarch64 and loses wake-ups everywhere. docs/adr/0013-native-ring.md has the reasons.
  * What crosses the trust boundary is in _ring_core.h; here are objects, the GIL and errors.
  */
 #define Py_LIMITED_API 0x030B0000

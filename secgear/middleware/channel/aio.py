@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Self, TypeVar, final
 
-from secgear.errors import ChannelClosed, ChannelError, HandshakeFailed
+from secgear.errors import ChannelClosed, ChannelError, HandshakeFailed, SecGearError
 from secgear.middleware.channel.addresses import parse
 from secgear.middleware.channel.arrivals import Arrivals
 from secgear.middleware.channel.binding import Role
@@ -17,7 +17,7 @@ from secgear.middleware.channel.client import DAY, TIMEOUT
 from secgear.middleware.channel.core import Core, Established, Event, Judge, Present, State
 from secgear.middleware.channel.handshake import Answers
 from secgear.middleware.channel.messages import Kind, Open
-from secgear.middleware.channel.session import TOO_LONG, TOO_OLD, Begun
+from secgear.middleware.channel.session import CLOSING, TOO_OLD
 from secgear.middleware.channel.tls import Parameters
 from secgear.middleware.channel.trust import Attester, Remote, Trust
 
@@ -63,9 +63,12 @@ async def connect_async(
             reader, writer = await _dial(address)
             try:
                 events = await _shake(core, reader, writer, answers)
-            except BaseException:
-                writer.write(core.outgoing())
+            except SecGearError:
+                writer.write(core.outgoing())  # the alert or refusal that says why
                 writer.close()
+                raise
+            except BaseException:  # another thread may be at the core still: see `_shake`
+                writer.transport.abort()
                 raise
     except TimeoutError:
         raise HandshakeFailed("the handshake was not finished in time") from None
@@ -97,7 +100,8 @@ async def _shake(
     core: Core, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: Answers
 ) -> list[Event]:
     rest: list[Event] = []
-    while core.state is not State.OPEN:
+    stands = False  # as in `handshake.shake`
+    while not stands:
         await _write(writer, core.outgoing())
         for event in core.receive(await _read(reader)):
             if isinstance(event, Present | Judge):
@@ -105,7 +109,9 @@ async def _shake(
                 await asyncio.to_thread(answers.answer, event)
             elif not isinstance(event, Established):
                 rest.append(event)
-    await _write(writer, core.outgoing())
+            stands = stands or core.state is State.OPEN
+    with contextlib.suppress(ChannelError):
+        await _write(writer, core.outgoing())
     return rest
 
 
@@ -153,8 +159,8 @@ class AsyncSession:
         self._sending = asyncio.Lock()
         self._receiving = asyncio.Lock()
         self._opening = asyncio.Lock()
-        self._begun = Begun()
-        self._asked = self._opened = False
+        self._asked = False  # OPEN has gone out
+        self._opened = False
 
     def __repr__(self) -> str:
         return f"<AsyncSession, {self._core.state.name}>"
@@ -169,46 +175,46 @@ class AsyncSession:
             self.abort()
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
-        """See `Session.send`. When it is cancelled, the session is ended: a part may have gone."""
+        """See `Session.send`."""
+        view = memoryview(message).cast("B")
         await self._open()
         async with self._sending:
-            await self._send_parts(message, last=True)
+            await self._send_parts(view, last=True)
 
     async def send_stream(self, parts: AsyncIterable[bytes] | Iterable[bytes]) -> None:
         """See `Session.send_stream`."""
         await self._open()
         async with self._sending:
-            try:
-                async for part in _each(parts):
-                    await self._send_parts(part, last=False)
-            except ChannelError:
-                raise
-            except BaseException:
-                self.abort()
-                raise
+            source = _each(parts)
+            while (part := await self._next_of(source)) is not None:
+                await self._send_parts(part, last=False)
             await self._send_parts(b"", last=True)
+
+    async def _next_of(self, source: AsyncIterator[bytes]) -> memoryview | None:
+        try:
+            return memoryview(await anext(source)).cast("B")
+        except StopAsyncIteration:
+            return None
+        except BaseException:  # also an error of another session that the parts come from
+            self.abort()
+            raise
 
     async def recv(self, timeout: float | None = None) -> bytes:
         """See `Session.recv`."""
-        await self._open()
-        async with self._receiving, asyncio.timeout(timeout):
-            while True:
-                part, last = await self._wait(self._arrivals.part, None)
-                if not self._begun.add(part):
-                    self.abort()
-                    raise ChannelError(TOO_LONG)
-                if last:
-                    return self._begun.take()
+        async with asyncio.timeout(timeout):
+            await self._open()
+            async with self._receiving:
+                return await self._wait(self._arrivals.message)
 
     async def recv_stream(self, timeout: float | None = None) -> AsyncIterator[bytes]:
         """See `Session.recv_stream`."""
-        await self._open()
+        async with asyncio.timeout(timeout):
+            await self._open()
         async with self._receiving:
-            for part in self._begun.parts():
-                yield part
             last = False
             while not last:
-                part, last = await self._wait(self._arrivals.part, timeout)
+                async with asyncio.timeout(timeout):
+                    part, last = await self._wait(self._arrivals.part)
                 yield part
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -221,12 +227,17 @@ class AsyncSession:
 
     async def close(self) -> None:
         """See `Session.close`."""
-        with contextlib.suppress(ChannelError, OSError):
-            self._core.close()
-            await _write(self._writer, self._core.outgoing())
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        try:
+            async with asyncio.timeout(CLOSING):
+                async with self._sending:
+                    self._core.close()
+                    await _write(self._writer, self._core.outgoing())
+                self._writer.close()
+                await self._writer.wait_closed()
+        except (ChannelError, OSError):  # TimeoutError among them
+            pass
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """See `Session.abort`."""
@@ -237,50 +248,47 @@ class AsyncSession:
         if self._opened:
             return
         async with self._opening:  # of its own: a receiver must not wait for a long message
-            if not self._opened:
-                if not self._asked:  # whoever asked may have been cancelled while waiting
-                    self._asked = True
-                    self._core.send_control(Open(self._service))
+            if not self._asked:
+                self._core.send_control(Open(self._service))
+                self._asked = True  # whoever gives up waiting now must not say it again
+                with contextlib.suppress(ChannelError):  # the end, once it is read, says why
                     await _write(self._writer, self._core.outgoing())
-                await self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+            if not self._opened:
+                await self._wait(lambda: self._arrivals.control(Kind.OPENED))
                 self._opened = True
 
-    async def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
-        self._check_age()
-        try:
-            for _ in self._core.send(message, last=last):
-                await _write(self._writer, self._core.outgoing())
-        except asyncio.CancelledError:
-            # The rest will never go: the next message must not pass for it.
-            self.abort()
-            raise
-
-    async def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    self._check_age()  # also after a wait: what comes too late does not count
-                    if (taken := take()) is not None:
-                        return taken
-                    self._arrivals.feed(await self._read_in_time())
-                    self._writer.write(self._core.outgoing())
-        except ChannelError:
-            self.abort()
-            raise
-
-    async def _read_in_time(self) -> bytes:
-        """What has come, waiting no longer than the verification counts."""
-        try:
-            async with asyncio.timeout(self._expires - time.monotonic()):
-                return await _read(self._reader)
-        except TimeoutError:
-            self.abort()
-            raise ChannelError(TOO_OLD) from None
-
-    def _check_age(self) -> None:
+    async def _send_parts(self, message: bytes | memoryview, *, last: bool) -> None:
         if time.monotonic() >= self._expires:
             self.abort()
             raise ChannelError(TOO_OLD)
+        try:
+            for _ in self._core.send(message, last=last):
+                await _write(self._writer, self._core.outgoing())
+        except ChannelError:  # the connection is of no use; why, may still be there to be read
+            raise
+        except BaseException:  # what went so far must not become the next message's beginning
+            self.abort()
+            raise
+
+    async def _wait(self, take: Callable[[], T | None]) -> T:
+        """What `take` gives, once enough has arrived for it; whoever gives up loses nothing."""
+        try:
+            while (taken := take()) is None:
+                await self._receive()
+        except ChannelError:
+            self.abort()
+            raise
+        return taken
+
+    async def _receive(self) -> None:
+        left = self._expires - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                data = await _read(self._reader)
+        except TimeoutError:
+            raise ChannelError(TOO_OLD) from None
+        self._arrivals.feed(data)
+        self._writer.write(self._core.outgoing())
 
 
 async def _each(parts: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:

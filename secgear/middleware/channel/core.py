@@ -190,6 +190,8 @@ class Core:
     def _ended(self) -> ChannelError:
         if self.state is State.OPEN:
             return ChannelTruncated("the connection ended without the peer's goodbye")
+        if self.state is State.CLOSED:
+            return ChannelClosed("the channel is closed")
         return HandshakeFailed("the connection ended during the handshake")
 
     def _goodbye(self) -> Finished:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
-from secgear.errors import HandshakeFailed, SecGearError, Untrusted
+from secgear.errors import ChannelError, HandshakeFailed, SecGearError, Untrusted
 from secgear.middleware.attestation.verdict import Verdict
 from secgear.middleware.channel.core import Core, Established, Event, Judge, Present, State
 from secgear.middleware.channel.session import ByteStream
@@ -81,8 +82,9 @@ def shake(core: Core, stream: ByteStream, answers: Answers, *, timeout: float) -
     """
     until = time.monotonic() + timeout
     rest: list[Event] = []
+    stands = False  # it may have ended again right behind the handshake
     try:
-        while core.state is not State.OPEN:
+        while not stands:
             _send(core, stream)
             data = _recv(stream, until)
             for event in core.receive(data):
@@ -90,7 +92,9 @@ def shake(core: Core, stream: ByteStream, answers: Answers, *, timeout: float) -
                     answers.answer(event)
                 elif not isinstance(event, Established):
                     rest.append(event)
-        _send(core, stream)
+                stands = stands or core.state is State.OPEN
+        with contextlib.suppress(ChannelError):  # the end, once it is read, says why
+            _send(core, stream)
     except BaseException:
         _tell(core, stream)
         raise

@@ -6,6 +6,7 @@ The same class on both sides. One thread may send while another receives.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, final
 from secgear.errors import ChannelClosed, ChannelError
 from secgear.middleware.channel.arrivals import Arrivals
 from secgear.middleware.channel.binding import Role
-from secgear.middleware.channel.core import Core, Event
+from secgear.middleware.channel.core import Core, Event, State
 from secgear.middleware.channel.messages import (
     Failed,
     Kind,
@@ -30,15 +31,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_MESSAGE = 64 << 20
-"""Bytes of a message that `Session.recv` puts together; longer ones come by `recv_stream`."""
-MAX_PARTS = 64 << 10
-"""Parts of such a message; each costs some memory of its own."""
+CLOSING = 5.0
+"""Seconds that `close` waits for a message that is on its way, and for goodbye to go."""
 TOO_OLD = "the peer was verified too long ago; connect again"
-TOO_LONG = f"a message of over {MAX_MESSAGE} bytes or {MAX_PARTS} parts: use recv_stream()"
 _READ = 256 << 10
-_PARTING = 5.0  # seconds that a message on its way may hold up the goodbye
-_LOOK = 3600.0  # seconds of one wait; poll(2) counts milliseconds in 31 bits
+_LONGEST = 3600.0  # seconds of one wait; poll(2) counts milliseconds in an int
 
 
 class ByteStream(Protocol):
@@ -87,7 +84,7 @@ class Session:
         self._receiving = threading.Lock()
         self._opening = threading.Lock()
         self._arrivals = Arrivals(core, events)
-        self._begun = Begun()
+        self._wish: Open | None = None  # as it went out
         # What for. The client says so before anything else; a server's handler knows.
         self._for_calls: bool | None = None if core.role is Role.CLIENT else False
         self._described = Opened()
@@ -105,6 +102,11 @@ class Session:
         else:
             self.abort()  # the peer must not take what was sent so far for all there is
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more; what has arrived can still be taken."""
+        return self._core.state is State.CLOSED
+
     # --- messages --------------------------------------------------------------------------------
 
     def send(self, message: bytes | bytearray | memoryview) -> None:
@@ -112,9 +114,10 @@ class Session:
 
         Raises ChannelClosed, ChannelError.
         """
+        view = memoryview(message).cast("B")
         self._open(calls=False)
         with self._sending:
-            self._send_parts(message, last=True)
+            self._send_parts(view, last=True)
 
     def send_stream(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
         """One message of any length, from parts as they come; both sides need little memory.
@@ -122,47 +125,43 @@ class Session:
         When `parts` raises, the session is ended: what was sent so far is no message.
         """
         self._open(calls=False)
+        source = iter(parts)
         with self._sending:
-            try:
-                for part in parts:
-                    self._send_parts(part, last=False)
-            except ChannelError:
-                raise
-            except BaseException:
-                self.abort()
-                raise
+            while (part := self._next_of(source)) is not None:
+                self._send_parts(part, last=False)
             self._send_parts(b"", last=True)
+
+    def _next_of(self, source: Iterator[bytes | bytearray | memoryview]) -> memoryview | None:
+        try:
+            return memoryview(next(source)).cast("B")
+        except StopIteration:
+            return None
+        except BaseException:  # also an error of another session that the parts come from
+            self.abort()
+            raise
 
     def recv(self, timeout: float | None = None) -> bytes:
         """The next message.
 
         Raises ChannelClosed when the peer has closed in good order, ChannelTruncated when the
-        connection broke, TimeoutError after `timeout` seconds (the session goes on),
-        ChannelError for a message over `MAX_MESSAGE`.
+        connection broke or ended within a message, TimeoutError after `timeout` seconds (nothing
+        is lost, the session goes on), ChannelError for a message over `arrivals.MAX_MESSAGE`.
         """
-        self._open(calls=False)
-        with self._receiving:
-            until = None if timeout is None else time.monotonic() + timeout
-            while True:
-                left = None if until is None else max(0.0, until - time.monotonic())
-                part, last = self._wait(self._arrivals.part, left)
-                if not self._begun.add(part):
-                    self.abort()
-                    raise ChannelError(TOO_LONG)
-                if last:
-                    return self._begun.take()
+        until = _after(timeout)
+        self._open(calls=False, until=until)
+        with _held(self._receiving, until):
+            return self._wait(self._arrivals.message, until)
 
     def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
         """The next message in parts, as they arrive. Take them all before anything else.
 
         timeout: seconds to wait for each part. Errors as in `recv`.
         """
-        self._open(calls=False)
-        with self._receiving:
-            yield from self._begun.parts()
+        self._open(calls=False, until=_after(timeout))
+        with _held(self._receiving, _after(timeout)):
             last = False
             while not last:
-                part, last = self._wait(self._arrivals.part, timeout)
+                part, last = self._wait(self._arrivals.part, _after(timeout))
                 yield part
 
     def __iter__(self) -> Iterator[bytes]:
@@ -174,24 +173,30 @@ class Session:
             yield message
 
     def close(self) -> None:
-        """Say goodbye and leave; a message that another thread is sending comes first, if it can.
+        """Say goodbye and leave. Idempotent.
 
-        Idempotent.
+        A message that another thread is sending goes first, if the peer takes it within `CLOSING`
+        seconds; otherwise the session is aborted.
         """
         if self._calls is not None:
             self._calls.close()
-        # Somebody's message that the peer does not take must not hold us here: it is cut then.
-        if self._sending.acquire(timeout=_PARTING):
-            try:
-                with contextlib.suppress(ChannelError):
-                    with self._lock:
-                        self._core.close()
-                    self._flush()
-            finally:
-                self._sending.release()
-        else:
-            self.abort()
-        self._stream.close()
+        with contextlib.suppress(TimeoutError, ChannelError), _held(self._sending, _after(CLOSING)):
+            with self._lock:
+                self._core.close()
+            self._flush_in_time()
+        self.abort()
+
+    def _flush_in_time(self) -> None:
+        """Goodbye, if there is room for it or somebody makes some."""
+        watch = threading.Timer(CLOSING, self._stream.close)
+        watch.daemon = True
+        try:
+            watch.start()
+            self._flush()
+        except RuntimeError:  # the system gives us no more threads
+            return
+        finally:
+            watch.cancel()
 
     def abort(self) -> None:
         """Leave without goodbye: the peer is told that something is missing."""
@@ -246,7 +251,7 @@ class Session:
         """As above; empty at the end in good order."""
         with self._receiving:
             try:
-                kind, payload = self._wait(self._arrivals.take, None)
+                kind, payload = self._wait(self._arrivals.take)
             except ChannelClosed:
                 return b""
         if kind is not Kind.CALLS:
@@ -259,7 +264,7 @@ class Session:
     def await_open(self) -> Open:
         """What the client wants, on the server's side."""
         with self._receiving:
-            message = self._wait(lambda: self._arrivals.control(Kind.OPEN), None)
+            message = self._wait(lambda: self._arrivals.control(Kind.OPEN))
         if not isinstance(message, Open):
             raise ChannelError("OPEN is no OPEN")
         return message
@@ -282,33 +287,44 @@ class Session:
                 self._core.send_control(message)
             self._flush()
 
-    def _open(self, *, calls: bool) -> Opened:
+    def _open(self, *, calls: bool, until: float | None = None) -> Opened:
         """On the client's side, once, before anything else: say what the session is for."""
         if self._for_calls is calls:
             return self._described
-        with self._opening:  # of its own: a receiver must not wait for somebody's long message
-            if self._for_calls is None:
-                self._send_control(Open("" if calls else self._service, calls=calls))
-                with self._receiving:
-                    message = self._wait(lambda: self._arrivals.control(Kind.OPENED), None)
+        # A lock of its own: a receiver must not wait for somebody's long message.
+        with _held(self._opening, until):
+            if self._for_calls is None and (self._wish is None or self._wish.calls is calls):
+                if self._wish is None:
+                    self._wish = Open("" if calls else self._service, calls=calls)
+                    with contextlib.suppress(ChannelError):  # the end, once it is read, says why
+                        self._send_control(self._wish)
+                with _held(self._receiving, until):
+                    message = self._wait(lambda: self._arrivals.control(Kind.OPENED), until)
                 if isinstance(message, Opened):
-                    self._for_calls, self._described = calls, message
+                    self._for_calls, self._described = self._wish.calls, message
         if self._for_calls is not calls:
-            used, other = ("calls", "messages") if self._for_calls else ("messages", "calls")
+            used, other = ("messages", "calls") if calls else ("calls", "messages")
             raise ChannelError(f"this session is for {used}; open another one for {other}")
         return self._described
 
     # --- the way in and out ----------------------------------------------------------------------
 
-    def _send_parts(self, message: bytes | bytearray | memoryview, *, last: bool) -> None:
+    def _send_parts(self, message: bytes | memoryview, *, last: bool) -> None:
         if time.monotonic() >= self._expires:
             self.abort()
-        steps = self._core.send(message, last=last)
-        while True:
-            with self._lock:
-                if next(steps, steps) is steps:
-                    return
-            self._flush()
+            raise ChannelError(TOO_OLD)
+        try:
+            steps = self._core.send(message, last=last)
+            while True:
+                with self._lock:
+                    if next(steps, steps) is steps:
+                        return
+                self._flush()
+        except ChannelError:  # the connection is of no use; why, may still be there to be read
+            raise
+        except BaseException:  # what went so far must not become the next message's beginning
+            self.abort()
+            raise
 
     def _flush(self) -> None:
         with self._sending:
@@ -317,30 +333,28 @@ class Session:
             if data:
                 self._stream.send(data)
 
-    def _wait(self, take: Callable[[], T | None], timeout: float | None) -> T:
+    def _wait(self, take: Callable[[], T | None], until: float | None = None) -> T:
         """What `take` gives, once enough has arrived for it."""
-        until = None if timeout is None else time.monotonic() + timeout
         try:
-            while True:
-                self._check_age()  # also after a wait: what comes too late does not count
-                if (taken := take()) is not None:
-                    return taken
-                try:
-                    self._receive(self._patience(until))
-                except TimeoutError:
-                    if until is not None and time.monotonic() >= until:
-                        raise
+            while (taken := take()) is None:
+                self._receive(until)
         except ChannelError:
             self.abort()
             raise
+        return taken
 
-    def _patience(self, until: float | None) -> float:
-        """Seconds to wait before the session's age is looked at again."""
-        end = self._expires if until is None else min(until, self._expires)
-        return min(max(0.0, end - time.monotonic()), _LOOK)
-
-    def _receive(self, timeout: float) -> None:
-        data = self._stream.recv(_READ, timeout)
+    def _receive(self, until: float | None) -> None:
+        now = time.monotonic()
+        if now >= self._expires:
+            # No ChannelClosed: whoever iterates must not take it for the end of what was said.
+            raise ChannelError(TOO_OLD)
+        ends = min(self._expires, now + _LONGEST, until if until is not None else math.inf)
+        try:
+            data = self._stream.recv(_READ, max(0.0, ends - now))
+        except TimeoutError:
+            if until is not None and time.monotonic() >= until:
+                raise
+            return  # to look at the time again
         with self._lock:
             self._arrivals.feed(data)
         # An answer to a key update can wait for whoever is sending just now.
@@ -351,34 +365,23 @@ class Session:
             finally:
                 self._sending.release()
 
-    def _check_age(self) -> None:
-        if time.monotonic() >= self._expires:
-            # No ChannelClosed: whoever iterates must not take it for the end of what was said.
-            raise ChannelError(TOO_OLD)
+
+class _Lock(Protocol):
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
 
 
-@final
-class Begun:
-    """Parts of a message whose end has not come; `recv` may give up and go on later."""
+def _after(timeout: float | None) -> float | None:
+    """The moment `timeout` seconds from now, on the clock of `time.monotonic`."""
+    return None if timeout is None else time.monotonic() + timeout
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
 
-    def add(self, part: bytes) -> bool:
-        """Keep `part`; False if that is more than `MAX_MESSAGE` and `MAX_PARTS` allow."""
-        if self._size + len(part) > MAX_MESSAGE or len(self._parts) >= MAX_PARTS:
-            return False
-        self._parts.append(part)
-        self._size += len(part)
-        return True
-
-    def take(self) -> bytes:
-        """All of it."""
-        parts = self.parts()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def parts(self) -> list[bytes]:
-        """All of it, as it came."""
-        parts, self._parts, self._size = self._parts, [], 0
-        return parts
+@contextlib.contextmanager
+def _held(lock: _Lock, until: float | None) -> Iterator[None]:
+    """`lock`, if it can be had until then. Raises TimeoutError."""
+    if not lock.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic())):
+        raise TimeoutError("another thread is at it for too long")
+    try:
+        yield
+    finally:
+        lock.release()

@@ -118,26 +118,24 @@ class Sessions:
             full = len(self._running) >= self._settings.limit
             if not full:
                 self._running.add(running)
-        if full or not self._start(running):
+        if full:
+            stream.close()
+            return stream.outflow
+        try:
+            self._begin(running)
+        except RuntimeError:  # the system gives us no more threads
+            _logger.warning("no thread is to be had for a session")
+            with self._lock:
+                self._running.discard(running)
             stream.close()
         return stream.outflow
 
-    def _start(self, running: _Running) -> bool:
-        """Serve it on a thread of its own; False where the system gives us no more of them."""
-        try:
-            with self._lock:
-                if not self._watching:
-                    threading.Thread(target=self._watch, name="sessions", daemon=True).start()
-                    self._watching = True
-            threading.Thread(
-                target=self._serve, args=(running,), name="session", daemon=True
-            ).start()
-        except RuntimeError:
-            with self._lock:
-                self._running.discard(running)
-            _logger.warning("no thread for a session")
-            return False
-        return True
+    def _begin(self, running: _Running) -> None:
+        with self._lock:
+            if not self._watching:
+                threading.Thread(target=self._watch, name="sessions", daemon=True).start()
+                self._watching = True
+        threading.Thread(target=self._serve, args=(running,), name="session", daemon=True).start()
 
     def _serve(self, running: _Running) -> None:
         client: object = None
@@ -233,15 +231,16 @@ class Sessions:
     def _handle(self, session: Session, handler: Handler) -> None:
         try:
             handler(session)
-        except ChannelClosed:
+        except BaseException as error:
+            if not (session.closed and isinstance(error, ChannelError)):
+                # Its text may hold the data of somebody else: it stays inside. Another session's
+                # end is a failure, too: this one's client must not take it for a good one.
+                session.failed("session.failed", "the enclave's handler failed")
+                raise
+            if not isinstance(error, ChannelClosed):
+                session.abort()
+                raise
             session.close()
-        except ChannelError:
-            session.abort()
-            raise
-        except BaseException:
-            # Its text may hold the data of somebody else: it stays inside.
-            session.failed("session.failed", "the enclave's handler failed")
-            raise
         else:
             session.close()
 

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
-from secgear.errors import RolledBack, SealedForOther, SealedMalformed, SealingError
+from secgear.errors import RolledBack, SealedForOther, SealingError
 from secgear.middleware.sealing import header
 from secgear.middleware.sealing.blocks import Blocks
 from secgear.middleware.sealing.counters import (
@@ -156,9 +156,7 @@ class ProtectedFile(io.RawIOBase):
         """
         found = header.read(storage, key, name)
         if not found:
-            if header.is_there(storage):
-                raise SealedForOther("not a file of this key and name, or its headers were changed")
-            raise SealedMalformed("the bytes are no protected file")
+            header.refuse(storage)
         newest = found[0]
         if newest.state.counter != identity_of(counter):
             raise SealedForOther("the file was written with another counter, or without one")

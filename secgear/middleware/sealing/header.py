@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from typing import Final, final
+from typing import Final, NoReturn, final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from secgear.errors import SealedMalformed, SealingError
+from secgear.errors import SealedForOther, SealedMalformed, SealingError
 from secgear.middleware.sealing.blocks import HEADER_AREA, HOLE, NONCE_SIZE, TAG_SIZE, Ref
 from secgear.middleware.sealing.counters import MAX_IDENTITY
 from secgear.middleware.sealing.storage import Storage
@@ -45,7 +45,8 @@ KEY_SIZE: Final = 32
 SALT_SIZE: Final = 32
 MAX_COMMITS: Final = 1 << 32
 """Headers that one key encrypts: nonces are random (NIST SP 800-38D, section 8.3)."""
-_MAGIC: Final = b"secfile\x01"
+VERSION: Final = 1
+_MAGIC: Final = b"secfile" + bytes([VERSION])
 _SLOT: Final = HEADER_AREA // 2
 _CLEAR = struct.Struct(">8s32sI12s")
 _STATE = struct.Struct(">QQB36sQQQB")
@@ -134,9 +135,9 @@ class Version(msgspec.Struct, frozen=True):
 
 
 def read(storage: Storage, key: bytes | bytearray | memoryview, name: bytes) -> list[Version]:
-    """The versions that can be opened, newest first; none for what has no header at all.
+    """The versions that can be opened, newest first.
 
-    Raises SealedMalformed for a header of another version of this format.
+    What else is in a slot does not matter then: it may be what a crash has left of a header.
     """
     data = storage.read(0, HEADER_AREA)
     found = []
@@ -158,10 +159,17 @@ def write(storage: Storage, header: bytes, commit: int) -> None:
     storage.write(commit % 2 * _SLOT, header)
 
 
-def is_there(storage: Storage) -> bool:
-    """Whether the storage has bytes that look like a header, of whatever key."""
+def refuse(storage: Storage) -> NoReturn:
+    """Say why there is no version to open. Raises SealedMalformed, SealedForOther."""
     data = storage.read(0, HEADER_AREA)
-    return any(_read_clear(data[start : start + SIZE]) for start in (0, _SLOT))
+    slots = [data[start : start + SIZE] for start in (0, _SLOT)]
+    for slot in slots:
+        version = _version(slot)
+        if version not in (0, VERSION):
+            raise SealedMalformed(f"a file of version {version}; this release reads {VERSION}")
+    if any(_read_clear(slot) for slot in slots):
+        raise SealedForOther("not a file of this key and name, or its headers were changed")
+    raise SealedMalformed("the bytes are no protected file")
 
 
 def is_begun(storage: Storage) -> bool:
@@ -170,7 +178,8 @@ def is_begun(storage: Storage) -> bool:
     That goes to the second slot and has no blocks, so there never was any data.
     """
     data = storage.read(0, HEADER_AREA + 1)
-    return len(data) <= HEADER_AREA and not any(data[:_SLOT])
+    version = _version(data[_SLOT:])
+    return len(data) <= HEADER_AREA and not any(data[:_SLOT]) and version in (0, VERSION)
 
 
 def mark_of(header: bytes) -> bytes:
@@ -189,11 +198,13 @@ def _read_clear(header: bytes) -> tuple[bytes, int] | None:
     if len(header) < SIZE:
         return None
     magic, salt, chunk_size, _ = _CLEAR.unpack_from(header)
-    if magic[:-1] != _MAGIC[:-1]:
-        return None
-    if magic != _MAGIC:
-        raise SealedMalformed(f"a file of version {magic[-1]}; this release reads {_MAGIC[-1]}")
-    return (salt, chunk_size) if _is_chunk(chunk_size) else None
+    return (salt, chunk_size) if magic == _MAGIC and _is_chunk(chunk_size) else None
+
+
+def _version(header: bytes) -> int:
+    """The version of a header; 0 for what is none, or was cut off before it."""
+    known = len(header) >= len(_MAGIC) and header.startswith(_MAGIC[:-1])
+    return header[len(_MAGIC) - 1] if known else 0
 
 
 def _is_chunk(size: int) -> bool:

@@ -110,6 +110,10 @@ def ask(number: int) -> int:
     return answer(number)
 
 @app.ecall
+def ask_and_tell(number: int) -> tuple[int, str]:
+    return answer(number), secgear.current_call().function
+
+@app.ecall
 def ask_large(size: int) -> int:
     return len(fetch(size))
 
@@ -124,6 +128,15 @@ def recurse(depth: int) -> int:
 @app.ecall
 def recurse_over_the_stream(depth: int) -> int:
     return total(iter([depth])) if depth else 0
+
+@app.ecall
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+@app.ecall
+def writable_mappings() -> list[str]:
+    with open("/proc/self/maps") as maps:
+        return [line for line in maps if "secgear-switchless" in line]
 
 @app.ecall
 def threads() -> int:

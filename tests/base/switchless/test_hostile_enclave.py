@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -17,12 +18,16 @@ from secgear.base.build import build
 from secgear.base.enclave import Enclave
 from secgear.base.image import Image
 from secgear.base.schema import HostTypes
+from secgear.base.switchless.host_lane import HostLane
 from secgear.base.switchless.messages import BEGIN, FAST, FAULT, NESTED, OCALL, PART, PING, WHOLE
 from secgear.base.tee import LaunchConfig
 from secgear.base.transport.geometry import Geometry
 from secgear.base.wire import Limits
 from tests.adversary.lying_enclave import LyingEnclave, LyingTee, quiet
 from tests.base.switchless.conftest import until
+
+if TYPE_CHECKING:
+    from secgear.base.transport._ring import Ring
 
 encode = msgspec.msgpack.encode
 OPTIONS = Switchless(workers=2, shared=4096)
@@ -191,17 +196,17 @@ def test_parts_that_never_come_are_a_deadline(launch: Any) -> None:
 
 def test_late_answers_belong_to_nobody(launch: Any) -> None:
     """They come after their call was given up, one by one; the next call has its own."""
-    late: list[int] = []
+    late: dict[Any, list[int]] = {}  # by lane
 
     def lie(_: LyingEnclave, ring: Any, message: tuple[int, int, bytes]) -> None:
         id, tag, payload = message
         if tag == PING:
-            for old in late:
+            for old in late.get(ring, ()):
                 ring.send(old, FAST, encode(666))
                 ring.send(old, PART, b"x")
             ring.send(id, PING, b"")
         elif payload == encode((0, 0)):
-            late.append(id)
+            late.setdefault(ring, []).append(id)
         else:
             ring.send(id, tag, encode(3))
 
@@ -211,6 +216,41 @@ def test_late_answers_belong_to_nobody(launch: Any) -> None:
             enclave.options(deadline=0.1).switchless.add(0, 0)
         assert enclave.switchless.add(1, 2) == 3
     assert enclave.alive
+
+
+def test_endless_late_answers_do_not_keep_a_caller_past_its_deadline(launch: Any) -> None:
+    """They answer a nested call that was given up, and the ring always has another one."""
+
+    class Flood:
+        """Faster than this process could read: what a native enclave can be."""
+
+        looks = 0
+
+        def recv(self, timeout: float | None) -> tuple[int, int, bytes]:
+            self.looks += 1
+            assert self.looks < 10_000_000, "never ends"
+            return 2, FAST, b""
+
+        def call(self, *_: object) -> None:
+            raise AssertionError
+
+    enclave = launch(answer())
+    assert enclave.switchless.add(1, 2) == 3
+    lanes = enclave._connection.lanes
+    function = lanes.function("add")
+    lane = HostLane(
+        0,
+        cast("Ring", Flood()),
+        1 << 20,
+        lanes.link,
+        handlers=[],
+        serving={},
+        workers=lanes.pool,
+    )
+    lane.forsaken.append(range(2, 3))
+    outcome = lane.outcome(function, 1, (2, FAST, b""), time.monotonic() + 0.05)
+    assert isinstance(outcome.error, errors.DeadlineExceeded)
+    assert not outcome.in_step
 
 
 def test_answers_from_the_future_end_a_recovery(launch: Any) -> None:

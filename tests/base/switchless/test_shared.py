@@ -17,8 +17,9 @@ import pytest
 import secgear
 from secgear import App, Shared, Switchless, errors
 from secgear.base.enclave import Enclave
-from secgear.base.shared.enclave import lease
+from secgear.base.shared.enclave import Lease, lease
 from secgear.base.shared.host import Pool, SharedBuffer
+from tests.base.switchless.conftest import until
 
 APP = """
 import time
@@ -194,6 +195,33 @@ def test_memory_of_a_call_that_was_given_up_is_not_used_again(source: Path) -> N
             buffer.close()
         with pytest.raises(errors.LimitExceeded, match="no room"):
             enclave.shared(1)
+
+
+def test_memory_of_a_call_that_was_never_sent_is_used_again(source: Path) -> None:
+    """It waited for a worker until its deadline: the enclave has not heard of the buffer."""
+    with secgear.launch(source, switchless=Switchless(workers=1, shared=8192)) as enclave:
+        busy = enclave.switchless.submit.patient(enclave.shared(4096), 600)
+        until(lambda: enclave.switchless.stats.busy == 1)
+        short = enclave.options(deadline=0.1).switchless
+        for call in (short.total, lambda buffer: short.submit.total(buffer).result(20)):
+            for _ in range(3):
+                buffer = enclave.shared(4096)
+                with pytest.raises(errors.DeadlineExceeded):
+                    call(buffer)
+                place = buffer.place
+                assert place is not None
+                until(lambda place=place: not place.pinned)
+                buffer.close()
+        busy.cancel()
+
+
+@pytest.mark.parametrize("shape", [(1 << 32, 1 << 32), (-2, -3), (1 << 63,), (3, -1)])
+def test_shapes_that_can_not_be_are_refused(shape: tuple[int, ...]) -> None:
+    """Their product overflows to what fits, or is positive though its parts are not."""
+    leased = Lease(memoryview(bytes(4096)))
+    with pytest.raises(errors.SharedBufferError):
+        leased.array("u1", shape)
+    assert leased.array("u1", (2, 3)).shape == (2, 3)
 
 
 # --- the pool ------------------------------------------------------------------------------------

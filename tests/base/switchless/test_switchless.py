@@ -134,6 +134,16 @@ def test_futures_of_any_size_cross(source: Path) -> None:
         assert enclave.switchless.stats.abandoned == 0
 
 
+def test_futures_that_wait_for_a_worker_do_not_hold_up_those_that_have_it(source: Path) -> None:
+    """Some are answered at once, some under way, some still without a worker, all mixed up."""
+    for eager in (0.0, 1e-6, 50e-6):
+        options = Switchless(workers=1, eager=eager)
+        with secgear.launch(source, switchless=options, deadline=100) as enclave:
+            for _ in range(5):
+                futures = [enclave.switchless.submit.add(number) for number in range(200)]
+                assert [future.result(100) for future in futures] == list(range(1, 201))
+
+
 def test_a_lane_that_was_cut_short_is_replaced_by_the_stream(source: Path) -> None:
     with secgear.launch(source, switchless=Switchless(workers=1)) as enclave:
         assert enclave.switchless.add(1) == 2
@@ -201,6 +211,19 @@ def test_no_more_functions_run_at_once_than_the_app_allows(source: Path) -> None
         more = [enclave.submit.patient(0.2) for _ in range(3)]
         assert [future.result(30) for future in [*futures, *more]] == ["done"] * 11
         assert enclave.switchless.stats.lanes == 3
+
+
+def test_an_enclave_keeps_the_mapping_and_nothing_else(source: Path) -> None:
+    """The one descriptor that Python's mmap keeps; nothing executable, not a layer less."""
+    seen = []
+    for switchless in (False, True):
+        with secgear.launch(source, switchless=switchless) as enclave:
+            maps = enclave.writable_mappings()
+            assert bool(maps) is switchless
+            assert all(line.split()[1] == "rw-s" for line in maps)
+            held = [layer for layer in enclave.layers if layer.holds]
+            seen.append((enclave.descriptors() - switchless, held))
+    assert seen[0] == seen[1]
 
 
 def test_callers_wait_for_a_worker(source: Path) -> None:
@@ -419,6 +442,19 @@ def test_futures_and_batches_nest(source: Path) -> None:
         handle.append(enclave)
         assert enclave.switchless.recurse(3) == 3
         assert enclave.switchless.submit.recurse(2).result(20) == 2
+
+
+def test_a_call_is_itself_again_after_what_was_nested_in_it(source: Path) -> None:
+    handle: list[Any] = []
+
+    def answer(number: int) -> int:
+        return int(handle[0].switchless.add(number))
+
+    with secgear.launch(
+        source, switchless=Switchless(workers=1), ocalls={"answer": answer}
+    ) as enclave:
+        handle.append(enclave)
+        assert enclave.switchless.ask_and_tell(4) == (5, "ask_and_tell")
 
 
 def test_a_nested_call_that_is_late_ends_alone(source: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import threading
 
 import pytest
@@ -306,3 +308,26 @@ def test_any_messages_arrive_as_they_were_sent(messages: list[tuple[int, int, by
     lane.thread(sender)
     assert [enclave.recv(60) for _ in messages] == messages
     lane.close()
+
+
+def test_messages_of_every_kind_leave_no_memory_behind(lane: Lane) -> None:
+    def handler(id: int, tag: int, payload: bytes) -> tuple[int, bytes] | bytes | None:
+        return {0: (tag + 1000, payload), 1: payload, 2: None}[tag % 3]
+
+    host = lane.echo(handler)
+
+    def use() -> None:
+        for id in range(1 << 20, (1 << 20) + 300):  # not among the small integers that are kept
+            host.call(id, 300 + id % 2, bytes(id % 500), 60)
+            host.send(id, 302, b"unanswered", 60)
+            with pytest.raises(ValueError, match="more than the ring takes"):
+                host.send(id, 301, bytes((1 << 20) + 1))
+        host.call_many(301, [bytes(300)] * 300, 1 << 40, 8, 60)
+
+    use()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(3):
+        use()
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 300  # one leak in each round would be 900

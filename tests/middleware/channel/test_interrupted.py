@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -65,37 +64,10 @@ def test_end_of_the_verification_is_no_end_of_what_was_said() -> None:
     assert not isinstance(caught.value, ChannelClosed)
 
 
-class Late:
-    """A stream on which something comes only once it is too late."""
-
-    def __init__(self, data: bytes, seconds: float) -> None:
-        self._data = data
-        self._at = time.monotonic() + seconds
-
-    def recv(self, size: int, timeout: float | None) -> bytes:
-        time.sleep(max(0.0, self._at - time.monotonic()))
-        data, self._data = self._data[:size], self._data[size:]
-        return data
-
-    def send(self, data: bytes) -> None:
-        """To nobody."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def test_what_comes_after_the_verification_has_ended_is_not_given_out() -> None:
-    pair = opened()
-    late = Late(b"".join(steps(pair, b"late")), 0.2)
-    session = Session(pair.server, late, Remote(), lifetime=0.1)
-    with pytest.raises(ChannelError, match="too long ago"):
-        session.recv(10)
-
-
 def test_peer_that_takes_nothing_can_not_keep_us_from_closing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("secgear.middleware.channel.session._PARTING", 0.2)
+    monkeypatch.setattr("secgear.middleware.channel.session.CLOSING", 0.2)
     session, far = serving(opened())
     failed: list[ChannelError] = []
 

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from secgear import App, Session
+from secgear import App, Session, errors
 
 app = App("talker", version="1.0")
 app.sessions.configure(idle=3.0, handshake=2.0, limit=24, per_client=24)
@@ -48,6 +48,12 @@ def measure(session: Session) -> None:
 def failing(session: Session) -> None:
     session.recv()
     raise RuntimeError("CANARY-of-another-client")
+
+
+@app.session
+def forwards(session: Session) -> None:
+    session.recv()
+    raise errors.ChannelClosed("CANARY-of-another-session")
 
 
 @app.session

@@ -126,6 +126,15 @@ def test_failing_handler_tells_its_client_nothing_else(connect: Connect) -> None
         assert session.recv(10) == b"still serving"
 
 
+def test_end_of_another_session_is_no_good_end_of_this_one(connect: Connect) -> None:
+    with connect(service="forwards") as session:
+        session.send(b"x")
+        with pytest.raises(errors.ChannelError, match=r"session\.failed") as caught:
+            session.recv(10)
+        assert not isinstance(caught.value, errors.ChannelClosed)
+        assert "CANARY" not in str(caught.value)
+
+
 def test_handler_need_not_wait_for_ever(connect: Connect) -> None:
     """Its session goes on, and nothing of what comes later is lost."""
     with connect(service="impatient") as session:
@@ -340,7 +349,7 @@ def test_verification_does_not_count_for_ever(connect: Connect) -> None:
     session.send(b"x")
     assert session.recv(10) == b"x"
     time.sleep(0.6)
-    with pytest.raises(errors.ChannelClosed):
+    with pytest.raises(errors.ChannelError):
         session.send(b"y")
 
 

@@ -230,6 +230,7 @@ def test_damaged_document_is_malformed_or_untrusted(data: Any) -> None:
         verify_key(damaged, policy, at=now, anchors=vendor.anchors)
 
 
+@settings(deadline=None)
 @given(junk=st.binary(max_size=200))
 def test_junk_is_malformed(junk: bytes) -> None:
     for read in (EnclaveKey.from_cbor, EnclaveKeyPair.from_secret):

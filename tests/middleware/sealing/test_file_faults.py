@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -100,6 +101,23 @@ def test_power_cut_at_any_moment_leaves_the_last_version_or_the_next(
         following = 0 if done is None else done + 1
         allowed = [] if done is None else [versions[done][1]]
         assert found in allowed + [text for _, text in versions[following : following + 1]]
+
+
+def test_header_that_was_torn_anywhere_leaves_the_version_before() -> None:
+    storage = MemoryStorage()
+    with create(storage) as file:
+        file.write(b"old")
+    before = bytes(storage.data)
+    with reopen(storage) as file:
+        file.write(b"new")
+    offset, header = [entry for entry in storage.log if entry][-1]
+    assert len(header) == 214
+    for size in range(214):
+        for held in (before[offset:], bytes(214)):  # over an older header, or over nothing
+            torn = bytearray(storage.data)
+            torn[offset : offset + 214] = header[:size] + held[size:214]
+            if torn != storage.data:  # or it was torn where both are the same
+                assert content(bytes(torn)) == b"old"
 
 
 def test_small_file_is_replaced_in_one_step() -> None:
@@ -249,6 +267,31 @@ def test_after_any_failure_the_file_is_what_it_was_and_trying_again_works(part: 
         assert failed in (1, 2)
         file.close()
         assert content(bytes(storage.data)) == expected
+
+
+@pytest.mark.parametrize("fails", range(1, 15))
+def test_inner_block_that_can_not_be_read_costs_no_change_below_it(fails: int) -> None:
+    deep = CHUNK * 113**2  # behind it there are three levels of inner blocks
+    storage = FailingStorage()
+    with create(storage) as file:
+        for place in (0, deep):
+            file.seek(place)
+            file.write(b"old")
+    file = reopen(storage)
+    for place in (0, deep):
+        file.seek(place)
+        file.write(b"new")
+    file._put(0, file._cache[0])
+    file._tree._kept.clear()  # as if there had been many others in the meantime
+    storage.fails = storage.count + fails
+    with contextlib.suppress(SealingError):
+        file.flush()
+    file._tree._kept.clear()
+    file.close()
+    with reopen(storage) as file:
+        for place in (0, deep):
+            file.seek(place)
+            assert file.read(3) == b"new"
 
 
 def test_failed_flush_is_not_taken_for_done() -> None:

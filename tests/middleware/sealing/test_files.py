@@ -54,7 +54,7 @@ OPERATIONS = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(operations=st.lists(OPERATIONS, max_size=25))
 def test_it_does_what_a_plain_file_does(operations: list[tuple[str, object]]) -> None:
     storage, plain = MemoryStorage(), io.BytesIO()

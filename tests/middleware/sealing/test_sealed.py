@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secgear.base.tee import SealingPolicy
@@ -33,6 +33,7 @@ from tests.middleware.sealing.conftest import FakeGuest, MemoryCounter
 SIGNER, MEASUREMENT = SealingPolicy.SIGNER, SealingPolicy.MEASUREMENT
 
 
+@settings(deadline=None)
 @given(
     data=st.binary(max_size=300),
     aad=st.binary(max_size=50),
@@ -214,6 +215,7 @@ def test_counter_that_somebody_else_uses_is_noticed(guest: FakeGuest) -> None:
 # --- bytes of unknown worth ----------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_refused_as_such(data: bytes) -> None:
     for given_data in (data, MAGIC + data):

@@ -160,7 +160,7 @@ def test_two_users_of_one_counter_are_told_apart(witness: Witness) -> None:
 # --- what it refuses -----------------------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(message=st.binary(max_size=300))
 def test_witness_refuses_any_bytes(witness: Witness, message: bytes) -> None:
     with pytest.raises(SealingError):

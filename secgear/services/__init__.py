@@ -1,0 +1,1 @@
+"""Solutions that stand on the framework; each is a product of its own."""

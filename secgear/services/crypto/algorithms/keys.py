@@ -1,0 +1,370 @@
+"""Asymmetric keys: between OpenSSL's objects and the attributes that PKCS#11 describes them with.
+
+Private keys live in OpenSSL's objects; as bytes they exist only on their way in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_der_public_key,
+)
+
+from secgear.errors import PlatformUnavailable
+from secgear.services.crypto.algorithms import sm2
+from secgear.services.crypto.pkcs11.constants import Attr, KeyType
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.pkcs11.values import Template, Value
+
+PrivateKey = Any  # one of cryptography's private key types; they have no common base
+PublicKey = Any
+
+MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192
+_MIN_IMPORTED_RSA_BITS: Final = 1024  # to read and verify what is old; never generated
+
+CURVES: Final[Mapping[bytes, ec.EllipticCurve]] = {
+    bytes.fromhex("06082a8648ce3d030107"): ec.SECP256R1(),
+    bytes.fromhex("06052b81040022"): ec.SECP384R1(),
+    bytes.fromhex("06052b81040023"): ec.SECP521R1(),
+}
+"""By CKA_EC_PARAMS: the DER of the curve's object identifier (RFC 5480)."""
+_CURVE_NAMES = {curve.name: params for params, curve in CURVES.items()}
+_ED25519_PARAMS = bytes.fromhex("06032b6570")  # RFC 8410
+_X25519_PARAMS = bytes.fromhex("06032b656e")
+EDWARDS: Final = (_ED25519_PARAMS, b"\x13\x0cedwards25519")
+"""CKA_EC_PARAMS of Ed25519: an object identifier or, as in PKCS#11 3.0, a curve's name."""
+MONTGOMERY: Final = (_X25519_PARAMS, b"\x13\x0acurve25519")
+SM2_PARAMS: Final = bytes.fromhex("06082a811ccf5501822d")  # 1.2.156.10197.1.301, GM/T 0006
+ML_DSA: Final[Mapping[int, Any]] = {
+    1: (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
+    2: (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
+    3: (mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey),
+}
+"""By CKA_PARAMETER_SET."""
+ML_KEM: Final[Mapping[int, Any]] = {
+    2: (mlkem.MLKEM768PrivateKey, mlkem.MLKEM768PublicKey),
+    3: (mlkem.MLKEM1024PrivateKey, mlkem.MLKEM1024PublicKey),
+}
+
+
+def to_bytes(key: PrivateKey) -> bytes:
+    """A private key for the token's own store: PrivateKeyInfo in DER, of SM2 its number."""
+    return bytes(key.scalar()) if isinstance(key, sm2.PrivateKey) else to_pkcs8(key)
+
+
+def from_bytes(kind: int, data: bytes) -> PrivateKey:
+    """The same, from the token's own store: it was checked when it was made."""
+    if kind == KeyType.SM2:
+        return sm2.PrivateKey.from_scalar(data)
+    return from_pkcs8(data, own=True)
+
+
+def public_of(key: PrivateKey) -> PublicKey:
+    """The public key that belongs to a private one."""
+    return key.public if isinstance(key, sm2.PrivateKey) else key.public_key()
+
+
+def to_pkcs8(key: PrivateKey) -> bytes:
+    """A private key's bytes: PrivateKeyInfo in DER. Raises CryptokiError for SM2."""
+    if isinstance(key, sm2.PrivateKey):
+        raise CryptokiError(Rv.KEY_NOT_WRAPPABLE)
+    der: bytes = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return der
+
+
+def from_pkcs8(der: bytes, *, own: bool = False) -> PrivateKey:
+    """A private key from its bytes. own: they are ours, and were checked when they were made.
+
+    Raises CryptokiError for what is no private key of a kind that the token has.
+    """
+    try:
+        key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=own)
+        type_of(key)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CryptokiError(Rv.WRAPPED_KEY_INVALID) from error
+    return key
+
+
+def to_spki(key: PublicKey) -> bytes:
+    """SubjectPublicKeyInfo in DER."""
+    if isinstance(key, sm2.PublicKey):
+        return key.spki()
+    der: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return der
+
+
+def from_spki(kind: int, der: bytes) -> PublicKey:
+    """A public key from its SubjectPublicKeyInfo. Raises ValueError."""
+    if kind == KeyType.SM2:
+        return sm2.PublicKey.from_spki(der)
+    return load_der_public_key(der)
+
+
+def type_of(key: PrivateKey | PublicKey) -> KeyType:
+    """CKA_KEY_TYPE. Raises KeyError for a key of another kind, or one that is too short."""
+    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
+        if not _MIN_IMPORTED_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+            raise KeyError(key.key_size)
+        return KeyType.RSA
+    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
+        if key.curve.name not in _CURVE_NAMES:
+            raise KeyError(key.curve.name)
+        return KeyType.EC
+    if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
+        return KeyType.EC_EDWARDS
+    if isinstance(key, x25519.X25519PrivateKey | x25519.X25519PublicKey):
+        return KeyType.EC_MONTGOMERY
+    if isinstance(key, sm2.PrivateKey | sm2.PublicKey):
+        return KeyType.SM2
+    for kind, sets in ((KeyType.ML_DSA, ML_DSA), (KeyType.ML_KEM, ML_KEM)):
+        if any(isinstance(key, classes) for classes in sets.values()):
+            return kind
+    raise KeyError(type(key).__name__)
+
+
+def describe(key: PublicKey, *, private: bool) -> dict[int, Value]:
+    """The attributes that are no secret. private: those that belong to the private key's object."""
+    kind = type_of(key)
+    attributes: dict[int, Value] = {}
+    if kind is KeyType.RSA:
+        numbers = key.public_numbers()
+        attributes[Attr.MODULUS] = _octets(numbers.n)
+        attributes[Attr.PUBLIC_EXPONENT] = _octets(numbers.e)
+        if not private:
+            attributes[Attr.MODULUS_BITS] = key.key_size
+    elif kind is KeyType.EC:
+        attributes[Attr.EC_PARAMS] = _CURVE_NAMES[key.curve.name]
+        if not private:
+            point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            attributes[Attr.EC_POINT] = _octet_string(point)
+    elif kind is KeyType.SM2:
+        attributes[Attr.EC_PARAMS] = SM2_PARAMS
+        if not private:
+            attributes[Attr.EC_POINT] = _octet_string(key.point)
+    elif kind in (KeyType.EC_EDWARDS, KeyType.EC_MONTGOMERY):
+        edwards = kind is KeyType.EC_EDWARDS
+        attributes[Attr.EC_PARAMS] = _ED25519_PARAMS if edwards else _X25519_PARAMS
+        if not private:
+            attributes[Attr.EC_POINT] = _octet_string(key.public_bytes_raw())
+    else:
+        sets = ML_DSA if kind is KeyType.ML_DSA else ML_KEM
+        attributes[Attr.PARAMETER_SET] = next(
+            number for number, classes in sets.items() if isinstance(key, classes)
+        )
+        if not private:
+            attributes[Attr.VALUE] = key.public_bytes_raw()
+    if not private:
+        attributes[Attr.PUBLIC_KEY_INFO] = to_spki(key)
+    return attributes
+
+
+def components(key: PrivateKey) -> dict[int, bytes]:
+    """The attributes that are the secret."""
+    kind = type_of(key)
+    if kind is KeyType.RSA:
+        numbers = key.private_numbers()
+        return {
+            Attr.PRIVATE_EXPONENT: _octets(numbers.d),
+            Attr.PRIME_1: _octets(numbers.p),
+            Attr.PRIME_2: _octets(numbers.q),
+            Attr.EXPONENT_1: _octets(numbers.dmp1),
+            Attr.EXPONENT_2: _octets(numbers.dmq1),
+            Attr.COEFFICIENT: _octets(numbers.iqmp),
+        }
+    if kind is KeyType.EC:
+        size = (key.curve.key_size + 7) // 8
+        return {Attr.VALUE: key.private_numbers().private_value.to_bytes(size, "big")}
+    if kind is KeyType.SM2:
+        return {Attr.VALUE: bytes(key.scalar())}
+    if kind in (KeyType.ML_DSA, KeyType.ML_KEM):
+        return {Attr.SEED: key.private_bytes_raw()}
+    return {Attr.VALUE: key.private_bytes_raw()}
+
+
+SECRET_ATTRIBUTES: Final = frozenset(
+    int(attr)
+    for attr in (
+        Attr.VALUE,
+        Attr.SEED,
+        Attr.PRIVATE_EXPONENT,
+        Attr.PRIME_1,
+        Attr.PRIME_2,
+        Attr.EXPONENT_1,
+        Attr.EXPONENT_2,
+        Attr.COEFFICIENT,
+    )
+)
+"""What `components` may hold: never given out of a sensitive or unextractable key."""
+
+
+def import_public(kind: int, template: Template) -> PublicKey:
+    """The public key that a template describes. Raises CryptokiError."""
+    return _imported(_PUBLIC, kind, template)
+
+
+def import_private(kind: int, template: Template) -> PrivateKey:
+    """The private key that a template describes, once it was found consistent."""
+    return _imported(_PRIVATE, kind, template)
+
+
+def _imported(table: Mapping[int, Callable[[Template], Any]], kind: int, template: Template) -> Any:
+    if kind not in table:
+        raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID)
+    try:
+        key = table[kind](template)
+        type_of(key)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
+    except PlatformUnavailable as error:  # no OpenSSL here that has SM2
+        raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
+    return key
+
+
+def _rsa_public(template: Template) -> rsa.RSAPublicKey:
+    return rsa.RSAPublicNumbers(
+        _number(template, Attr.PUBLIC_EXPONENT), _number(template, Attr.MODULUS)
+    ).public_key()
+
+
+def _rsa_private(template: Template) -> rsa.RSAPrivateKey:
+    n, d = _number(template, Attr.MODULUS), _number(template, Attr.PRIVATE_EXPONENT)
+    e = _number(template, Attr.PUBLIC_EXPONENT)
+    if n.bit_length() > MAX_RSA_BITS:
+        raise ValueError("too large")
+    if Attr.PRIME_1 in template and Attr.PRIME_2 in template:
+        p, q = _number(template, Attr.PRIME_1), _number(template, Attr.PRIME_2)
+    else:
+        p, q = rsa.rsa_recover_prime_factors(n, e, d)
+    numbers = rsa.RSAPrivateNumbers(
+        p,
+        q,
+        d,
+        rsa.rsa_crt_dmp1(d, p),
+        rsa.rsa_crt_dmq1(d, q),
+        rsa.rsa_crt_iqmp(p, q),
+        rsa.RSAPublicNumbers(e, n),
+    )
+    return numbers.private_key()
+
+
+def _ec_public(template: Template) -> ec.EllipticCurvePublicKey:
+    curve = CURVES[_bytes(template, Attr.EC_PARAMS)]
+    size = 1 + 2 * ((curve.key_size + 7) // 8)
+    point = _unwrapped(_bytes(template, Attr.EC_POINT), size)
+    return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+
+
+def _ec_private(template: Template) -> ec.EllipticCurvePrivateKey:
+    curve = CURVES[_bytes(template, Attr.EC_PARAMS)]
+    return ec.derive_private_key(_number(template, Attr.VALUE), curve)
+
+
+def _edwards_public(template: Template) -> ed25519.Ed25519PublicKey:
+    _expect(template, EDWARDS)
+    return ed25519.Ed25519PublicKey.from_public_bytes(
+        _unwrapped(_bytes(template, Attr.EC_POINT), 32)
+    )
+
+
+def _edwards_private(template: Template) -> ed25519.Ed25519PrivateKey:
+    _expect(template, EDWARDS)
+    return ed25519.Ed25519PrivateKey.from_private_bytes(_bytes(template, Attr.VALUE))
+
+
+def _montgomery_public(template: Template) -> x25519.X25519PublicKey:
+    _expect(template, MONTGOMERY)
+    return x25519.X25519PublicKey.from_public_bytes(_unwrapped(_bytes(template, Attr.EC_POINT), 32))
+
+
+def _montgomery_private(template: Template) -> x25519.X25519PrivateKey:
+    _expect(template, MONTGOMERY)
+    return x25519.X25519PrivateKey.from_private_bytes(_bytes(template, Attr.VALUE))
+
+
+def _sm2_public(template: Template) -> sm2.PublicKey:
+    _expect(template, (SM2_PARAMS,))
+    return sm2.PublicKey.from_point(_unwrapped(_bytes(template, Attr.EC_POINT), 65))
+
+
+def _sm2_private(template: Template) -> sm2.PrivateKey:
+    _expect(template, (SM2_PARAMS,))
+    return sm2.PrivateKey.from_scalar(_bytes(template, Attr.VALUE))
+
+
+def _lattice(sets: Mapping[int, Any], *, private: bool) -> Callable[[Template], Any]:
+    def load(template: Template) -> Any:
+        number = template.get(Attr.PARAMETER_SET)
+        if not isinstance(number, int):
+            raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
+        secret, public = sets[number]
+        if private:
+            return secret.from_seed_bytes(_bytes(template, Attr.SEED))
+        return public.from_public_bytes(_bytes(template, Attr.VALUE))
+
+    return load
+
+
+_PUBLIC: Final[Mapping[int, Callable[[Template], Any]]] = {
+    int(KeyType.RSA): _rsa_public,
+    int(KeyType.EC): _ec_public,
+    int(KeyType.EC_EDWARDS): _edwards_public,
+    int(KeyType.EC_MONTGOMERY): _montgomery_public,
+    int(KeyType.SM2): _sm2_public,
+    int(KeyType.ML_DSA): _lattice(ML_DSA, private=False),
+    int(KeyType.ML_KEM): _lattice(ML_KEM, private=False),
+}
+_PRIVATE: Final[Mapping[int, Callable[[Template], Any]]] = {
+    int(KeyType.RSA): _rsa_private,
+    int(KeyType.EC): _ec_private,
+    int(KeyType.EC_EDWARDS): _edwards_private,
+    int(KeyType.EC_MONTGOMERY): _montgomery_private,
+    int(KeyType.SM2): _sm2_private,
+    int(KeyType.ML_DSA): _lattice(ML_DSA, private=True),
+    int(KeyType.ML_KEM): _lattice(ML_KEM, private=True),
+}
+
+
+def _bytes(template: Template, attr: Attr) -> bytes:
+    value = template.get(attr)
+    if not isinstance(value, bytes):
+        raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
+    return value
+
+
+def _number(template: Template, attr: Attr) -> int:
+    octets = _bytes(template, attr)
+    if len(octets) > MAX_RSA_BITS // 8 + 1:
+        raise ValueError("too large")
+    return int.from_bytes(octets, "big")
+
+
+def _octets(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8 or 1, "big")
+
+
+def _expect(template: Template, params: tuple[bytes, ...]) -> None:
+    if _bytes(template, Attr.EC_PARAMS) not in params:
+        raise CryptokiError(Rv.CURVE_NOT_SUPPORTED)
+
+
+def _octet_string(content: bytes) -> bytes:
+    """DER. No point that occurs here has more than 255 bytes."""
+    if len(content) < 0x80:
+        return bytes((4, len(content))) + content
+    return bytes((4, 0x81, len(content))) + content
+
+
+def _unwrapped(point: bytes, size: int) -> bytes:
+    """A point of `size` bytes: a DER OCTET STRING, or as it is, as many callers give it."""
+    if len(point) != size:
+        point = point[-size:] if point == _octet_string(point[-size:]) else b""
+    return point

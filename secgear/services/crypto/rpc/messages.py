@@ -1,0 +1,206 @@
+"""Messages: a request is a call and its arguments, an answer its results or one return value.
+
+A message is ``u32 call id | array signature | values``. What is asked is parsed completely before
+anything of it is done, and nothing may follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from secgear.services.crypto.pkcs11.calls import CALLS, ERROR, Call, split
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.rpc.attributes import (
+    read_filled,
+    read_rooms,
+    read_template,
+    write_filled,
+    write_rooms,
+    write_template,
+)
+from secgear.services.crypto.rpc.buffer import MalformedMessage, Reader, Writer
+from secgear.services.crypto.rpc.mechanisms import read_mechanism, write_mechanism
+
+HANDSHAKE: Final = b"PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1"
+"""What C_Initialize says first."""
+MAX_ITEMS: Final = 4096  # of an answer's array of CK_ULONG
+EMPTY_BUFFER: Final = 0xFFFFFFFF
+"""Room of no bytes, where 0 asks for the size."""
+
+
+class Size(msgspec.Struct, frozen=True):
+    """In place of bytes or items that do not fit: how many there are."""
+
+    number: int
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A call with its arguments, in the order of its signature."""
+
+    call: Call
+    arguments: tuple[Any, ...]
+
+
+def parse_request(body: bytes, version: int) -> Request:
+    """A request. Raises MalformedMessage, CryptokiError for what can be parsed but not meant."""
+    reader = Reader(body, version)
+    call = CALLS.get(reader.u32())
+    if call is None or call.since > version:
+        raise CryptokiError(Rv.FUNCTION_NOT_SUPPORTED)
+    signature, readers = _REQUESTS[call.id]
+    if reader.array() != signature:
+        raise MalformedMessage
+    arguments = tuple([read(reader) for read in readers])
+    reader.end()
+    return Request(call, arguments)
+
+
+def build_request(call: Call, arguments: Sequence[Any], version: int) -> bytes:
+    """The request's bytes."""
+    writer = Writer(version)
+    writer.u32(call.id)
+    writer.array(call.request.encode())
+    for form, value in zip(split(call.request), arguments, strict=True):
+        _WRITE_ARGUMENT[form](writer, value)
+    return writer.done()
+
+
+def build_answer(call: Call, results: Sequence[Any], version: int) -> bytes:
+    """The answer to `call` that went well."""
+    signature, writers = _ANSWERS[call.id]
+    writer = Writer(version)
+    writer.u32(call.id)
+    writer.array(signature)
+    for write, value in zip(writers, results, strict=True):
+        write(writer, value)
+    return writer.done()
+
+
+def build_error(rv: Rv) -> bytes:
+    """The answer to a call that did not."""
+    writer = Writer(0)
+    writer.u32(ERROR.id)
+    writer.array(ERROR.response.encode())
+    writer.u64(rv)
+    return writer.done()
+
+
+def parse_answer(call: Call, body: bytes, version: int) -> tuple[Any, ...]:
+    """What an answer to `call` says. Raises CryptokiError with its return value, MalformedMessage.
+
+    A return value that is not known counts as CKR_DEVICE_ERROR.
+    """
+    reader = Reader(body, version)
+    id, signature = reader.u32(), reader.array()
+    if id == ERROR.id and signature == ERROR.response.encode():
+        number = reader.u64()
+        reader.end()
+        raise CryptokiError(Rv(number) if number in _RETURN_VALUES else Rv.DEVICE_ERROR)
+    if id != call.id or signature != call.response.encode():
+        raise MalformedMessage
+    results = tuple(_READ_RESULT[form](reader) for form in split(call.response))
+    reader.end()
+    return results
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def _read_array(reader: Reader) -> bytes | None:
+    if reader.u8():
+        return reader.array()
+    reader.u32()
+    return None
+
+
+def _write_array(writer: Writer, data: bytes | Size | None) -> None:
+    if isinstance(data, Size):
+        writer.u8(0)
+        writer.u32(data.number)
+    else:
+        writer.u8(1)
+        writer.array(data)
+
+
+def _read_bytes_result(reader: Reader) -> bytes | Size:
+    if reader.u8():
+        return reader.octets()
+    return Size(reader.u32())
+
+
+def _write_numbers(writer: Writer, numbers: Sequence[int] | Size) -> None:
+    if isinstance(numbers, Size):
+        writer.u8(0)
+        writer.u32(numbers.number)
+        return
+    writer.u8(1)
+    writer.u32(len(numbers))
+    for number in numbers:
+        writer.u64(number)
+
+
+def _read_numbers(reader: Reader) -> list[int] | Size:
+    if not reader.u8():
+        return Size(reader.u32())
+    return [reader.u64() for _ in range(reader.count(MAX_ITEMS))]
+
+
+def _read_version(reader: Reader) -> tuple[int, int]:
+    return reader.u8(), reader.u8()
+
+
+def _write_version(writer: Writer, version: tuple[int, int]) -> None:
+    writer.u8(version[0])
+    writer.u8(version[1])
+
+
+_READ_ARGUMENT: Final[Mapping[str, Callable[[Reader], Any]]] = {
+    "u": Reader.u64,
+    "y": Reader.u8,
+    "z": Reader.octets,
+    "ay": _read_array,
+    "aA": read_template,
+    "fy": Reader.u32,
+    "fu": Reader.u32,
+    "fA": read_rooms,
+    "M": read_mechanism,
+}
+_WRITE_ARGUMENT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
+    "u": Writer.u64,
+    "y": Writer.u8,
+    "z": Writer.array,
+    "ay": _write_array,
+    "aA": write_template,
+    "fy": Writer.u32,
+    "fu": Writer.u32,
+    "fA": write_rooms,
+    "M": write_mechanism,
+}
+_WRITE_RESULT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
+    "u": Writer.u64,
+    "v": _write_version,
+    "s": Writer.array,
+    "ay": _write_array,
+    "au": _write_numbers,
+    "aA": write_filled,
+}
+_READ_RESULT: Final[Mapping[str, Callable[[Reader], Any]]] = {
+    "u": Reader.u64,
+    "v": _read_version,
+    "s": Reader.octets,
+    "ay": _read_bytes_result,
+    "au": _read_numbers,
+    "aA": read_filled,
+}
+_REQUESTS: Final = {
+    call.id: (call.request.encode(), tuple(_READ_ARGUMENT[form] for form in split(call.request)))
+    for call in CALLS.values()
+}
+_ANSWERS: Final = {
+    call.id: (call.response.encode(), tuple(_WRITE_RESULT[form] for form in split(call.response)))
+    for call in CALLS.values()
+}
+_RETURN_VALUES: Final = frozenset(int(rv) for rv in Rv)

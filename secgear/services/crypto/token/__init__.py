@@ -1,0 +1,1 @@
+"""The token, inside the enclave: slots, sessions, logins, objects, mechanisms."""

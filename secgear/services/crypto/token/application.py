@@ -1,0 +1,248 @@
+"""An application: one client's sessions, logins and session objects, as PKCS#11 has them.
+
+Logged in is an application on a token, with all of its sessions there. Nothing of this outlives the
+connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final, final
+
+from secgear.services.crypto.pkcs11.constants import SessionFlag, State, UserType
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.pkcs11.values import Template
+from secgear.services.crypto.token.ledger import Event
+from secgear.services.crypto.token.module import Module
+from secgear.services.crypto.token.objects import Object
+from secgear.services.crypto.token.session import Session
+from secgear.services.crypto.token.slot import Slot
+
+MAX_SESSIONS: Final = 1024  # of one application
+MAX_SESSION_OBJECTS: Final = 4096  # of one application
+MAX_SESSION_BYTES: Final = 32 << 20  # of all their attributes
+
+
+@final
+class Application:
+    """One client. actor: who it is, for the audit trail, as the host tells.
+
+    Token objects have even handles, session objects odd ones.
+    """
+
+    def __init__(self, module: Module, actor: str, *, initialised: bool = False) -> None:
+        self.module = module
+        self.actor = actor
+        self.initialised = initialised
+        self._lock = threading.RLock()
+        self._sessions: dict[int, Session] = {}
+        self._last_session = 0
+        self._logins: dict[int, UserType] = {}
+        self._objects: dict[int, tuple[Object, Session]] = {}
+        self._last_object = -1
+
+    def __repr__(self) -> str:
+        return f"<Application {self.actor}>"
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    def open_session(self, slot: Slot, flags: int) -> Session:
+        """C_OpenSession. Raises CryptokiError."""
+        if not flags & SessionFlag.SERIAL_SESSION:
+            raise CryptokiError(Rv.SESSION_PARALLEL_NOT_SUPPORTED)
+        write = bool(flags & SessionFlag.RW_SESSION)
+        with self._lock:
+            if not write and self._logins.get(slot.number) is UserType.SO:
+                raise CryptokiError(Rv.SESSION_READ_WRITE_SO_EXISTS)
+            if len(self._sessions) >= MAX_SESSIONS:
+                raise CryptokiError(Rv.SESSION_COUNT)
+            self._last_session += 1
+            session = Session(self._last_session, slot, write=write)
+            self._sessions[session.handle] = session
+        slot.opened(write=write)
+        return session
+
+    def session(self, handle: int) -> Session:
+        """A session by its handle. Raises CryptokiError."""
+        session = self._sessions.get(handle)
+        if session is None:
+            raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
+        return session
+
+    def close_session(self, handle: int) -> None:
+        """C_CloseSession: with the last one of a token its login ends."""
+        with self._lock:
+            session = self._sessions.pop(handle, None)
+            if session is None:
+                raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
+            for number in [n for n, (_, owner) in self._objects.items() if owner is session]:
+                del self._objects[number]
+            if not self._of(session.slot):
+                self._logins.pop(session.slot.number, None)
+        session.slot.closed(write=session.write)
+
+    def close_all(self, slot: Slot | None = None) -> None:
+        """C_CloseAllSessions of one token, or of all of them."""
+        with self._lock:
+            handles = [s.handle for s in self._sessions.values() if slot is None or s.slot is slot]
+            for handle in handles:
+                self.close_session(handle)
+
+    def state(self, session: Session) -> State:
+        """CKS_ of a session."""
+        match self._logins.get(session.slot.number):
+            case UserType.SO:
+                return State.RW_SO_FUNCTIONS
+            case UserType.USER:
+                return State.RW_USER_FUNCTIONS if session.write else State.RO_USER_FUNCTIONS
+            case _:
+                return State.RW_PUBLIC_SESSION if session.write else State.RO_PUBLIC_SESSION
+
+    def _of(self, slot: Slot) -> list[Session]:
+        return [session for session in self._sessions.values() if session.slot is slot]
+
+    # --- logins ----------------------------------------------------------------------------------
+
+    def is_user(self, slot: Slot) -> bool:
+        """Whether the user is logged in on the token."""
+        return self._logins.get(slot.number) is UserType.USER
+
+    def is_so(self, slot: Slot) -> bool:
+        """Whether the security officer is."""
+        return self._logins.get(slot.number) is UserType.SO
+
+    def login(self, session: Session, user: int, pin: bytes) -> None:
+        """C_Login. Raises CryptokiError."""
+        if user == UserType.CONTEXT_SPECIFIC:
+            self._login_again(session, pin)
+            return
+        if user not in (UserType.SO, UserType.USER):
+            raise CryptokiError(Rv.USER_TYPE_INVALID)
+        self._check_login(session.slot, UserType(user))
+        session.slot.login(UserType(user), pin, self.actor)
+        with self._lock:
+            self._check_login(session.slot, UserType(user))  # nothing waited meanwhile
+            if session.handle not in self._sessions:
+                raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
+            self._logins[session.slot.number] = UserType(user)
+
+    def _check_login(self, slot: Slot, user: UserType) -> None:
+        with self._lock:
+            present = self._logins.get(slot.number)
+            if present is user:
+                raise CryptokiError(Rv.USER_ALREADY_LOGGED_IN)
+            if present is not None:
+                raise CryptokiError(Rv.USER_ANOTHER_ALREADY_LOGGED_IN)
+            if user is UserType.SO and not all(session.write for session in self._of(slot)):
+                raise CryptokiError(Rv.SESSION_READ_ONLY_EXISTS)
+
+    def _login_again(self, session: Session, pin: bytes) -> None:
+        waiting = session.waiting_for_login()
+        if not waiting:
+            raise CryptokiError(Rv.OPERATION_NOT_INITIALIZED)
+        if not self.is_user(session.slot):
+            raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
+        session.slot.login(UserType.USER, pin, self.actor)
+        for active in waiting:
+            active.login = False
+
+    def logout(self, session: Session) -> None:
+        """C_Logout: private session objects are destroyed, operations with private keys end."""
+        with self._lock:
+            if self._logins.pop(session.slot.number, None) is None:
+                raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
+            for other in self._of(session.slot):
+                other.cancel()
+            for number, (item, owner) in list(self._objects.items()):
+                if owner.slot is session.slot and item.private:
+                    del self._objects[number]
+
+    # --- objects ---------------------------------------------------------------------------------
+
+    def find(self, session: Session, handle: int, error: Rv) -> Object:
+        """The object behind a handle, if this session may see it. Raises CryptokiError(error)."""
+        item: Object | None
+        if handle & 1:
+            entry = self._objects.get(handle)
+            item = entry[0] if entry is not None and entry[1].slot is session.slot else None
+        else:
+            item = session.slot.table.get(handle >> 1)
+        if item is None or (item.private and not self.is_user(session.slot)):
+            raise CryptokiError(error)
+        return item
+
+    def search(self, session: Session, template: Template) -> list[int]:
+        """Handles of all objects that match and that this session may see."""
+        user = self.is_user(session.slot)
+        handles = [
+            item.id << 1 for item in session.slot.table.find(template) if user or not item.private
+        ]
+        with self._lock:
+            own = list(self._objects.items())
+        handles += [
+            handle
+            for handle, (item, owner) in own
+            if owner.slot is session.slot and (user or not item.private) and item.matches(template)
+        ]
+        return handles
+
+    def check_access(self, session: Session, item: Object) -> None:
+        """Whether the session may make or change this object. Raises CryptokiError."""
+        if item.token and not session.write:
+            raise CryptokiError(Rv.SESSION_READ_ONLY)
+        if item.private and not self.is_user(session.slot):
+            raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
+
+    def add(self, session: Session, items: list[Object], event: Event) -> list[int]:
+        """Keep new objects: all of them on the token or for the session. Returns their handles."""
+        for item in items:
+            self.check_access(session, item)
+        kept = iter(
+            session.slot.keep([item for item in items if item.token], event)
+            if any(item.token for item in items)
+            else ()
+        )
+        handles = []
+        with self._lock:
+            if session.handle not in self._sessions:
+                raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
+            for item in items:
+                if item.token:
+                    handles.append(next(kept).id << 1)
+                    continue
+                self._check_room(item)
+                self._last_object += 2
+                self._objects[self._last_object] = (item.numbered(self._last_object), session)
+                handles.append(self._last_object)
+        return handles
+
+    def _check_room(self, item: Object) -> None:
+        """Whether one more session object fits. Raises CryptokiError."""
+        held = sum(one.size for one, _ in self._objects.values())
+        if len(self._objects) >= MAX_SESSION_OBJECTS or held + item.size > MAX_SESSION_BYTES:
+            raise CryptokiError(Rv.DEVICE_MEMORY)
+
+    def modify(
+        self, session: Session, handle: int, change: Callable[[Object], Object], event: Event
+    ) -> None:
+        """Put what `change` makes of an object in its place."""
+        if not handle & 1:
+            session.slot.modify(handle >> 1, change, event)
+            return
+        with self._lock:
+            entry = self._objects.get(handle)
+            if entry is None:
+                raise CryptokiError(Rv.OBJECT_HANDLE_INVALID)
+            new = change(entry[0])
+            if new.size > entry[0].size:
+                self._check_room(new)
+            self._objects[handle] = (new, entry[1])
+
+    def remove(self, session: Session, handle: int, item: Object, event: Event) -> None:
+        """Destroy an object."""
+        if item.token:
+            session.slot.destroy(item.id, event)
+        else:
+            with self._lock:
+                self._objects.pop(handle, None)

@@ -1,0 +1,273 @@
+"""Calls that encrypt, decrypt, digest, sign and verify (PKCS#11 2.40, 5.8 to 5.12)."""
+
+from __future__ import annotations
+
+from secgear.services.crypto.algorithms.operation import Signer, Transform
+from secgear.services.crypto.pkcs11.constants import Attr, MechanismFlag, ObjectClass
+from secgear.services.crypto.pkcs11.mechanism import Mechanism
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.rpc.messages import Size
+from secgear.services.crypto.token.application import Application
+from secgear.services.crypto.token.calls.registry import serves
+from secgear.services.crypto.token.mechanisms import Row, lookup, no_parameter
+from secgear.services.crypto.token.objects import Object
+from secgear.services.crypto.token.session import Active, Kind, Session
+
+Output = tuple[bytes | Size]
+_EMPTY: tuple[()] = ()
+_SECRET, _PUBLIC, _PRIVATE = (
+    ObjectClass.SECRET_KEY,
+    ObjectClass.PUBLIC_KEY,
+    ObjectClass.PRIVATE_KEY,
+)
+
+
+def usable(key: Object, row: Row, classes: tuple[ObjectClass, ...], usage: Attr, types: Rv) -> None:
+    """Whether the key is of the kind that the mechanism needs, and for this use.
+
+    types: the return value for a key of another kind. Raises CryptokiError.
+    """
+    if key.object_class not in classes or key.key_type not in row.key_types:
+        raise CryptokiError(types)
+    if not key.flag(usage):
+        raise CryptokiError(Rv.KEY_FUNCTION_NOT_PERMITTED)
+    allowed = key.attributes.get(Attr.ALLOWED_MECHANISMS)
+    if allowed and row.number not in allowed:  # type: ignore[operator]
+        raise CryptokiError(Rv.MECHANISM_INVALID)
+
+
+def _begin(
+    app: Application,
+    session: Session,
+    kind: Kind,
+    mechanism: Mechanism | None,
+    number: int,
+    *,
+    flag: MechanismFlag,
+    classes: tuple[ObjectClass, ...],
+    usage: Attr,
+) -> tuple[()]:
+    with session.lock:
+        if mechanism is None:  # PKCS#11 3.0: ends what is under way
+            session.end(kind)
+            return _EMPTY
+        session.check_free(kind)
+        row = lookup(mechanism, flag)
+        key = app.find(session, number, Rv.KEY_HANDLE_INVALID)
+        usable(key, row, classes, usage, Rv.KEY_TYPE_INCONSISTENT)
+        operation: Transform | Signer
+        if row.signer is not None and kind in (Kind.SIGN, Kind.VERIFY):
+            operation = row.signer(key.material, mechanism.parameter)
+        elif row.cipher is not None:
+            operation = row.cipher(key.material, mechanism.parameter, kind is Kind.ENCRYPT)
+        else:
+            raise CryptokiError(Rv.MECHANISM_INVALID)
+        login = key.flag(Attr.ALWAYS_AUTHENTICATE)
+        session.begin(kind, Active(operation, login=login))
+    return _EMPTY
+
+
+@serves("C_EncryptInit")
+def encrypt_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
+    """Begin to encrypt."""
+    return _begin(
+        app, app.session(handle), Kind.ENCRYPT, mechanism, key,
+        flag=MechanismFlag.ENCRYPT, classes=(_SECRET, _PUBLIC), usage=Attr.ENCRYPT,
+    )  # fmt: skip
+
+
+@serves("C_Encrypt")
+def encrypt(app: Application, handle: int, data: bytes | None, room: int) -> Output:
+    """Encrypt all of it."""
+    return _whole(app, handle, Kind.ENCRYPT, data, room)
+
+
+@serves("C_EncryptUpdate")
+def encrypt_update(app: Application, handle: int, data: bytes | None, room: int) -> Output:
+    """Encrypt a piece."""
+    return _update(app, handle, Kind.ENCRYPT, data, room)
+
+
+@serves("C_EncryptFinal")
+def encrypt_final(app: Application, handle: int, room: int) -> Output:
+    """End."""
+    return _final(app, handle, Kind.ENCRYPT, room)
+
+
+@serves("C_DecryptInit")
+def decrypt_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
+    """Begin to decrypt."""
+    return _begin(
+        app, app.session(handle), Kind.DECRYPT, mechanism, key,
+        flag=MechanismFlag.DECRYPT, classes=(_SECRET, _PRIVATE), usage=Attr.DECRYPT,
+    )  # fmt: skip
+
+
+@serves("C_Decrypt")
+def decrypt(app: Application, handle: int, data: bytes | None, room: int) -> Output:
+    """Decrypt all of it."""
+    return _whole(app, handle, Kind.DECRYPT, data, room)
+
+
+@serves("C_DecryptUpdate")
+def decrypt_update(app: Application, handle: int, data: bytes | None, room: int) -> Output:
+    """Decrypt a piece."""
+    return _update(app, handle, Kind.DECRYPT, data, room)
+
+
+@serves("C_DecryptFinal")
+def decrypt_final(app: Application, handle: int, room: int) -> Output:
+    """End."""
+    return _final(app, handle, Kind.DECRYPT, room)
+
+
+@serves("C_DigestInit")
+def digest_init(app: Application, handle: int, mechanism: Mechanism | None) -> tuple[()]:
+    """Begin a digest."""
+    session = app.session(handle)
+    with session.lock:
+        if mechanism is None:
+            session.end(Kind.DIGEST)
+            return _EMPTY
+        session.check_free(Kind.DIGEST)
+        row = lookup(mechanism, MechanismFlag.DIGEST)
+        no_parameter(mechanism.parameter)
+        if row.digest is None:
+            raise CryptokiError(Rv.MECHANISM_INVALID)
+        session.begin(Kind.DIGEST, Active(row.digest()))
+    return _EMPTY
+
+
+@serves("C_Digest")
+def digest(app: Application, handle: int, data: bytes | None, room: int) -> Output:
+    """Digest all of it."""
+    return _whole(app, handle, Kind.DIGEST, data, room)
+
+
+@serves("C_DigestUpdate")
+def digest_update(app: Application, handle: int, data: bytes | None) -> tuple[()]:
+    """Digest a piece."""
+    _feed(app, handle, Kind.DIGEST, data)
+    return _EMPTY
+
+
+@serves("C_DigestKey")
+def digest_key(app: Application, handle: int, number: int) -> tuple[()]:
+    """Digest a secret key, if it may be known."""
+    session = app.session(handle)
+    key = app.find(session, number, Rv.KEY_HANDLE_INVALID)
+    if key.object_class != ObjectClass.SECRET_KEY:
+        raise CryptokiError(Rv.KEY_INDIGESTIBLE)
+    if key.flag(Attr.SENSITIVE) or not key.flag(Attr.EXTRACTABLE):
+        raise CryptokiError(Rv.KEY_INDIGESTIBLE)
+    _feed(app, handle, Kind.DIGEST, key.material)
+    return _EMPTY
+
+
+@serves("C_DigestFinal")
+def digest_final(app: Application, handle: int, room: int) -> Output:
+    """The digest."""
+    return _final(app, handle, Kind.DIGEST, room)
+
+
+@serves("C_SignInit")
+def sign_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
+    """Begin a signature or a MAC."""
+    return _begin(
+        app, app.session(handle), Kind.SIGN, mechanism, key,
+        flag=MechanismFlag.SIGN, classes=(_SECRET, _PRIVATE), usage=Attr.SIGN,
+    )  # fmt: skip
+
+
+@serves("C_Sign")
+def sign(app: Application, handle: int, data: bytes | None, room: int) -> Output:
+    """Sign all of it."""
+    return _whole(app, handle, Kind.SIGN, data, room)
+
+
+@serves("C_SignUpdate")
+def sign_update(app: Application, handle: int, data: bytes | None) -> tuple[()]:
+    """A piece of what is signed."""
+    _feed(app, handle, Kind.SIGN, data)
+    return _EMPTY
+
+
+@serves("C_SignFinal")
+def sign_final(app: Application, handle: int, room: int) -> Output:
+    """The signature."""
+    return _final(app, handle, Kind.SIGN, room)
+
+
+@serves("C_VerifyInit")
+def verify_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
+    """Begin a verification."""
+    return _begin(
+        app, app.session(handle), Kind.VERIFY, mechanism, key,
+        flag=MechanismFlag.VERIFY, classes=(_SECRET, _PUBLIC), usage=Attr.VERIFY,
+    )  # fmt: skip
+
+
+@serves("C_Verify")
+def verify(app: Application, handle: int, data: bytes | None, signature: bytes | None) -> tuple[()]:
+    """Verify all of it."""
+    session = app.session(handle)
+    with session.lock:
+        active = session.active(Kind.VERIFY)
+        session.end(Kind.VERIFY)
+        if active.pieces:
+            raise CryptokiError(Rv.OPERATION_ACTIVE)
+        signer = active.operation
+        assert isinstance(signer, Signer)  # noqa: S101  (nothing else begins a verification)
+        signer.update(data or b"")
+        signer.verify(signature or b"")
+    return _EMPTY
+
+
+@serves("C_VerifyUpdate")
+def verify_update(app: Application, handle: int, data: bytes | None) -> tuple[()]:
+    """A piece of what was signed."""
+    _feed(app, handle, Kind.VERIFY, data)
+    return _EMPTY
+
+
+@serves("C_VerifyFinal")
+def verify_final(app: Application, handle: int, signature: bytes | None) -> tuple[()]:
+    """The verdict."""
+    session = app.session(handle)
+    with session.lock:
+        active = session.active(Kind.VERIFY)
+        session.end(Kind.VERIFY)
+        signer = active.operation
+        assert isinstance(signer, Signer)  # noqa: S101  (nothing else begins a verification)
+        signer.verify(signature or b"")
+    return _EMPTY
+
+
+def _whole(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
+    session = app.session(handle)
+    with session.lock:
+        return (session.whole(kind, data or b"", room),)
+
+
+def _update(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
+    session = app.session(handle)
+    with session.lock:
+        return (session.update(kind, data or b"", room),)
+
+
+def _final(app: Application, handle: int, kind: Kind, room: int) -> Output:
+    session = app.session(handle)
+    with session.lock:
+        return (session.final(kind, room),)
+
+
+def _feed(app: Application, handle: int, kind: Kind, data: bytes | None) -> None:
+    session = app.session(handle)
+    with session.lock:
+        active = session.active(kind)
+        active.pieces = True
+        try:
+            active.operation.update(data or b"")
+        except BaseException:
+            session.end(kind)
+            raise

@@ -1,0 +1,321 @@
+"""Mechanisms: one row each says what it is for, with which keys, and what does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.ciphers import algorithms, modes
+
+from secgear.errors import PlatformUnavailable
+from secgear.services.crypto.algorithms import ciphers, signing, sm2
+from secgear.services.crypto.algorithms.hashing import HASHES, NAMES
+from secgear.services.crypto.algorithms.keys import MAX_RSA_BITS, MIN_RSA_BITS
+from secgear.services.crypto.algorithms.operation import Signer, Transform
+from secgear.services.crypto.pkcs11.constants import KeyType, Mech, MechanismFlag
+from secgear.services.crypto.pkcs11.mechanism import LengthParam, Mechanism, Parameter
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+
+Flags = MechanismFlag
+_CIPHER: Final = Flags.ENCRYPT | Flags.DECRYPT
+_WRAPPER: Final = Flags.WRAP | Flags.UNWRAP
+_SIGNER: Final = Flags.SIGN | Flags.VERIFY
+_CURVE: Final = Flags.EC_F_P | Flags.EC_NAMEDCURVE | Flags.EC_UNCOMPRESS
+_RSA = (MIN_RSA_BITS, MAX_RSA_BITS)
+_ECC = (256, 521)
+_AES = (16, 32)
+_SECRET = (1, 4096)
+
+
+CipherMaker = Callable[[Any, Parameter, bool], Transform]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A mechanism. sizes: of keys, in bits for RSA and curves, in bytes for others.
+
+    cipher: makes an operation of key material and parameter, to encrypt or to decrypt. signer: the
+    same, to sign and to verify.
+    """
+
+    number: int
+    flags: MechanismFlag
+    sizes: tuple[int, int] = (0, 0)
+    key_types: tuple[int, ...] = ()
+    cipher: CipherMaker | None = None
+    signer: Callable[[Any, Parameter], Signer] | None = None
+    digest: Callable[[], Transform] | None = None
+
+
+def lookup(mechanism: Mechanism, flag: MechanismFlag) -> Row:
+    """The mechanism's row, if it can do that. Raises CryptokiError."""
+    row = MECHANISMS.get(mechanism.type)
+    if row is None or flag not in row.flags:
+        raise CryptokiError(Rv.MECHANISM_INVALID)
+    return row
+
+
+def no_parameter(parameter: Parameter) -> None:
+    """Raise CryptokiError where one is given that the mechanism does not have."""
+    if parameter is not None and parameter != b"":
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+
+
+# --- encryption ----------------------------------------------------------------------------------
+
+
+BlockAlgorithm = Callable[[bytes], ciphers.BlockKey]
+
+
+def _ecb(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        no_parameter(parameter)
+        mode = modes.ECB()  # noqa: S305  (PKCS#11 has it)
+        return ciphers.BlockCipher(algorithm(key), mode, encrypt=encrypt)
+
+    return make
+
+
+def _cbc(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        mode = modes.CBC(ciphers.iv_of(parameter))
+        return ciphers.BlockCipher(algorithm(key), mode, encrypt=encrypt)
+
+    return make
+
+
+def _cbc_pad(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        return ciphers.PaddedCipher(algorithm(key), ciphers.iv_of(parameter), encrypt=encrypt)
+
+    return make
+
+
+def _ctr(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        return ciphers.CounterCipher(algorithm(key), ciphers.ctr_of(parameter), encrypt=encrypt)
+
+    return make
+
+
+def _gcm(algorithm: BlockAlgorithm) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        params = ciphers.gcm_of(parameter)
+        if encrypt:
+            return ciphers.GcmEncryption(algorithm(key), params)
+        return ciphers.GcmDecryption(algorithm(key), params)
+
+    return make
+
+
+def _chacha(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+    return ciphers.Chacha(key, ciphers.chacha_of(parameter), encrypt=encrypt)
+
+
+def _rsa_cipher(key: Any, scheme: padding.AsymmetricPadding, encrypt: bool) -> Transform:
+    if encrypt:
+        return ciphers.RsaEncryption(key, scheme)
+    return ciphers.RsaDecryption(key, scheme)
+
+
+def _rsa_pkcs(key: Any, parameter: Parameter, encrypt: bool) -> Transform:
+    no_parameter(parameter)
+    return _rsa_cipher(key, padding.PKCS1v15(), encrypt)
+
+
+def _rsa_oaep(key: Any, parameter: Parameter, encrypt: bool) -> Transform:
+    return _rsa_cipher(key, ciphers.oaep_of(parameter), encrypt)
+
+
+# --- signatures and MACs -------------------------------------------------------------------------
+
+
+def _rsa_signer(digest: int | None) -> Callable[[Any, Parameter], Signer]:
+    def make(key: Any, parameter: Parameter) -> Signer:
+        no_parameter(parameter)
+        algorithm = None if digest is None else HASHES[digest]
+        return signing.RsaSigner(key, padding.PKCS1v15(), algorithm, digested=digest is None)
+
+    return make
+
+
+def _pss_signer(digest: int | None) -> Callable[[Any, Parameter], Signer]:
+    def make(key: Any, parameter: Parameter) -> Signer:
+        scheme, number = signing.pss_of(parameter, digest)
+        return signing.RsaSigner(key, scheme, HASHES[number], digested=digest is None)
+
+    return make
+
+
+def _ecdsa_signer(digest: int | None) -> Callable[[Any, Parameter], Signer]:
+    def make(key: Any, parameter: Parameter) -> Signer:
+        no_parameter(parameter)
+        return signing.EcdsaSigner(key, None if digest is None else HASHES[digest])
+
+    return make
+
+
+def _eddsa_signer(key: Any, parameter: Parameter) -> Signer:
+    no_parameter(parameter)  # Ed25519ph and Ed25519ctx are not offered
+    return signing.MessageSigner(key, 64)
+
+
+_ML_DSA_LENGTHS = {"44": 2420, "65": 3309, "87": 4627}  # FIPS 204, table 2
+
+
+def _ml_dsa_signer(key: Any, parameter: Parameter) -> Signer:
+    name = type(key).__name__
+    length = next(size for digits, size in _ML_DSA_LENGTHS.items() if digits in name)
+    return signing.MessageSigner(key, length, signing.context_of(parameter))
+
+
+def _sm2_cipher(key: Any, parameter: Parameter, encrypt: bool) -> Transform:
+    no_parameter(parameter)
+    return ciphers.Sm2Cipher(key)
+
+
+def _sm2_signer(key: Any, parameter: Parameter) -> Signer:
+    no_parameter(parameter)
+    return signing.Sm2Signer(key, None)
+
+
+def _sm2_sm3_signer(key: Any, parameter: Parameter) -> Signer:
+    return signing.Sm2Signer(key, signing.identity_of(parameter))
+
+
+def _hmac_signer(digest: int, *, general: bool) -> Callable[[Any, Parameter], Signer]:
+    algorithm = HASHES[digest]
+
+    def make(key: bytes, parameter: Parameter) -> Signer:
+        return signing.Hmac(key, algorithm, _length(parameter, algorithm.digest_size, general))
+
+    return make
+
+
+def _cmac_signer(*, general: bool) -> Callable[[Any, Parameter], Signer]:
+    def make(key: bytes, parameter: Parameter) -> Signer:
+        return signing.Cmac(key, _length(parameter, 16, general))
+
+    return make
+
+
+def _length(parameter: Parameter, full: int, general: bool) -> int:
+    """Bytes of a MAC. Fewer than 4 are no protection, and nobody's standard."""
+    if not general:
+        no_parameter(parameter)
+        return full
+    if not isinstance(parameter, LengthParam) or not 4 <= parameter.length <= full:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    return parameter.length
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+_MODES: Final[Mapping[str, Callable[[BlockAlgorithm], CipherMaker]]] = {
+    "ECB": _ecb,
+    "CBC": _cbc,
+    "CBC_PAD": _cbc_pad,
+    "CTR": _ctr,
+    "GCM": _gcm,
+}
+
+
+def _rows() -> Iterator[Row]:
+    yield from _symmetric_rows()
+    yield from _digest_rows()
+    yield from _rsa_rows()
+    yield from _curve_rows()
+    yield from _lattice_rows()
+    yield from _sm2_rows()
+
+
+def _symmetric_rows() -> Iterator[Row]:
+    aes = (KeyType.AES,)
+    yield Row(Mech.AES_KEY_GEN, Flags.GENERATE, _AES)
+    for prefix, algorithm, kind, sizes in (
+        ("AES", algorithms.AES, KeyType.AES, _AES),
+        ("SM4", algorithms.SM4, KeyType.SM4, (16, 16)),
+    ):
+        for mode, maker in _MODES.items():
+            number = Mech[f"{prefix}_{mode}"]
+            yield Row(number, _CIPHER, sizes, (kind,), cipher=maker(algorithm))
+    yield Row(Mech.SM4_KEY_GEN, Flags.GENERATE, (16, 16))
+    yield Row(Mech.AES_CMAC, _SIGNER, _AES, aes, signer=_cmac_signer(general=False))
+    yield Row(Mech.AES_CMAC_GENERAL, _SIGNER, _AES, aes, signer=_cmac_signer(general=True))
+    yield Row(Mech.AES_KEY_WRAP, _WRAPPER, _AES, aes)
+    yield Row(Mech.AES_KEY_WRAP_KWP, _WRAPPER, _AES, aes)
+    yield Row(Mech.CHACHA20_KEY_GEN, Flags.GENERATE, (32, 32))
+    chacha = (KeyType.CHACHA20,)
+    yield Row(Mech.CHACHA20_POLY1305, _CIPHER, (32, 32), chacha, cipher=_chacha)
+    yield Row(Mech.GENERIC_SECRET_KEY_GEN, Flags.GENERATE, _SECRET)
+
+
+def _digest_rows() -> Iterator[Row]:
+    generic = (KeyType.GENERIC_SECRET,)
+    for number, algorithm in HASHES.items():
+        name = Mech(number).name
+        digest = _digest_maker(algorithm)
+        yield Row(number, Flags.DIGEST, digest=digest)
+        if number == Mech.SHA_1:
+            continue  # neither signatures nor MACs of ours are made with it
+        for suffix, general in (("_HMAC", False), ("_HMAC_GENERAL", True)):
+            signer = _hmac_signer(number, general=general)
+            yield Row(Mech[name + suffix], _SIGNER, _SECRET, generic, signer=signer)
+
+
+def _digest_maker(algorithm: Any) -> Callable[[], Transform]:
+    return lambda: signing.Digest(algorithm)
+
+
+def _rsa_rows() -> Iterator[Row]:
+    keys = (KeyType.RSA,)
+    yield Row(Mech.RSA_PKCS_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, _RSA)
+    both = _CIPHER | _SIGNER | _WRAPPER
+    yield Row(Mech.RSA_PKCS, both, _RSA, keys, cipher=_rsa_pkcs, signer=_rsa_signer(None))
+    yield Row(Mech.RSA_PKCS_OAEP, _CIPHER | _WRAPPER, _RSA, keys, cipher=_rsa_oaep)
+    yield Row(Mech.RSA_PKCS_PSS, _SIGNER, _RSA, keys, signer=_pss_signer(None))
+    for name, digest in NAMES.items():
+        yield Row(Mech[f"{name}_RSA_PKCS"], _SIGNER, _RSA, keys, signer=_rsa_signer(digest))
+        yield Row(Mech[f"{name}_RSA_PKCS_PSS"], _SIGNER, _RSA, keys, signer=_pss_signer(digest))
+
+
+def _curve_rows() -> Iterator[Row]:
+    keys = (KeyType.EC,)
+    yield Row(Mech.EC_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR | _CURVE, _ECC)
+    yield Row(Mech.ECDSA, _SIGNER | _CURVE, _ECC, keys, signer=_ecdsa_signer(None))
+    for name, digest in NAMES.items():
+        signer = _ecdsa_signer(digest)
+        yield Row(Mech[f"ECDSA_{name}"], _SIGNER | _CURVE, _ECC, keys, signer=signer)
+    both = (KeyType.EC, KeyType.EC_MONTGOMERY)
+    yield Row(Mech.ECDH1_DERIVE, Flags.DERIVE | _CURVE, (255, 521), both)
+    yield Row(Mech.EC_EDWARDS_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, (255, 255))
+    yield Row(Mech.EDDSA, _SIGNER, (255, 255), (KeyType.EC_EDWARDS,), signer=_eddsa_signer)
+    yield Row(Mech.EC_MONTGOMERY_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, (255, 255))
+
+
+def _lattice_rows() -> Iterator[Row]:
+    yield Row(Mech.ML_DSA_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR)
+    yield Row(Mech.ML_DSA, _SIGNER, key_types=(KeyType.ML_DSA,), signer=_ml_dsa_signer)
+    yield Row(Mech.ML_KEM_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR)
+    yield Row(Mech.ML_KEM, Flags.ENCAPSULATE | Flags.DECAPSULATE, key_types=(KeyType.ML_KEM,))
+
+
+def _sm2_rows() -> Iterator[Row]:
+    """Offered where the system's OpenSSL has SM2 and passes its examples.
+
+    It is tried here, at import, because a sealed enclave loads no libraries.
+    """
+    try:
+        sm2.PrivateKey.generate()
+    except PlatformUnavailable:
+        return
+    keys, bits = (KeyType.SM2,), (256, 256)
+    yield Row(Mech.SM2_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR | _CURVE, bits)
+    yield Row(Mech.SM2, _SIGNER | _CURVE, bits, keys, signer=_sm2_signer)
+    yield Row(Mech.SM2_SM3, _SIGNER | _CURVE, bits, keys, signer=_sm2_sm3_signer)
+    yield Row(Mech.SM2_ENCRYPT, _CIPHER | _CURVE, bits, keys, cipher=_sm2_cipher)
+
+
+MECHANISMS: Final[Mapping[int, Row]] = {int(row.number): row for row in _rows()}

@@ -1,0 +1,34 @@
+"""The module as a whole: its slots, and what belongs to no slot."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.token.slot import Slot
+from secgear.services.crypto.token.vault import Vault
+
+MAX_SLOTS: Final = 64
+MANUFACTURER: Final = "secGear"
+MODEL: Final = "enclave"
+
+
+@final
+class Module:
+    """All slots over one vault. Made once, when everything was read and found whole."""
+
+    def __init__(self, vault: Vault) -> None:
+        self.vault = vault
+        contents = list(vault.open())
+        self.slots = tuple(Slot(number, vault) for number in range(len(vault.head.tokens)))
+        for number, item in contents:
+            self.slots[number].table.put(item)
+
+    def __repr__(self) -> str:
+        return f"<Module of {len(self.slots)} slots>"
+
+    def slot(self, number: int) -> Slot:
+        """A slot by its number. Raises CryptokiError."""
+        if number >= len(self.slots):
+            raise CryptokiError(Rv.SLOT_ID_INVALID)
+        return self.slots[number]

@@ -1,0 +1,186 @@
+"""A session: what it may do, and the operations under way in it."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from typing import final
+
+from secgear.services.crypto.algorithms.operation import Signer, Transform
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
+from secgear.services.crypto.token.slot import Slot
+
+
+class Kind(enum.Enum):
+    """Operations of which a session can have one each."""
+
+    ENCRYPT = enum.auto()
+    DECRYPT = enum.auto()
+    DIGEST = enum.auto()
+    SIGN = enum.auto()
+    VERIFY = enum.auto()
+
+
+@final
+class Active:
+    """An operation under way.
+
+    login: whether the user has yet to log in for it (CKA_ALWAYS_AUTHENTICATE). pieces: whether it
+    was given data in pieces. held: output that was made and did not fit, and what it was made of.
+    """
+
+    __slots__ = ("held", "login", "operation", "pieces")
+
+    def __init__(self, operation: Transform | Signer, *, login: bool = False) -> None:
+        self.operation = operation
+        self.login = login
+        self.pieces = False
+        self.held: tuple[bytes | None, bytes] | None = None
+
+
+@final
+class Session:
+    """One session of an application. Calls in one session happen one after the other."""
+
+    def __init__(self, handle: int, slot: Slot, *, write: bool) -> None:
+        self.handle = handle
+        self.slot = slot
+        self.write = write
+        self.lock = threading.RLock()
+        self.found: list[int] | None = None
+        self._active: dict[Kind, Active] = {}
+
+    def __repr__(self) -> str:
+        return f"<Session {self.handle}>"
+
+    def begin(self, kind: Kind, active: Active) -> None:
+        """Raises CryptokiError when one of the kind is under way."""
+        if kind in self._active:
+            raise CryptokiError(Rv.OPERATION_ACTIVE)
+        self._active[kind] = active
+
+    def check_free(self, kind: Kind) -> None:
+        """Raises CryptokiError when one of the kind is under way."""
+        if kind in self._active:
+            raise CryptokiError(Rv.OPERATION_ACTIVE)
+
+    def active(self, kind: Kind) -> Active:
+        """The operation of the kind. Raises CryptokiError when there is none, or it may not go on.
+
+        An operation whose key asks for a login of its own ends when it is used without.
+        """
+        active = self._active.get(kind)
+        if active is None:
+            raise CryptokiError(Rv.OPERATION_NOT_INITIALIZED)
+        if active.login:
+            del self._active[kind]
+            raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
+        return active
+
+    def waiting_for_login(self) -> list[Active]:
+        """Operations that need a login of their own."""
+        return [active for active in self._active.values() if active.login]
+
+    def end(self, kind: Kind) -> None:
+        """Forget the operation."""
+        self._active.pop(kind, None)
+
+    def cancel(self) -> None:
+        """Forget all of them."""
+        self._active.clear()
+        self.found = None
+
+    # --- output into a caller's room -------------------------------------------------------------
+
+    def whole(self, kind: Kind, data: bytes, room: int) -> bytes | Size:
+        """All of an operation in one call, which ends it unless the output is asked for or too big.
+
+        room: bytes that the caller has; 0 asks for the size.
+        """
+        active = self.active(kind)
+        transform = active.operation
+        if active.pieces:
+            self.end(kind)
+            raise CryptokiError(Rv.OPERATION_ACTIVE)
+        if not room:
+            return Size(_bound(transform, len(data)))
+        if active.held is not None:
+            result = _same(active.held, data)
+        else:
+            try:
+                result = _run(transform, data)
+            except BaseException:
+                self.end(kind)
+                raise
+        return self._fitted(kind, active, data, result, room, last=True)
+
+    def update(self, kind: Kind, data: bytes, room: int) -> bytes | Size:
+        """A piece of an operation."""
+        active = self.active(kind)
+        transform = active.operation
+        assert isinstance(transform, Transform)  # noqa: S101  (signing has no output before its end)
+        if not room:
+            return Size(transform.size(len(data)))
+        if active.held is not None:
+            result = _same(active.held, data)
+        else:
+            active.pieces = True
+            try:
+                result = transform.update(data)
+            except BaseException:
+                self.end(kind)
+                raise
+        return self._fitted(kind, active, data, result, room, last=False)
+
+    def final(self, kind: Kind, room: int) -> bytes | Size:
+        """The end of an operation in pieces."""
+        active = self.active(kind)
+        operation = active.operation
+        if not room:
+            return Size(_bound(operation, 0))
+        if active.held is not None:
+            result = _same(active.held, None)
+        else:
+            try:
+                result = operation.final() if isinstance(operation, Transform) else operation.sign()
+            except BaseException:
+                self.end(kind)
+                raise
+        return self._fitted(kind, active, None, result, room, last=True)
+
+    def _fitted(
+        self,
+        kind: Kind,
+        active: Active,
+        data: bytes | None,
+        result: bytes,
+        room: int,
+        *,
+        last: bool,
+    ) -> bytes | Size:
+        if len(result) > (0 if room == EMPTY_BUFFER else room):
+            active.held = (data, result)
+            return Size(len(result))
+        active.held = None
+        if last:
+            self.end(kind)
+        return result
+
+
+def _bound(operation: Transform | Signer, more: int) -> int:
+    return operation.size(more) if isinstance(operation, Transform) else operation.length
+
+
+def _run(operation: Transform | Signer, data: bytes) -> bytes:
+    if isinstance(operation, Transform):
+        return operation.whole(data)
+    operation.update(data)
+    return operation.sign()
+
+
+def _same(held: tuple[bytes | None, bytes], data: bytes | None) -> bytes:
+    """What is held, if it is asked for with the same data as before."""
+    if held[0] != data:
+        raise CryptokiError(Rv.BUFFER_TOO_SMALL)
+    return held[1]

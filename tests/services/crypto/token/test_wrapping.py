@@ -1,0 +1,189 @@
+"""How keys leave and come: the rules of PKCS#11, and the attacks that these alone allow.
+
+The attacks are those of Clulow (2003), and of Bortolozzo, Centenaro, Focardi and Steel (2010).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
+from secgear.services.crypto.pkcs11.mechanism import Mechanism, OaepParams
+from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.token.module import Module
+from tests.adversary.crypto_host import SO_PIN, connect
+from tests.services.crypto.conftest import ROOM, User, refusal, template
+
+KWP = Mechanism(Mech.AES_KEY_WRAP_KWP)
+OAEP = Mechanism(Mech.RSA_PKCS_OAEP, OaepParams(Mech.SHA256, 2, 1, b""))
+AES_TEMPLATE = {"CLASS": ObjectClass.SECRET_KEY, "KEY_TYPE": KeyType.AES}
+
+
+def wrapper(user: User, **attributes: Any) -> int:
+    return user.aes(
+        **{"ENCRYPT": False, "DECRYPT": False, "WRAP": True, "UNWRAP": True} | attributes
+    )
+
+
+def wrap(user: User, outer: int, inner: int, mechanism: Mechanism = KWP) -> bytes:
+    return user.call("C_WrapKey", mechanism, outer, inner, ROOM)
+
+
+def unwrap(
+    user: User, outer: int, wrapped: bytes, mechanism: Mechanism = KWP, **attributes: Any
+) -> int:
+    made = template(**AES_TEMPLATE | attributes)
+    return user.call("C_UnwrapKey", mechanism, outer, wrapped, made)
+
+
+@pytest.mark.parametrize("mech", [Mech.AES_KEY_WRAP, Mech.AES_KEY_WRAP_KWP])
+def test_a_sensitive_key_leaves_and_comes_back(user: User, mech: Mech) -> None:
+    outer, key = wrapper(user), user.aes(EXTRACTABLE=True)
+    wrapped = wrap(user, outer, key, Mechanism(mech))
+    again = unwrap(user, outer, wrapped, Mechanism(mech), DECRYPT=True)
+    sealed = user.run("Encrypt", Mech.AES_ECB, key, b"0123456789abcdef")
+    assert user.run("Decrypt", Mech.AES_ECB, again, sealed) == b"0123456789abcdef"
+    assert user.get(again, Attr.LOCAL) is False
+    assert user.get(again, Attr.ALWAYS_SENSITIVE) is False
+    assert user.get(again, Attr.SENSITIVE) is True
+
+
+def test_private_keys_leave_as_pkcs8(user: User) -> None:
+    outer = wrapper(user)
+    public, private = user.ec(EXTRACTABLE=True)
+    wrapped = wrap(user, outer, private)
+    again = unwrap(
+        user, outer, wrapped, CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.EC, SIGN=True
+    )
+    user.verify(Mech.ECDSA, public, bytes(32), user.run("Sign", Mech.ECDSA, again, bytes(32)))
+    wrong = {"CLASS": ObjectClass.PRIVATE_KEY, "KEY_TYPE": KeyType.RSA}
+    assert refusal(unwrap, user, outer, wrapped, **wrong) is Rv.WRAPPED_KEY_INVALID
+
+
+def test_rsa_carries_keys(user: User) -> None:
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "WRAP": True},
+        {"UNWRAP": True},
+    )
+    key = user.aes(EXTRACTABLE=True)
+    for mechanism in (OAEP, Mechanism(Mech.RSA_PKCS)):
+        again = unwrap(user, private, wrap(user, public, key, mechanism), mechanism, DECRYPT=True)
+        sealed = user.run("Encrypt", Mech.AES_ECB, key, bytes(16))
+        assert user.run("Decrypt", Mech.AES_ECB, again, sealed) == bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "expected"),
+    [
+        ({}, {"EXTRACTABLE": False}, Rv.KEY_UNEXTRACTABLE),
+        ({"WRAP": False}, {"EXTRACTABLE": True}, Rv.KEY_FUNCTION_NOT_PERMITTED),
+        ({}, {"EXTRACTABLE": True, "WRAP_WITH_TRUSTED": True}, Rv.KEY_NOT_WRAPPABLE),
+        ({"ALLOWED_MECHANISMS": (Mech.AES_KEY_WRAP,)}, {"EXTRACTABLE": True},
+         Rv.MECHANISM_INVALID),
+        # Sensitive keys leave only under keys that nobody could know and that decrypt nothing.
+        ({"DECRYPT": True}, {"EXTRACTABLE": True}, Rv.KEY_NOT_WRAPPABLE),
+        ({"EXTRACTABLE": True}, {"EXTRACTABLE": True}, Rv.KEY_NOT_WRAPPABLE),
+        ({"SENSITIVE": False}, {"EXTRACTABLE": True}, Rv.KEY_NOT_WRAPPABLE),
+        # What is not sensitive may leave as it likes.
+        ({"DECRYPT": True}, {"EXTRACTABLE": True, "SENSITIVE": False}, None),
+    ],
+)  # fmt: skip
+def test_what_may_leave(
+    user: User, outer: dict[str, Any], inner: dict[str, Any], expected: Rv | None
+) -> None:
+    outer_key, key = wrapper(user, **outer), user.aes(**inner)
+    if expected is None:
+        assert len(wrap(user, outer_key, key)) == 40
+    else:
+        assert refusal(wrap, user, outer_key, key) is expected
+
+
+def test_a_wrapping_key_that_its_owner_knows_wraps_nothing_sensitive(user: User) -> None:
+    known = user.secret(bytes(32), WRAP=True)
+    assert refusal(wrap, user, known, user.aes(EXTRACTABLE=True)) is Rv.KEY_NOT_WRAPPABLE
+
+
+def test_decrypting_what_was_wrapped_fails_also_by_way_of_a_copy(user: User) -> None:
+    key = user.aes(EXTRACTABLE=True)
+    outer = wrapper(user, DECRYPT=True, COPYABLE=True)
+    copy = user.call("C_CopyObject", outer, {})
+    user.set(outer, DECRYPT=False)
+    assert refusal(wrap, user, outer, key) is Rv.KEY_NOT_WRAPPABLE
+    assert refusal(wrap, user, copy, key) is Rv.KEY_NOT_WRAPPABLE
+    clean = wrapper(user)
+    assert refusal(user.set, clean, DECRYPT=True) is Rv.ATTRIBUTE_READ_ONLY
+    asked = template(DECRYPT=True)
+    assert refusal(user.call, "C_CopyObject", clean, asked) is Rv.ATTRIBUTE_READ_ONLY
+
+
+def test_a_wrapping_key_that_was_let_in_again_wraps_nothing_sensitive(user: User) -> None:
+    first = wrapper(user)
+    second = wrapper(user, EXTRACTABLE=True, SENSITIVE=True)
+    again = unwrap(user, first, wrap(user, first, second), DECRYPT=True, WRAP=True)
+    key = user.aes(EXTRACTABLE=True)
+    for outer in (second, again):
+        assert refusal(wrap, user, outer, key) is Rv.KEY_NOT_WRAPPABLE
+
+
+def test_an_rsa_key_that_decrypts_wraps_nothing_sensitive(user: User) -> None:
+    public, _ = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "WRAP": True},
+        {"UNWRAP": True, "DECRYPT": True},
+    )
+    assert refusal(wrap, user, public, user.aes(EXTRACTABLE=True), OAEP) is Rv.KEY_NOT_WRAPPABLE
+
+
+def test_a_trusted_key_may_carry_what_asks_for_trust(module: Module) -> None:
+    user = User(connect(module))
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "WRAP": True, "TOKEN": True},
+        {"UNWRAP": True, "TOKEN": True},
+    )
+    key = user.aes(EXTRACTABLE=True, WRAP_WITH_TRUSTED=True)
+    assert refusal(wrap, user, public, key, OAEP) is Rv.KEY_NOT_WRAPPABLE
+    officer = User(connect(module, "officer"), login=False)
+    officer.call("C_Login", 0, SO_PIN)
+    officer.set(public, TRUSTED=True)
+    assert unwrap(user, private, wrap(user, public, key, OAEP), OAEP)
+
+
+def test_keys_impose_attributes_on_what_they_carry(user: User) -> None:
+    outer = wrapper(
+        user,
+        WRAP_TEMPLATE=template(ENCRYPT=True),
+        UNWRAP_TEMPLATE=template(EXTRACTABLE=False, DECRYPT=True),
+    )
+    key = user.aes(EXTRACTABLE=True)
+    other = user.aes(EXTRACTABLE=True, ENCRYPT=False)
+    assert refusal(wrap, user, outer, other) is Rv.KEY_NOT_WRAPPABLE
+    wrapped = wrap(user, outer, key)
+    again = unwrap(user, outer, wrapped)
+    assert user.get(again, Attr.DECRYPT) is True
+    assert user.get(again, Attr.EXTRACTABLE) is False
+    bad = refusal(unwrap, user, outer, wrapped, EXTRACTABLE=True)
+    assert bad is Rv.TEMPLATE_INCONSISTENT
+
+
+@pytest.mark.parametrize("at", [0, 8, 39])
+def test_a_changed_wrapped_key_is_refused(user: User, at: int) -> None:
+    outer, key = wrapper(user), user.aes(EXTRACTABLE=True)
+    wrapped = bytearray(wrap(user, outer, key))
+    wrapped[at] ^= 1
+    assert refusal(unwrap, user, outer, bytes(wrapped)) is Rv.WRAPPED_KEY_INVALID
+    assert refusal(unwrap, user, outer, b"") is Rv.WRAPPED_KEY_INVALID
+
+
+def test_an_unwrapped_key_fits_its_template(user: User) -> None:
+    outer, key = wrapper(user), user.aes(EXTRACTABLE=True)
+    wrapped = wrap(user, outer, key)
+    assert refusal(unwrap, user, outer, wrapped, VALUE_LEN=16) is Rv.TEMPLATE_INCONSISTENT
+    assert refusal(unwrap, user, outer, wrapped, LOCAL=True) is Rv.ATTRIBUTE_READ_ONLY
+    incomplete = template(CLASS=ObjectClass.SECRET_KEY)
+    given = refusal(user.call, "C_UnwrapKey", KWP, outer, wrapped, incomplete)
+    assert given is Rv.TEMPLATE_INCOMPLETE
+    assert unwrap(user, outer, wrapped, VALUE_LEN=32)
