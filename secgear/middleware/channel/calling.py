@@ -10,7 +10,13 @@ from secgear.base.interface import Interface, diff
 from secgear.base.schema import HostTypes
 from secgear.base.tee import Running
 from secgear.base.wire import Limits
-from secgear.errors import GuestError, InterfaceError, InterfaceMismatch
+from secgear.errors import (
+    EnclaveLost,
+    GuestError,
+    InterfaceError,
+    InterfaceMismatch,
+    LaunchFailed,
+)
 from secgear.middleware.channel.lines import CallStream
 from secgear.middleware.channel.messages import Opened
 from secgear.middleware.channel.session import Session
@@ -25,7 +31,8 @@ class Calls:
 
     opened: its interface and what it offers, as it says. expected: what the interface has to be,
     if that is known.
-    Raises InterfaceMismatch with the differences, InterfaceError for a description that is none.
+    Raises InterfaceMismatch with the differences, InterfaceError for a description that is none,
+    EnclaveLost when the session ends meanwhile.
     """
 
     def __init__(self, session: Session, opened: Opened, expected: Interface | None) -> None:
@@ -48,7 +55,13 @@ class Calls:
         self.faces = Faces(self._connection, None)
         self.interface = interface
         self.types = types
-        self._connection.meet(_TIMEOUT)
+        try:
+            self._connection.meet(_TIMEOUT)
+        except LaunchFailed as error:  # for whoever calls, nothing is launched
+            self._connection.close(0)
+            raise EnclaveLost(
+                f"{interface.name}: the session ended before a call was made"
+            ) from error
 
     def close(self) -> None:
         """Let the enclave know; calls that are pending end with EnclaveClosed."""

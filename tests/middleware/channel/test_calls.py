@@ -129,6 +129,19 @@ def test_nonsense_of_a_client_ends_its_calls_and_nothing_else(ends: Ends, data: 
     assert outcome is None or isinstance(outcome, errors.SecGearError)
 
 
+def test_session_that_ends_before_the_first_call_is_a_lost_enclave(ends: Ends) -> None:
+    def leave() -> None:
+        ends.server.await_open()
+        ends.server.opened(Opened(APP.interface.to_json(), ("add",)))
+        ends.server.recv_calls()  # HELLO
+        ends.server.abort()
+
+    leaving = in_thread(leave)
+    with pytest.raises(errors.EnclaveLost, match="before a call was made"):
+        ends.client.call.add(1, 2)
+    leaving()
+
+
 def test_platform_is_not_asked_over_a_channel(ends: Ends) -> None:
     from secgear.middleware.channel.calling import _Remote
 
