@@ -23,6 +23,7 @@ from secgear.services.crypto.pkcs11.mechanism import (
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN
+from secgear.services.crypto.rpc.mechanisms import MAX_PARAMETER
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import table
@@ -375,3 +376,14 @@ def test_whatever_comes_there_is_an_answer_and_the_token_lives(
     assert len(reply) >= 8
     assert rv is not Rv.GENERAL_ERROR
     assert module.slots[0].sessions == (0, 0)
+
+
+def test_a_parameter_that_an_operation_would_keep_is_not_large(user: User) -> None:
+    key = user.aes()
+    for size, expected in ((MAX_PARAMETER, None), (MAX_PARAMETER + 1, Rv.MECHANISM_PARAM_INVALID)):
+        mechanism = Mechanism(Mech.AES_GCM, GcmParams(bytes(12), bytes(size), 128))
+        if expected is None:
+            user.call("C_EncryptInit", mechanism, key)
+            user.call("C_EncryptInit", None, 0)
+        else:
+            assert refusal(user.call, "C_EncryptInit", mechanism, key) is expected
