@@ -30,6 +30,7 @@ class Slot:
         self.table = Table()
         self._vault = vault
         self._lock = threading.Lock()
+        self._trying = threading.Lock()  # tries follow each other: many at once are no failures
         self._sessions: dict[bool, int] = {True: 0, False: 0}  # by whether they may write
 
     def __repr__(self) -> str:
@@ -91,6 +92,10 @@ class Slot:
 
     def login(self, user: UserType, pin: bytes, actor: str) -> None:
         """Check a PIN. Raises CryptokiError."""
+        with self._trying:
+            self._login(user, pin, actor)
+
+    def _login(self, user: UserType, pin: bytes, actor: str) -> None:
         proven = self._proven(user, pin, "login attempted", actor)
         event = Event("login", actor, self.number, {"as": user.name})
         with self._vault.lock:

@@ -413,3 +413,20 @@ def test_a_call_under_way_when_its_client_leaves_opens_no_session(module: Module
     app.leave()
     assert refusal(app.open_session, slot, 6) is Rv.DEVICE_REMOVED
     assert slot.sessions == (0, 0)
+
+
+def test_right_pins_at_once_do_not_lock_each_other_out(module: Module) -> None:
+    callers = [connect(module, f"client {number}") for number in range(14)]
+    start = threading.Barrier(len(callers))
+    users: list[User] = []
+
+    def work(caller: Caller) -> None:
+        start.wait()
+        users.append(User(caller))
+
+    threads = [threading.Thread(target=work, args=(caller,)) for caller in callers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(users) == len(callers)
