@@ -200,7 +200,7 @@ def disconnect(connection: int) -> None:
     with _lock:
         client = _connections.pop(connection, None)
     if client is not None:
-        client.close_all()
+        client.leave()
 
 
 # --- clients of the attested channel -------------------------------------------------------------
@@ -220,7 +220,7 @@ def serve(session: Session) -> None:
         for message in session:
             session.send(_answer(client, message, version))
     finally:
-        client.close_all()
+        client.leave()
 
 
 def _answer(client: Application, body: bytes, version: int) -> bytes:

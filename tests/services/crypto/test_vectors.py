@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import (
@@ -78,10 +79,15 @@ def mac(mech: Mech, key_type: KeyType) -> Run:
 def unwrap(mech: Mech) -> Run:
     def run(user: User, _: Case, case: Case) -> bool:
         outer = user.secret(octets(case, "key"), UNWRAP=True, WRAP=True)
-        inner = template(CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.GENERIC_SECRET, **READABLE)
+        inner = template(CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.GENERIC_SECRET, SIGN=True)
         key = user.call("C_UnwrapKey", Mechanism(mech), outer, octets(case, "ct"), inner)
-        assert user.call("C_WrapKey", Mechanism(mech), outer, key, ROOM) == octets(case, "ct")
-        return user.get(key, Attr.VALUE) == octets(case, "msg")
+        # What was unwrapped is never told; what it signs says that it is the right key.
+        right = user.secret(
+            octets(case, "msg"), KeyType.GENERIC_SECRET, SIGN=True, VERIFY=True, **READABLE
+        )
+        assert user.call("C_WrapKey", Mechanism(mech), outer, right, ROOM) == octets(case, "ct")
+        user.verify(Mech.SHA256_HMAC, right, b"", user.run("Sign", Mech.SHA256_HMAC, key, b""))
+        return True
 
     return run
 
@@ -121,6 +127,12 @@ def rsa_private(user: User, group: Case, **usage: bool) -> int:
         "PRIVATE_EXPONENT": "privateExponent", "PRIME_1": "prime1", "PRIME_2": "prime2",
     }  # fmt: skip
     parts = {attr: bytes.fromhex(given[name]) for attr, name in names.items() if name in given}
+    if "PRIME_1" not in parts:  # the token asks for them
+        n, e, d = (int.from_bytes(parts[attr], "big") for attr in list(parts)[:3])
+        for attr, prime in zip(
+            ("PRIME_1", "PRIME_2"), rsa.rsa_recover_prime_factors(n, e, d), strict=True
+        ):
+            parts[attr] = prime.to_bytes((prime.bit_length() + 7) // 8, "big")
     return user.call("C_CreateObject", template(
         CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.RSA, **parts, **usage
     ))  # fmt: skip

@@ -238,12 +238,13 @@ def _rsa_public(template: Template) -> rsa.RSAPublicKey:
 def _rsa_private(template: Template) -> rsa.RSAPrivateKey:
     n, d = _number(template, Attr.MODULUS), _number(template, Attr.PRIVATE_EXPONENT)
     e = _number(template, Attr.PUBLIC_EXPONENT)
-    if n.bit_length() > MAX_RSA_BITS:
-        raise ValueError("too large")
-    if Attr.PRIME_1 in template and Attr.PRIME_2 in template:
-        p, q = _number(template, Attr.PRIME_1), _number(template, Attr.PRIME_2)
-    else:
-        p, q = rsa.rsa_recover_prime_factors(n, e, d)
+    # The primes have to be given: a search for them can be made to last for hours. And they are
+    # looked at first: to test for primality takes the longer the larger a number is.
+    p, q = _number(template, Attr.PRIME_1), _number(template, Attr.PRIME_2)
+    if not _MIN_IMPORTED_RSA_BITS <= n.bit_length() <= MAX_RSA_BITS or p * q != n:
+        raise ValueError("no RSA key")
+    if abs(p.bit_length() - q.bit_length()) > 1:
+        raise ValueError("primes of different sizes")
     numbers = rsa.RSAPrivateNumbers(
         p,
         q,

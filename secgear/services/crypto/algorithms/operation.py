@@ -14,7 +14,9 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
 
 class Transform(ABC):
-    """Encryption, decryption or a digest: data to data."""
+    """Encryption, decryption or a digest: data to data. held: bytes of input that it keeps."""
+
+    held = 0
 
     @abstractmethod
     def size(self, more: int) -> int:
@@ -46,6 +48,7 @@ class Collected(Transform):
         if len(self._data) + len(data) > self.limit:
             raise CryptokiError(Rv.DATA_LEN_RANGE)
         self._data += data
+        self.held = len(self._data)
         return b""
 
     def final(self) -> bytes:
@@ -58,9 +61,13 @@ class Collected(Transform):
 
 
 class Signer(ABC):
-    """Signatures and MACs: data to a signature of `length` bytes, and back to a verdict."""
+    """Signatures and MACs: data to a signature of `length` bytes, and back to a verdict.
+
+    held: bytes of input that it keeps.
+    """
 
     length: int
+    held = 0
 
     @abstractmethod
     def update(self, data: bytes) -> None:

@@ -181,6 +181,7 @@ class MessageSigner(Signer):
     def update(self, data: bytes) -> None:
         """See `Signer.update`."""
         self._message.update(data)
+        self.held += len(data)
 
     def sign(self) -> bytes:
         """See `Signer.sign`."""

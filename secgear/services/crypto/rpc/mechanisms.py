@@ -31,6 +31,8 @@ from secgear.services.crypto.rpc.buffer import OWN, Reader, Writer
 CANCEL: Final = 0xFFFFFFFF
 """In place of a mechanism: none, which ends an operation (PKCS#11 3.0)."""
 
+MAX_PARAMETER: Final = 64 << 10
+"""Bytes of one array in a parameter: an operation under way keeps them."""
 _BEFORE_PRESENCE: Final = 2  # the version that says whether there is a parameter
 
 
@@ -110,13 +112,20 @@ class _GcmForm(_Form):
         writer.u64(parameter.tag_bits)
 
 
+def _octets(reader: Reader) -> bytes:
+    octets = reader.octets()
+    if len(octets) > MAX_PARAMETER:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    return octets
+
+
 def _read_gcm(reader: Reader) -> GcmParams:
     # ulIvBits is deprecated and left alone by many callers: the length in bytes counts.
-    iv, _, aad, bits = reader.octets(), reader.u64(), reader.octets(), reader.u64()
+    iv, _, aad, bits = _octets(reader), reader.u64(), _octets(reader), reader.u64()
     return GcmParams(iv, aad, bits)
 
 
-_OCTETS = _Form(bytes, lambda reader: reader.octets(), ("", "array"))
+_OCTETS = _Form(bytes, _octets, ("", "array"))
 _PSS = _Form(
     PssParams,
     lambda reader: PssParams(reader.u64(), reader.u64(), reader.u64()),
@@ -126,7 +135,7 @@ _PSS = _Form(
 )
 _OAEP = _Form(
     OaepParams,
-    lambda reader: OaepParams(reader.u64(), reader.u64(), reader.u64(), reader.octets()),
+    lambda reader: OaepParams(reader.u64(), reader.u64(), reader.u64(), _octets(reader)),
     ("hash", "u64"),
     ("mgf", "u64"),
     ("source", "u64"),
@@ -134,33 +143,33 @@ _OAEP = _Form(
 )
 _CTR = _Form(
     CtrParams,
-    lambda reader: CtrParams(reader.u64(), reader.octets()),
+    lambda reader: CtrParams(reader.u64(), _octets(reader)),
     ("bits", "u64"),
     ("block", "array"),
 )
 _GCM = _GcmForm(GcmParams, _read_gcm)
 _CHACHA = _Form(
     ChachaParams,
-    lambda reader: ChachaParams(reader.octets(), reader.octets()),
+    lambda reader: ChachaParams(_octets(reader), _octets(reader)),
     ("nonce", "array"),
     ("aad", "array"),
 )
 _ECDH = _Form(
     EcdhParams,
-    lambda reader: EcdhParams(reader.u64(), reader.octets(), reader.octets()),
+    lambda reader: EcdhParams(reader.u64(), _octets(reader), _octets(reader)),
     ("kdf", "u64"),
     ("shared_data", "array"),
     ("public_data", "array"),
 )
 _EDDSA = _Form(
     EddsaParams,
-    lambda reader: EddsaParams(reader.u8() != 0, reader.octets()),
+    lambda reader: EddsaParams(reader.u8() != 0, _octets(reader)),
     ("prehash", "u8"),
     ("context", "array"),
 )
 _CONTEXT = _Form(
     ContextParams,
-    lambda reader: ContextParams(reader.u64(), reader.octets()),
+    lambda reader: ContextParams(reader.u64(), _octets(reader)),
     ("hedge", "u64"),
     ("context", "array"),
 )

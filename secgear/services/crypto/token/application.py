@@ -22,6 +22,7 @@ from secgear.services.crypto.token.slot import Slot
 MAX_SESSIONS: Final = 1024  # of one application
 MAX_SESSION_OBJECTS: Final = 4096  # of one application
 MAX_SESSION_BYTES: Final = 32 << 20  # of all their attributes
+MAX_HELD: Final = 64 << 20  # bytes that operations keep until they have all of their data
 
 
 @final
@@ -41,6 +42,7 @@ class Application:
         self._logins: dict[int, UserType] = {}
         self._objects: dict[int, tuple[Object, Session]] = {}
         self._last_object = -1
+        self._gone = False
 
     def __repr__(self) -> str:
         return f"<Application {self.actor}>"
@@ -57,10 +59,12 @@ class Application:
                 raise CryptokiError(Rv.SESSION_READ_WRITE_SO_EXISTS)
             if len(self._sessions) >= MAX_SESSIONS:
                 raise CryptokiError(Rv.SESSION_COUNT)
+            if self._gone:  # nobody would ever close it, and the token could not begin anew
+                raise CryptokiError(Rv.DEVICE_REMOVED)
             self._last_session += 1
             session = Session(self._last_session, slot, write=write)
             self._sessions[session.handle] = session
-        slot.opened(write=write)
+            slot.opened(write=write)
         return session
 
     def session(self, handle: int) -> Session:
@@ -69,6 +73,12 @@ class Application:
         if session is None:
             raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
         return session
+
+    def check_held(self) -> None:
+        """Whether the operations of all sessions keep too much. Raises CryptokiError."""
+        with self._lock:
+            if sum(session.held for session in self._sessions.values()) > MAX_HELD:
+                raise CryptokiError(Rv.DEVICE_MEMORY)
 
     def close_session(self, handle: int) -> None:
         """C_CloseSession: with the last one of a token its login ends."""
@@ -88,6 +98,12 @@ class Application:
             handles = [s.handle for s in self._sessions.values() if slot is None or s.slot is slot]
             for handle in handles:
                 self.close_session(handle)
+
+    def leave(self) -> None:
+        """The client is gone, though a call of its may still be under way."""
+        with self._lock:
+            self._gone = True
+            self.close_all()
 
     def state(self, session: Session) -> State:
         """CKS_ of a session."""

@@ -112,7 +112,11 @@ def wrap(mechanism: Mechanism, wrapper: Object, key: Object) -> bytes:
 def unwrap(
     mechanism: Mechanism, unwrapper: Object, wrapped: bytes, template: Template, *, so: bool
 ) -> Object:
-    """C_UnwrapKey. Raises CryptokiError."""
+    """C_UnwrapKey. Raises CryptokiError.
+
+    What comes out is sensitive: a sensitive key that was wrapped could be read otherwise by who
+    lets it in again, and whoever may unwrap with an RSA key could decrypt with it.
+    """
     given = _combined(template, unwrapper.attributes.get(Attr.UNWRAP_TEMPLATE))
     object_class, kind = given.get(Attr.CLASS), given.get(Attr.KEY_TYPE)
     if not isinstance(object_class, int) or not isinstance(kind, int):
@@ -122,6 +126,8 @@ def unwrap(
     given = dict(given)
     length = given.pop(Attr.VALUE_LEN, None)
     attributes = completed(object_class, given, How.MAKE, so=so)
+    if attributes[Attr.SENSITIVE] is not True:
+        raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
     attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
     data = _unwrapped(mechanism, unwrapper, wrapped)
     if object_class == ObjectClass.PRIVATE_KEY:

@@ -78,6 +78,18 @@ class Session:
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
         return active
 
+    @property
+    def held(self) -> int:
+        """Bytes that its operations keep until they end."""
+        return sum(map(self.holds, Kind))
+
+    def holds(self, kind: Kind) -> int:
+        """The same of one operation."""
+        active = self._active.get(kind)
+        if active is None:
+            return 0
+        return active.operation.held + (len(active.held[1]) if active.held else 0)
+
     def waiting_for_login(self) -> list[Active]:
         """Operations that need a login of their own."""
         return [active for active in self._active.values() if active.login]

@@ -179,7 +179,10 @@ CREATIONS: list[tuple[dict[str, Any], Rv]] = [
     ({"CLASS": 3, "KEY_TYPE": KeyType.EC, "EC_PARAMS": P256, "VALUE": b"\xff" * 32},
      Rv.ATTRIBUTE_VALUE_INVALID),  # beyond the order
     ({"CLASS": 3, "KEY_TYPE": KeyType.RSA, "MODULUS": b"\xff" * 256, "PUBLIC_EXPONENT": b"\3",
-      "PRIVATE_EXPONENT": b"\5"}, Rv.ATTRIBUTE_VALUE_INVALID),
+      "PRIVATE_EXPONENT": b"\5"}, Rv.TEMPLATE_INCOMPLETE),  # nobody searches for its primes
+    ({"CLASS": 3, "KEY_TYPE": KeyType.RSA, "MODULUS": b"\xff" * 256, "PUBLIC_EXPONENT": b"\3",
+      "PRIVATE_EXPONENT": b"\5", "PRIME_1": b"\1", "PRIME_2": b"\xff" * 256},
+     Rv.ATTRIBUTE_VALUE_INVALID),
     ({"CLASS": 1, "CERTIFICATE_TYPE": 0}, Rv.TEMPLATE_INCOMPLETE),
     ({"CLASS": 1, "CERTIFICATE_TYPE": 0, "SUBJECT": b"s"}, Rv.TEMPLATE_INCOMPLETE),
     ({"CLASS": 1, "CERTIFICATE_TYPE": 1, "SUBJECT": b"s", "VALUE": b"v"},

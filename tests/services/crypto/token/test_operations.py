@@ -23,8 +23,9 @@ from secgear.services.crypto.pkcs11.mechanism import (
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN
+from secgear.services.crypto.rpc.mechanisms import MAX_PARAMETER
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
-from secgear.services.crypto.token.application import Application
+from secgear.services.crypto.token.application import MAX_HELD, Application
 from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.mechanisms import MECHANISMS
@@ -375,3 +376,57 @@ def test_whatever_comes_there_is_an_answer_and_the_token_lives(
     assert len(reply) >= 8
     assert rv is not Rv.GENERAL_ERROR
     assert module.slots[0].sessions == (0, 0)
+
+
+def test_a_parameter_that_an_operation_would_keep_is_not_large(user: User) -> None:
+    key = user.aes()
+    for size, expected in ((MAX_PARAMETER, None), (MAX_PARAMETER + 1, Rv.MECHANISM_PARAM_INVALID)):
+        mechanism = Mechanism(Mech.AES_GCM, GcmParams(bytes(12), bytes(size), 128))
+        if expected is None:
+            user.call("C_EncryptInit", mechanism, key)
+            user.call("C_EncryptInit", None, 0)
+        else:
+            assert refusal(user.call, "C_EncryptInit", mechanism, key) is expected
+
+
+def test_operations_of_all_sessions_keep_no_more_than_their_share(caller: Caller) -> None:
+    first = User(caller)
+    ed25519 = {"EC_PARAMS": bytes.fromhex("06032b6570")}
+    _, key = first.pair(Mech.EC_EDWARDS_KEY_PAIR_GEN, ed25519, {"SIGN": True})
+    users = [first, *(User(caller, login=False) for _ in range(MAX_HELD // (4 << 20)))]
+    for user in users:
+        user.call("C_SignInit", Mechanism(Mech.EDDSA), key)
+    for user in users[:-1]:
+        user.call("C_SignUpdate", bytes(4 << 20)[:-64])
+        user.call("C_SignUpdate", bytes(64))
+    assert refusal(users[-1].call, "C_SignUpdate", b"x") is Rv.DEVICE_MEMORY
+    assert refusal(users[-1].call, "C_SignUpdate", b"x") is Rv.OPERATION_NOT_INITIALIZED
+    assert len(first.call("C_SignFinal", ROOM)) == 64
+    users[-1].call("C_SignInit", Mechanism(Mech.EDDSA), key)
+    users[-1].call("C_SignUpdate", b"x")
+
+
+def test_a_call_under_way_when_its_client_leaves_opens_no_session(module: Module) -> None:
+    app = Application(module, "test", initialised=True)
+    slot = module.slot(0)
+    app.open_session(slot, 6)
+    app.leave()
+    assert refusal(app.open_session, slot, 6) is Rv.DEVICE_REMOVED
+    assert slot.sessions == (0, 0)
+
+
+def test_right_pins_at_once_do_not_lock_each_other_out(module: Module) -> None:
+    callers = [connect(module, f"client {number}") for number in range(14)]
+    start = threading.Barrier(len(callers))
+    users: list[User] = []
+
+    def work(caller: Caller) -> None:
+        start.wait()
+        users.append(User(caller))
+
+    threads = [threading.Thread(target=work, args=(caller,)) for caller in callers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(users) == len(callers)

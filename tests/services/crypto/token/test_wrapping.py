@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
-from secgear.services.crypto.pkcs11.mechanism import Mechanism, OaepParams
+from secgear.services.crypto.pkcs11.constants import Attr, Kdf, KeyType, Mech, ObjectClass
+from secgear.services.crypto.pkcs11.mechanism import EcdhParams, Mechanism, OaepParams
 from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import SO_PIN, connect
-from tests.services.crypto.conftest import ROOM, User, refusal, template
+from tests.services.crypto.conftest import P256, ROOM, User, refusal, template
 
 KWP = Mechanism(Mech.AES_KEY_WRAP_KWP)
 OAEP = Mechanism(Mech.RSA_PKCS_OAEP, OaepParams(Mech.SHA256, 2, 1, b""))
@@ -117,6 +117,52 @@ def test_decrypting_what_was_wrapped_fails_also_by_way_of_a_copy(user: User) -> 
     assert refusal(user.set, clean, DECRYPT=True) is Rv.ATTRIBUTE_READ_ONLY
     asked = template(DECRYPT=True)
     assert refusal(user.call, "C_CopyObject", clean, asked) is Rv.ATTRIBUTE_READ_ONLY
+
+
+def test_a_key_that_comes_back_is_not_told(user: User) -> None:
+    outer, key = wrapper(user), user.aes(EXTRACTABLE=True)
+    wrapped = wrap(user, outer, key)
+    told = {"SENSITIVE": False, "EXTRACTABLE": True}
+    assert refusal(unwrap, user, outer, wrapped, **told) is Rv.TEMPLATE_INCONSISTENT
+    again = unwrap(user, outer, wrapped, EXTRACTABLE=True)
+    assert refusal(user.get, again, Attr.VALUE) is Rv.ATTRIBUTE_SENSITIVE
+    assert refusal(wrap, user, wrapper(user, DECRYPT=True), again) is Rv.KEY_NOT_WRAPPABLE
+
+
+def test_a_right_to_unwrap_is_none_to_decrypt(user: User) -> None:
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "ENCRYPT": True},
+        {"UNWRAP": True},
+    )
+    sealed = user.run("Encrypt", Mech.RSA_PKCS, public, b"a message")
+    told = {"KEY_TYPE": KeyType.GENERIC_SECRET, "SENSITIVE": False, "EXTRACTABLE": True}
+    refused = refusal(unwrap, user, private, sealed, Mechanism(Mech.RSA_PKCS), **told)
+    assert refused is Rv.TEMPLATE_INCONSISTENT
+
+
+def test_a_key_that_asks_for_a_login_each_time_does_nothing_where_none_can_be_made(
+    user: User,
+) -> None:
+    outer = wrapper(user)
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "ENCRYPT": True},
+        {"UNWRAP": True, "ALWAYS_AUTHENTICATE": True},
+    )
+    sealed = user.run("Encrypt", Mech.RSA_PKCS, public, bytes(32))
+    refused = refusal(unwrap, user, private, sealed, Mechanism(Mech.RSA_PKCS))
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+    public, private = user.pair(
+        Mech.EC_KEY_PAIR_GEN,
+        {"EC_PARAMS": P256},
+        {"DERIVE": True, "ALWAYS_AUTHENTICATE": True},
+    )
+    params = EcdhParams(Kdf.NULL, b"", user.get(public, Attr.EC_POINT))
+    derived = Mechanism(Mech.ECDH1_DERIVE, params)
+    refused = refusal(user.call, "C_DeriveKey", derived, private, {})
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+    assert wrap(user, outer, user.aes(EXTRACTABLE=True))
 
 
 def test_a_wrapping_key_that_was_let_in_again_wraps_nothing_sensitive(user: User) -> None:

@@ -98,6 +98,7 @@ def unwrap_key(
     outer = app.find(session, unwrapper, Rv.KEY_HANDLE_INVALID)
     classes = (_SECRET, _PRIVATE)
     usable(outer, row, classes, Attr.UNWRAP, Rv.UNWRAPPING_KEY_TYPE_INCONSISTENT)
+    _check_login(outer)
     key = generation.unwrap(wanted, outer, wrapped or b"", template, so=app.is_so(session.slot))
     return (app.add(session, [key], event(app, session, "key unwrapped", key))[0],)
 
@@ -112,6 +113,7 @@ def derive_key(
     row = lookup(wanted, MechanismFlag.DERIVE)
     own = app.find(session, base, Rv.KEY_HANDLE_INVALID)
     usable(own, row, (_PRIVATE,), Attr.DERIVE, Rv.KEY_TYPE_INCONSISTENT)
+    _check_login(own)
     key = generation.derive(wanted, own, template, so=app.is_so(session.slot))
     return (app.add(session, [key], event(app, session, "key derived", key))[0],)
 
@@ -157,6 +159,7 @@ def decapsulate_key(
     no_parameter(wanted.parameter)
     own = app.find(session, private, Rv.KEY_HANDLE_INVALID)
     usable(own, row, (_PRIVATE,), Attr.DECAPSULATE, Rv.KEY_TYPE_INCONSISTENT)
+    _check_login(own)
     try:
         secret = own.material.decapsulate(ciphertext or b"")
     except ValueError:
@@ -169,6 +172,15 @@ def _given(mechanism: Mechanism | None) -> Mechanism:
     if mechanism is None:
         raise CryptokiError(Rv.ARGUMENTS_BAD)
     return mechanism
+
+
+def _check_login(key: Object) -> None:
+    """Refuse a key that asks for a login at each use: only operations with an Init call have one.
+
+    Raises CryptokiError.
+    """
+    if key.flag(Attr.ALWAYS_AUTHENTICATE):
+        raise CryptokiError(Rv.KEY_FUNCTION_NOT_PERMITTED)
 
 
 def _check_wrappable(wrapper: Object, key: Object) -> None:

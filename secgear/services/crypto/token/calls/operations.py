@@ -246,19 +246,25 @@ def verify_final(app: Application, handle: int, signature: bytes | None) -> tupl
 def _whole(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
     session = app.session(handle)
     with session.lock:
-        return (session.whole(kind, data or b"", room),)
+        result = session.whole(kind, data or b"", room)
+        _check_held(app, session, kind)
+        return (result,)
 
 
 def _update(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
     session = app.session(handle)
     with session.lock:
-        return (session.update(kind, data or b"", room),)
+        result = session.update(kind, data or b"", room)
+        _check_held(app, session, kind)
+        return (result,)
 
 
 def _final(app: Application, handle: int, kind: Kind, room: int) -> Output:
     session = app.session(handle)
     with session.lock:
-        return (session.final(kind, room),)
+        result = session.final(kind, room)
+        _check_held(app, session, kind)
+        return (result,)
 
 
 def _feed(app: Application, handle: int, kind: Kind, data: bytes | None) -> None:
@@ -268,6 +274,19 @@ def _feed(app: Application, handle: int, kind: Kind, data: bytes | None) -> None
         active.pieces = True
         try:
             active.operation.update(data or b"")
+            if active.operation.held:
+                app.check_held()
         except BaseException:
             session.end(kind)
             raise
+
+
+def _check_held(app: Application, session: Session, kind: Kind) -> None:
+    """End an operation with which the application's keep too much. Raises CryptokiError."""
+    if not session.holds(kind):
+        return
+    try:
+        app.check_held()
+    except CryptokiError:
+        session.end(kind)
+        raise
