@@ -103,6 +103,10 @@ def found(
     """
     home = Home(directory)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_mode & 0o077:
+        raise CryptoModuleError(
+            f"{directory}: others may look into it; chmod 700 {directory}, or name a new directory"
+        )
     with home.alone():
         if (directory / "settings.json").exists():
             raise CryptoModuleError(f"{directory}: a module was founded here already")

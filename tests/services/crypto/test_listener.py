@@ -249,6 +249,14 @@ def test_the_commands_say_what_is_wrong(tmp_path: Path, server: Server) -> None:
     assert "No such file" in secgear(*missing, fails=True)
 
 
+def test_a_directory_that_others_can_enter_holds_no_module(tmp_path: Path) -> None:
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o755)
+    assert "chmod 700" in secgear("crypto", "init", str(place), fails=True)
+    assert list(place.iterdir()) == []
+
+
 def test_pins_are_on_no_command_line_and_in_no_environment(server: Server) -> None:
     for process in (server.process.pid, server.enclave):
         for name in ("cmdline", "environ"):
