@@ -144,11 +144,14 @@ def test_futures_that_wait_for_a_worker_do_not_hold_up_those_that_have_it(source
                 assert [future.result(100) for future in futures] == list(range(1, 201))
 
 
-def test_a_lane_that_was_cut_short_is_replaced_or_goes_on(source: Path) -> None:
+def test_a_lane_that_was_cut_short_is_replaced_by_the_stream(source: Path) -> None:
     with secgear.launch(source, switchless=Switchless(workers=1)) as enclave:
         assert enclave.switchless.add(1) == 2
         assert enclave.pid is not None
         os.kill(enclave.pid, signal.SIGSTOP)
+        state = Path(f"/proc/{enclave.pid}/stat")
+        # A signal takes its time, and an enclave that still reads makes room for another message.
+        until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
         try:
             with pytest.raises(errors.DeadlineExceeded, match="echo"):
                 enclave.options(deadline=0.2).switchless.echo(bytes(3_000_000))
@@ -157,9 +160,7 @@ def test_a_lane_that_was_cut_short_is_replaced_or_goes_on(source: Path) -> None:
         until(lambda: enclave.switchless.stats.busy == 0)
         for number in range(3):
             assert enclave.options(deadline=20).switchless.add(number) == number + 1
-        # All of them over the stream if the deadline struck within a message, which costs the lane;
-        # none if it struck between two.
-        assert enclave.switchless.stats.fallbacks in {0, 3}
+        assert enclave.switchless.stats.fallbacks == 3
 
 
 def test_arguments_that_fill_the_memory_are_refused(tmp_path: Path, source: Path) -> None:
