@@ -257,6 +257,16 @@ def _rsa_private(template: Template) -> rsa.RSAPrivateKey:
     return numbers.private_key()
 
 
+def rsa_key(p: int, q: int, e: int) -> rsa.RSAPrivateKey:
+    """The key of two primes. Raises ValueError."""
+    d = rsa.rsa_recover_private_exponent(e, p, q)
+    public = rsa.RSAPublicNumbers(e, p * q)
+    parts = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    return rsa.RSAPrivateNumbers(p, q, d, *parts, public).private_key(
+        unsafe_skip_rsa_key_validation=True
+    )
+
+
 def _ec_public(template: Template) -> ec.EllipticCurvePublicKey:
     curve = CURVES[_bytes(template, Attr.EC_PARAMS)]
     size = 1 + 2 * ((curve.key_size + 7) // 8)
