@@ -306,3 +306,5 @@ class Attr(enum.IntEnum):
     UNWRAP_TEMPLATE = 0x40000212
     DERIVE_TEMPLATE = 0x40000213
     ALLOWED_MECHANISMS = 0x40000600
+    ENVELOPE = VENDOR | 0x20  # id of the sealed envelope that a key came in
+    ENVELOPES_TAKEN = VENDOR | 0x21  # of an import key: ids, 16 bytes each

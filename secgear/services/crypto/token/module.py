@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.token.attesting import Attestor
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.vault import Vault
 
@@ -19,6 +20,7 @@ class Module:
 
     def __init__(self, vault: Vault) -> None:
         self.vault = vault
+        self.attestor = Attestor(vault.guest)
         contents = list(vault.open())
         self.slots = tuple(Slot(number, vault) for number in range(len(vault.head.tokens)))
         for number, item in contents:

@@ -75,6 +75,7 @@ _SECRECY: Final[Rules] = {
     Attr.WRAP_WITH_TRUSTED: Rule(_GIVEN | How.UP, False),
     Attr.UNWRAP_TEMPLATE: Rule(_GIVEN),
     Attr.DERIVE_TEMPLATE: Rule(_GIVEN),
+    Attr.ENVELOPE: Rule(_FIXED),
 }
 _EC: Final[Rules] = {Attr.EC_PARAMS: Rule(_GIVEN)}
 
@@ -157,6 +158,7 @@ _SECRET: Final[Rules] = {
     Attr.CHECK_VALUE: Rule(_GIVEN),
     Attr.VALUE: Rule(How.CREATE),
     Attr.VALUE_LEN: Rule(How.MAKE),
+    Attr.ENVELOPES_TAKEN: Rule(_FIXED),
 }
 
 RULES: Final[Mapping[int, Rules]] = {

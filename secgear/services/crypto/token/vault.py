@@ -66,6 +66,11 @@ class Vault:
         return self._head
 
     @property
+    def guest(self) -> Guest:
+        """The TEE's services, for this enclave."""
+        return self._guest
+
+    @property
     def audit_key(self) -> bytes:
         """The public key that verifies the audit trail, 32 bytes."""
         key = Ed25519PrivateKey.from_private_bytes(self._head.audit_key)
