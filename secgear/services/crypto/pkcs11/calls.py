@@ -110,6 +110,10 @@ _TABLE: Final = (
     Call(67, "C_SessionCancel", "uu", "", since=1),
     Call(90, "C_EncapsulateKey", "uMuaAfy", "ayu", since=2),
     Call(91, "C_DecapsulateKey", "uMuaAay", "u", since=2),
+    Call(150, "S_AttestKey", "uuayfy", "ay"),
+    Call(151, "S_AttestModule", "ayfy", "ay"),
+    Call(160, "S_GetImportKey", "uayfy", "ay"),
+    Call(161, "S_ImportKey", "uay", "uu"),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

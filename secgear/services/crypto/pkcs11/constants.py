@@ -323,3 +323,5 @@ class Attr(enum.IntEnum):
     ALLOWED_MECHANISMS = 0x40000600
     SM2_CONFIRMATION = VENDOR | 0x0
     SM2_PEER_CONFIRMATION = VENDOR | 0x1
+    ENVELOPE = VENDOR | 0x20  # id of the sealed envelope that a key came in
+    ENVELOPES_TAKEN = VENDOR | 0x21  # of an import key: ids, 16 bytes each

@@ -128,6 +128,11 @@ class Vault:
         return self._state.head
 
     @property
+    def guest(self) -> Guest:
+        """The TEE's services, for this enclave."""
+        return self._guest
+
+    @property
     def audit_key(self) -> bytes:
         """The public key that verifies the audit trail, 32 bytes."""
         return self._credential.audit
