@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import Final, final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, final
 
 import msgspec
 
@@ -19,6 +19,15 @@ from secgear.services.crypto.token.vault import MAX_OBJECTS, Vault
 
 LABEL_SIZE: Final = 32
 _LOW: Final = 3  # tries that are left when a PIN's count is called low
+
+
+class Alteration(NamedTuple):
+    """Changes of a token that belong together. new: objects without a number yet. gone: ids."""
+
+    event: Event
+    new: Sequence[Object] = ()
+    changed: Sequence[Object] = ()
+    gone: Sequence[int] = ()
 
 
 @final
@@ -183,6 +192,25 @@ class Slot:
                 raise CryptokiError(Rv.OBJECT_HANDLE_INVALID)
             self._vault.change(delete=[id], events=[event])
             self.table.delete(id)
+
+    def alter(self, decide: Callable[[], Alteration]) -> list[Object]:
+        """Make several changes durable, all of them or none. Returns the new objects.
+
+        decide: what to change, asked when nobody else changes anything.
+        """
+        with self._vault.lock:
+            wanted = decide()
+            first = self._vault.new_id()
+            new = [item.numbered(first + at) for at, item in enumerate(wanted.new)]
+            if len(self.table) + len(new) > MAX_OBJECTS:
+                raise CryptokiError(Rv.DEVICE_MEMORY)
+            put = [(self.number, item) for item in (*new, *wanted.changed)]
+            self._vault.change(put=put, delete=wanted.gone, events=[wanted.event])
+            for _, item in put:
+                self.table.put(item)
+            for id in wanted.gone:
+                self.table.delete(id)
+            return new
 
     def record(self, event: Event) -> None:
         """Write something down that changes nothing."""
