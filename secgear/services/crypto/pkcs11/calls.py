@@ -34,7 +34,7 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def method(self) -> str:
         """Name of the Python function that serves it: ``C_SignInit`` is ``sign_init``."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.removeprefix("C_")).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.partition("_")[2]).lower()
 
 
 ERROR: Final = Call(0, "ERROR", "", "u")
@@ -114,6 +114,16 @@ _TABLE: Final = (
     Call(151, "S_AttestModule", "ayfy", "ay"),
     Call(160, "S_GetImportKey", "uayfy", "ay"),
     Call(161, "S_ImportKey", "uay", "uu"),
+    # Named keys and their versions: see `secgear.services.crypto.token.calls.versions`.
+    Call(170, "S_NewKey", "uayMaAaA", "u"),
+    Call(171, "S_ImportNamedKey", "uayaA", "u"),
+    Call(172, "S_RotateKey", "uayu", "uu"),
+    Call(173, "S_ConfigureKey", "uayaA", ""),
+    Call(174, "S_SetKeyState", "uayuu", ""),
+    Call(175, "S_TrimKey", "uayu", ""),
+    Call(176, "S_DestroyKey", "uay", ""),
+    Call(177, "S_FindKey", "uayu", "uuu"),
+    Call(178, "S_ListKeys", "uay", "ay"),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import msgspec
 
@@ -21,6 +21,15 @@ from secgear.services.crypto.token.vault import MAX_OBJECTS, Vault
 
 LABEL_SIZE: Final = 32
 _LOW: Final = 3  # tries that are left when a PIN's count is called low
+
+
+class Alteration(NamedTuple):
+    """Changes of a token that belong together. new: objects without a number yet. gone: ids."""
+
+    event: Event
+    new: Sequence[Object] = ()
+    changed: Sequence[Object] = ()
+    gone: Sequence[int] = ()
 
 
 @final
@@ -218,6 +227,28 @@ class Slot:
             draft.record(event)
 
         self._vault.transact(destroy)
+
+    def alter(self, decide: Callable[[], Alteration], generation: int) -> list[Object]:
+        """Make several changes durable, all of them or none. Returns the new objects.
+
+        decide: what to change, asked when nobody else changes anything; again, upon a later state,
+        where an enclave beside this one was quicker. generation: as for `keep`.
+        """
+
+        def change(draft: Draft) -> list[Object]:
+            self._check_generation(draft, generation)
+            wanted = decide()
+            new = [draft.add(self.number, item) for item in wanted.new]
+            if draft.count(self.number) > MAX_OBJECTS:
+                raise CryptokiError(Rv.DEVICE_MEMORY)
+            for item in wanted.changed:
+                draft.put(self.number, item)
+            for id in wanted.gone:
+                draft.delete(self.number, id)
+            draft.record(wanted.event)
+            return new
+
+        return self._vault.transact(change)
 
     def record(self, event: Event) -> None:
         """Write something down that changes nothing."""
