@@ -8,6 +8,11 @@ unmodified; calls of our own come above its range. A signature is a string of ty
     M   CK_MECHANISM               A   CK_ATTRIBUTE (only in arrays)
     a_  array of _                 f_  room that the caller has for _
 
+and in calls of our own, which only our own clients make:
+
+    aM  one mechanism with a parameter for each input, or one for all
+    ab  array of byte arrays       ar  array of results, each bytes or a return value
+
 Source: p11-kit, ``rpc-message.h``, versions 0.24 to 0.26.
 """
 
@@ -19,7 +24,10 @@ from typing import Final
 
 import msgspec
 
-TYPES: Final = ("ay", "au", "aA", "fy", "fu", "fA", "u", "y", "v", "s", "z", "M")
+OWN: Final = 0x53
+"""The version that our own clients offer; far from any that p11-kit may have one day."""
+
+TYPES: Final = ("ay", "au", "aA", "aM", "ab", "ar", "fy", "fu", "fA", "u", "y", "v", "s", "z", "M")
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -34,7 +42,7 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def method(self) -> str:
         """Name of the Python function that serves it: ``C_SignInit`` is ``sign_init``."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.removeprefix("C_")).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name[2:]).lower()
 
 
 ERROR: Final = Call(0, "ERROR", "", "u")
@@ -110,6 +118,10 @@ _TABLE: Final = (
     Call(67, "C_SessionCancel", "uu", "", since=1),
     Call(90, "C_EncapsulateKey", "uMuaAfy", "ayu", since=2),
     Call(91, "C_DecapsulateKey", "uMuaAay", "u", since=2),
+    Call(100, "S_EncryptBatch", "uaMuab", "ar", since=OWN),
+    Call(101, "S_DecryptBatch", "uaMuab", "ar", since=OWN),
+    Call(102, "S_SignBatch", "uaMuab", "ar", since=OWN),
+    Call(103, "S_VerifyBatch", "uaMuabab", "ar", since=OWN),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

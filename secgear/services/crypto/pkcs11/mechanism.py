@@ -154,3 +154,10 @@ class Mechanism(msgspec.Struct, frozen=True):
 
     type: int
     parameter: Parameter = None
+
+
+class Mechanisms(msgspec.Struct, frozen=True):
+    """One mechanism with a parameter for each input of a batch, or one parameter for all."""
+
+    type: int
+    parameters: tuple[Parameter, ...] = (None,)

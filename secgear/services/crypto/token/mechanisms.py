@@ -8,14 +8,15 @@ from typing import Any, Final
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from secgear.errors import PlatformUnavailable
-from secgear.services.crypto.algorithms import ccm, ciphers, signing, sm2
+from secgear.services.crypto.algorithms import aead, ccm, ciphers, signing, sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, NAMES
 from secgear.services.crypto.algorithms.keys import MAX_RSA_BITS, MIN_RSA_BITS
 from secgear.services.crypto.algorithms.operation import Signer, Transform
 from secgear.services.crypto.pkcs11.constants import KeyType, Mech, MechanismFlag
-from secgear.services.crypto.pkcs11.mechanism import LengthParam, Mechanism, Parameter
+from secgear.services.crypto.pkcs11.mechanism import LengthParam, Parameter
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
 Flags = MechanismFlag
@@ -35,22 +36,24 @@ CipherMaker = Callable[[Any, Parameter, bool], Transform]
 class Row(msgspec.Struct, frozen=True):
     """A mechanism. sizes: of keys, in bits for RSA and curves, in bytes for others.
 
-    cipher: makes an operation of key material and parameter, to encrypt or to decrypt. signer: the
-    same, to sign and to verify.
+    prepare: what is made of key material once for all operations of a key; None for nothing.
+    cipher: makes an operation of a prepared key and a parameter, to encrypt or to decrypt.
+    signer: the same, to sign and to verify.
     """
 
     number: int
     flags: MechanismFlag
     sizes: tuple[int, int] = (0, 0)
     key_types: tuple[int, ...] = ()
+    prepare: Callable[[Any], Any] | None = None
     cipher: CipherMaker | None = None
     signer: Callable[[Any, Parameter], Signer] | None = None
     digest: Callable[[], Transform] | None = None
 
 
-def lookup(mechanism: Mechanism, flag: MechanismFlag) -> Row:
-    """The mechanism's row, if it can do that. Raises CryptokiError."""
-    row = MECHANISMS.get(mechanism.type)
+def lookup(mechanism: int, flag: MechanismFlag) -> Row:
+    """The row of a mechanism, if it can do that. Raises CryptokiError."""
+    row = MECHANISMS.get(mechanism)
     if row is None or flag not in row.flags:
         raise CryptokiError(Rv.MECHANISM_INVALID)
     return row
@@ -99,14 +102,9 @@ def _ctr(algorithm: BlockAlgorithm) -> CipherMaker:
     return make
 
 
-def _gcm(algorithm: BlockAlgorithm) -> CipherMaker:
-    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-        params = ciphers.gcm_of(parameter)
-        if encrypt:
-            return ciphers.GcmEncryption(algorithm(key), params)
-        return ciphers.GcmDecryption(algorithm(key), params)
-
-    return make
+def _gcm(key: aead.GcmKey, parameter: Parameter, encrypt: bool) -> Transform:
+    params = aead.gcm_of(parameter)
+    return aead.GcmEncryption(key, params) if encrypt else aead.GcmDecryption(key, params)
 
 
 def _ccm(cipher: Callable[[bytes, int], ccm.Aead]) -> CipherMaker:
@@ -117,8 +115,8 @@ def _ccm(cipher: Callable[[bytes, int], ccm.Aead]) -> CipherMaker:
     return make
 
 
-def _chacha(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-    return ciphers.Chacha(key, ciphers.chacha_of(parameter), encrypt=encrypt)
+def _chacha(key: ChaCha20Poly1305, parameter: Parameter, encrypt: bool) -> Transform:
+    return aead.Chacha(key, aead.chacha_of(parameter), encrypt=encrypt)
 
 
 def _rsa_cipher(key: Any, scheme: padding.AsymmetricPadding, encrypt: bool) -> Transform:
@@ -226,7 +224,6 @@ _MODES: Final[Mapping[str, Callable[[BlockAlgorithm], CipherMaker]]] = {
     "CBC": _cbc,
     "CBC_PAD": _cbc_pad,
     "CTR": _ctr,
-    "GCM": _gcm,
 }
 
 
@@ -242,13 +239,15 @@ def _rows() -> Iterator[Row]:
 def _symmetric_rows() -> Iterator[Row]:
     aes = (KeyType.AES,)
     yield Row(Mech.AES_KEY_GEN, Flags.GENERATE, _AES)
-    for prefix, algorithm, kind, sizes in (
-        ("AES", algorithms.AES, KeyType.AES, _AES),
-        ("SM4", algorithms.SM4, KeyType.SM4, (16, 16)),
+    for prefix, algorithm, gcm, kind, sizes in (
+        ("AES", algorithms.AES, aead.aes_gcm_key, KeyType.AES, _AES),
+        ("SM4", algorithms.SM4, aead.sm4_gcm_key, KeyType.SM4, (16, 16)),
     ):
         for mode, maker in _MODES.items():
             number = Mech[f"{prefix}_{mode}"]
             yield Row(number, _CIPHER, sizes, (kind,), cipher=maker(algorithm))
+        number = Mech[f"{prefix}_GCM"]
+        yield Row(number, _CIPHER, sizes, (kind,), prepare=gcm, cipher=_gcm)
     yield Row(Mech.SM4_KEY_GEN, Flags.GENERATE, (16, 16))
     yield Row(Mech.AES_CCM, _CIPHER, _AES, aes, cipher=_ccm(ccm.aes_ccm))
     yield Row(Mech.AES_CMAC, _SIGNER, _AES, aes, signer=_cmac_signer(general=False))
@@ -257,7 +256,8 @@ def _symmetric_rows() -> Iterator[Row]:
     yield Row(Mech.AES_KEY_WRAP_KWP, _WRAPPER, _AES, aes)
     yield Row(Mech.CHACHA20_KEY_GEN, Flags.GENERATE, (32, 32))
     chacha = (KeyType.CHACHA20,)
-    yield Row(Mech.CHACHA20_POLY1305, _CIPHER, (32, 32), chacha, cipher=_chacha)
+    number = Mech.CHACHA20_POLY1305
+    yield Row(number, _CIPHER, (32, 32), chacha, prepare=ChaCha20Poly1305, cipher=_chacha)
     yield Row(Mech.GENERIC_SECRET_KEY_GEN, Flags.GENERATE, _SECRET)
     yield Row(Mech.HKDF_KEY_GEN, Flags.GENERATE, _SECRET)
     material = (KeyType.HKDF, KeyType.GENERIC_SECRET)

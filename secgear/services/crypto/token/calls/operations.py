@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
 from secgear.services.crypto.algorithms.operation import Signer, Transform
 from secgear.services.crypto.pkcs11.constants import Attr, MechanismFlag, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
@@ -22,6 +27,22 @@ _SECRET, _PUBLIC, _PRIVATE = (
 )
 
 
+class Use(msgspec.Struct, frozen=True):
+    """What a key is used for: the mechanism's flag, the key's classes and attribute."""
+
+    flag: MechanismFlag
+    classes: tuple[ObjectClass, ...]
+    attr: Attr
+
+
+USES: Final[Mapping[Kind, Use]] = {
+    Kind.ENCRYPT: Use(MechanismFlag.ENCRYPT, (_SECRET, _PUBLIC), Attr.ENCRYPT),
+    Kind.DECRYPT: Use(MechanismFlag.DECRYPT, (_SECRET, _PRIVATE), Attr.DECRYPT),
+    Kind.SIGN: Use(MechanismFlag.SIGN, (_SECRET, _PRIVATE), Attr.SIGN),
+    Kind.VERIFY: Use(MechanismFlag.VERIFY, (_SECRET, _PUBLIC), Attr.VERIFY),
+}
+
+
 def usable(key: Object, row: Row, classes: tuple[ObjectClass, ...], usage: Attr, types: Rv) -> None:
     """Whether the key is of the kind that the mechanism needs, and for this use.
 
@@ -36,44 +57,48 @@ def usable(key: Object, row: Row, classes: tuple[ObjectClass, ...], usage: Attr,
         raise CryptokiError(Rv.MECHANISM_INVALID)
 
 
+def chosen(
+    app: Application, session: Session, kind: Kind, mechanism: int, number: int
+) -> tuple[Row, Object]:
+    """An operation's mechanism and key, if they may be used for it. Raises CryptokiError."""
+    use = USES[kind]
+    row = lookup(mechanism, use.flag)
+    key = app.find(session, number, Rv.KEY_HANDLE_INVALID)
+    usable(key, row, use.classes, use.attr, Rv.KEY_TYPE_INCONSISTENT)
+    return row, key
+
+
 def _begin(
-    app: Application,
-    session: Session,
-    kind: Kind,
-    mechanism: Mechanism | None,
-    number: int,
-    *,
-    flag: MechanismFlag,
-    classes: tuple[ObjectClass, ...],
-    usage: Attr,
+    app: Application, handle: int, kind: Kind, mechanism: Mechanism | None, number: int
 ) -> tuple[()]:
+    session = app.session(handle)
     with session.lock:
         if mechanism is None:  # PKCS#11 3.0: ends what is under way
             session.end(kind)
             return _EMPTY
         session.check_free(kind)
-        row = lookup(mechanism, flag)
-        key = app.find(session, number, Rv.KEY_HANDLE_INVALID)
-        usable(key, row, classes, usage, Rv.KEY_TYPE_INCONSISTENT)
+        row, key = chosen(app, session, kind, mechanism.type, number)
+        ready = key.prepared(row.prepare)
         operation: Transform | Signer
         if row.signer is not None and kind in (Kind.SIGN, Kind.VERIFY):
-            operation = row.signer(key.material, mechanism.parameter)
+            operation = row.signer(ready, mechanism.parameter)
         elif row.cipher is not None:
-            operation = row.cipher(key.material, mechanism.parameter, kind is Kind.ENCRYPT)
+            operation = row.cipher(ready, mechanism.parameter, kind is Kind.ENCRYPT)
         else:
             raise CryptokiError(Rv.MECHANISM_INVALID)
         login = key.flag(Attr.ALWAYS_AUTHENTICATE)
         session.begin(kind, Active(operation, login=login))
+        if key.private and not app.is_user(session.slot):
+            # A logout came in between: it ended what it found.
+            session.end(kind)
+            raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
     return _EMPTY
 
 
 @serves("C_EncryptInit")
 def encrypt_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
     """Begin to encrypt."""
-    return _begin(
-        app, app.session(handle), Kind.ENCRYPT, mechanism, key,
-        flag=MechanismFlag.ENCRYPT, classes=(_SECRET, _PUBLIC), usage=Attr.ENCRYPT,
-    )  # fmt: skip
+    return _begin(app, handle, Kind.ENCRYPT, mechanism, key)
 
 
 @serves("C_Encrypt")
@@ -97,10 +122,7 @@ def encrypt_final(app: Application, handle: int, room: int) -> Output:
 @serves("C_DecryptInit")
 def decrypt_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
     """Begin to decrypt."""
-    return _begin(
-        app, app.session(handle), Kind.DECRYPT, mechanism, key,
-        flag=MechanismFlag.DECRYPT, classes=(_SECRET, _PRIVATE), usage=Attr.DECRYPT,
-    )  # fmt: skip
+    return _begin(app, handle, Kind.DECRYPT, mechanism, key)
 
 
 @serves("C_Decrypt")
@@ -130,7 +152,7 @@ def digest_init(app: Application, handle: int, mechanism: Mechanism | None) -> t
             session.end(Kind.DIGEST)
             return _EMPTY
         session.check_free(Kind.DIGEST)
-        row = lookup(mechanism, MechanismFlag.DIGEST)
+        row = lookup(mechanism.type, MechanismFlag.DIGEST)
         no_parameter(mechanism.parameter)
         if row.digest is None:
             raise CryptokiError(Rv.MECHANISM_INVALID)
@@ -173,10 +195,7 @@ def digest_final(app: Application, handle: int, room: int) -> Output:
 @serves("C_SignInit")
 def sign_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
     """Begin a signature or a MAC."""
-    return _begin(
-        app, app.session(handle), Kind.SIGN, mechanism, key,
-        flag=MechanismFlag.SIGN, classes=(_SECRET, _PRIVATE), usage=Attr.SIGN,
-    )  # fmt: skip
+    return _begin(app, handle, Kind.SIGN, mechanism, key)
 
 
 @serves("C_Sign")
@@ -201,10 +220,7 @@ def sign_final(app: Application, handle: int, room: int) -> Output:
 @serves("C_VerifyInit")
 def verify_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> tuple[()]:
     """Begin a verification."""
-    return _begin(
-        app, app.session(handle), Kind.VERIFY, mechanism, key,
-        flag=MechanismFlag.VERIFY, classes=(_SECRET, _PUBLIC), usage=Attr.VERIFY,
-    )  # fmt: skip
+    return _begin(app, handle, Kind.VERIFY, mechanism, key)
 
 
 @serves("C_Verify")
