@@ -24,6 +24,7 @@ from secgear.services.crypto.pkcs11.mechanism import (
     LengthParam,
     Mechanism,
     Mechanisms,
+    MessageParams,
     OaepParams,
     Parameter,
     PssParams,
@@ -84,6 +85,28 @@ def write_mechanism(writer: Writer, mechanism: Mechanism | None) -> None:
         if mechanism.parameter is None:
             return
     form.write(writer, mechanism.parameter)
+
+
+def read_message_params(reader: Reader) -> MessageParams:
+    """The parameter of one message. Raises MalformedMessage, CryptokiError."""
+    return MessageParams(
+        _octets(reader),
+        reader.u64(),
+        reader.u64(),
+        _octets(reader),
+        reader.u64(),
+        reader.u64(),
+    )
+
+
+def write_message_params(writer: Writer, params: MessageParams) -> None:
+    """The same, for a client."""
+    writer.array(params.iv)
+    writer.u64(params.fixed_bits)
+    writer.u64(params.generator)
+    writer.array(params.tag)
+    writer.u64(params.tag_bits)
+    writer.u64(params.size)
 
 
 def read_mechanisms(reader: Reader) -> Mechanisms:

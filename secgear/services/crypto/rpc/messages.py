@@ -26,8 +26,10 @@ from secgear.services.crypto.rpc.mechanisms import (
     MAX_BATCH,
     read_mechanism,
     read_mechanisms,
+    read_message_params,
     write_mechanism,
     write_mechanisms,
+    write_message_params,
 )
 
 HANDSHAKE: Final = b"PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1"
@@ -207,6 +209,7 @@ _READ_ARGUMENT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "fA": read_rooms,
     "M": read_mechanism,
     "aM": read_mechanisms,
+    "P": read_message_params,
     "ab": _read_batch,
 }
 _WRITE_ARGUMENT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
@@ -220,6 +223,7 @@ _WRITE_ARGUMENT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "fA": write_rooms,
     "M": write_mechanism,
     "aM": write_mechanisms,
+    "P": write_message_params,
     "ab": _write_batch,
 }
 _WRITE_RESULT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {

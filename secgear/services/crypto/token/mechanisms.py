@@ -16,13 +16,21 @@ from secgear.services.crypto.algorithms.hashing import HASHES, NAMES
 from secgear.services.crypto.algorithms.keys import MAX_RSA_BITS, MIN_RSA_BITS
 from secgear.services.crypto.algorithms.operation import Signer, Transform
 from secgear.services.crypto.pkcs11.constants import KeyType, Mech, MechanismFlag
-from secgear.services.crypto.pkcs11.mechanism import LengthParam, Parameter
+from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
+    ChachaParams,
+    GcmParams,
+    LengthParam,
+    MessageParams,
+    Parameter,
+)
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
 Flags = MechanismFlag
 _CIPHER: Final = Flags.ENCRYPT | Flags.DECRYPT
+_AEAD: Final = _CIPHER | Flags.MESSAGE_ENCRYPT | Flags.MESSAGE_DECRYPT | Flags.MULTI_MESSAGE
 _WRAPPER: Final = Flags.WRAP | Flags.UNWRAP
-_SIGNER: Final = Flags.SIGN | Flags.VERIFY
+_SIGNER: Final = Flags.SIGN | Flags.VERIFY | Flags.MESSAGE_SIGN | Flags.MESSAGE_VERIFY
 _CURVE: Final = Flags.EC_F_P | Flags.EC_NAMEDCURVE | Flags.EC_UNCOMPRESS
 _RSA = (MIN_RSA_BITS, MAX_RSA_BITS)
 _ECC = (256, 521)
@@ -38,7 +46,8 @@ class Row(msgspec.Struct, frozen=True):
 
     prepare: what is made of key material once for all operations of a key; None for nothing.
     cipher: makes an operation of a prepared key and a parameter, to encrypt or to decrypt.
-    signer: the same, to sign and to verify.
+    signer: the same, to sign and to verify. message: the parameter of an operation that is one
+    message, from that message's parameter and its associated data.
     """
 
     number: int
@@ -49,6 +58,7 @@ class Row(msgspec.Struct, frozen=True):
     cipher: CipherMaker | None = None
     signer: Callable[[Any, Parameter], Signer] | None = None
     digest: Callable[[], Transform] | None = None
+    message: Callable[[MessageParams, bytes], Parameter] | None = None
 
 
 def lookup(mechanism: int, flag: MechanismFlag) -> Row:
@@ -117,6 +127,22 @@ def _ccm(cipher: Callable[[bytes, int], ccm.Aead]) -> CipherMaker:
 
 def _chacha(key: ChaCha20Poly1305, parameter: Parameter, encrypt: bool) -> Transform:
     return aead.Chacha(key, aead.chacha_of(parameter), encrypt=encrypt)
+
+
+def _gcm_message(params: MessageParams, aad: bytes) -> Parameter:
+    return GcmParams(params.iv, aad, params.tag_bits)
+
+
+def _ccm_message(params: MessageParams, aad: bytes) -> Parameter:
+    if params.tag_bits % 8:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    return CcmParams(params.size, params.iv, aad, params.tag_bits // 8)
+
+
+def _chacha_message(params: MessageParams, aad: bytes) -> Parameter:
+    if params.tag_bits != 128:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    return ChachaParams(params.iv, aad)
 
 
 def _rsa_cipher(key: Any, scheme: padding.AsymmetricPadding, encrypt: bool) -> Transform:
@@ -247,9 +273,9 @@ def _symmetric_rows() -> Iterator[Row]:
             number = Mech[f"{prefix}_{mode}"]
             yield Row(number, _CIPHER, sizes, (kind,), cipher=maker(algorithm))
         number = Mech[f"{prefix}_GCM"]
-        yield Row(number, _CIPHER, sizes, (kind,), prepare=gcm, cipher=_gcm)
+        yield Row(number, _AEAD, sizes, (kind,), prepare=gcm, cipher=_gcm, message=_gcm_message)
     yield Row(Mech.SM4_KEY_GEN, Flags.GENERATE, (16, 16))
-    yield Row(Mech.AES_CCM, _CIPHER, _AES, aes, cipher=_ccm(ccm.aes_ccm))
+    yield Row(Mech.AES_CCM, _AEAD, _AES, aes, cipher=_ccm(ccm.aes_ccm), message=_ccm_message)
     yield Row(Mech.AES_CMAC, _SIGNER, _AES, aes, signer=_cmac_signer(general=False))
     yield Row(Mech.AES_CMAC_GENERAL, _SIGNER, _AES, aes, signer=_cmac_signer(general=True))
     yield Row(Mech.AES_KEY_WRAP, _WRAPPER, _AES, aes)
@@ -257,7 +283,10 @@ def _symmetric_rows() -> Iterator[Row]:
     yield Row(Mech.CHACHA20_KEY_GEN, Flags.GENERATE, (32, 32))
     chacha = (KeyType.CHACHA20,)
     number = Mech.CHACHA20_POLY1305
-    yield Row(number, _CIPHER, (32, 32), chacha, prepare=ChaCha20Poly1305, cipher=_chacha)
+    yield Row(
+        number, _AEAD, (32, 32), chacha,
+        prepare=ChaCha20Poly1305, cipher=_chacha, message=_chacha_message,
+    )  # fmt: skip
     yield Row(Mech.GENERIC_SECRET_KEY_GEN, Flags.GENERATE, _SECRET)
     yield Row(Mech.HKDF_KEY_GEN, Flags.GENERATE, _SECRET)
     material = (KeyType.HKDF, KeyType.GENERIC_SECRET)
@@ -331,7 +360,7 @@ def _system_rows() -> Iterator[Row]:
     yield Row(Mech.SM2_ENCRYPT, _CIPHER | _CURVE, bits, keys, cipher=_sm2_cipher)
     yield Row(Mech.SM2_EXCHANGE, Flags.DERIVE | _CURVE, bits, keys)
     sm4 = (KeyType.SM4,)
-    yield Row(Mech.SM4_CCM, _CIPHER, (16, 16), sm4, cipher=_ccm(ccm.Sm4Ccm))
+    yield Row(Mech.SM4_CCM, _AEAD, (16, 16), sm4, cipher=_ccm(ccm.Sm4Ccm), message=_ccm_message)
 
 
 MECHANISMS: Final[Mapping[int, Row]] = {int(row.number): row for row in _rows()}

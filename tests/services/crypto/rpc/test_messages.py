@@ -21,6 +21,7 @@ from secgear.services.crypto.pkcs11.mechanism import (
     LengthParam,
     Mechanism,
     Mechanisms,
+    MessageParams,
     OaepParams,
     PssParams,
 )
@@ -105,6 +106,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
         st.integers(1, 5).map(lambda count: Mechanisms(Mech.ECDSA, (None,) * count)),
     ),
     "ab": st.lists(octets, max_size=5),
+    "P": st.builds(MessageParams, octets, ulongs, ulongs, octets, ulongs, ulongs),
 }
 
 
