@@ -110,6 +110,11 @@ class SessionFlag(enum.IntFlag):
 class MechanismFlag(enum.IntFlag):
     """CKF_ of CK_MECHANISM_INFO."""
 
+    MESSAGE_ENCRYPT = 1 << 1
+    MESSAGE_DECRYPT = 1 << 2
+    MESSAGE_SIGN = 1 << 3
+    MESSAGE_VERIFY = 1 << 4
+    MULTI_MESSAGE = 1 << 5
     ENCRYPT = 1 << 8
     DECRYPT = 1 << 9
     DIGEST = 1 << 10
@@ -150,6 +155,16 @@ class Kdf(enum.IntEnum):
     SHA256_KDF = 6
     SHA384_KDF = 7
     SHA512_KDF = 8
+
+
+class Generator(enum.IntEnum):
+    """CKG_: who makes the initialisation vector of a message."""
+
+    NO_GENERATE = 0
+    GENERATE = 1
+    GENERATE_COUNTER = 2
+    GENERATE_RANDOM = 3
+    GENERATE_COUNTER_XOR = 4
 
 
 class Salt(enum.IntEnum):

@@ -23,6 +23,8 @@ from secgear.services.crypto.pkcs11.mechanism import (
     HkdfParams,
     LengthParam,
     Mechanism,
+    Mechanisms,
+    MessageParams,
     OaepParams,
     Parameter,
     PssParams,
@@ -36,6 +38,8 @@ CANCEL: Final = 0xFFFFFFFF
 
 MAX_PARAMETER: Final = 64 << 10
 """Bytes of one array in a parameter: an operation under way keeps them."""
+MAX_BATCH: Final = 256
+"""Operations of one batch."""
 _BEFORE_PRESENCE: Final = 2  # the version that says whether there is a parameter
 
 
@@ -81,6 +85,55 @@ def write_mechanism(writer: Writer, mechanism: Mechanism | None) -> None:
         if mechanism.parameter is None:
             return
     form.write(writer, mechanism.parameter)
+
+
+def read_message_params(reader: Reader) -> MessageParams:
+    """The parameter of one message. Raises MalformedMessage, CryptokiError."""
+    return MessageParams(
+        _octets(reader),
+        reader.u64(),
+        reader.u64(),
+        _octets(reader),
+        reader.u64(),
+        reader.u64(),
+    )
+
+
+def write_message_params(writer: Writer, params: MessageParams) -> None:
+    """The same, for a client."""
+    writer.array(params.iv)
+    writer.u64(params.fixed_bits)
+    writer.u64(params.generator)
+    writer.array(params.tag)
+    writer.u64(params.tag_bits)
+    writer.u64(params.size)
+
+
+def read_mechanisms(reader: Reader) -> Mechanisms:
+    """A mechanism with the parameters of a batch: ``u32 type | u8 present | u32 count | each``.
+
+    Raises MalformedMessage, CryptokiError for a mechanism that is not known.
+    """
+    number, present, count = reader.u32(), reader.u8(), reader.count(MAX_BATCH)
+    if number not in _KNOWN:
+        raise CryptokiError(Rv.MECHANISM_INVALID)
+    if not present:
+        return Mechanisms(number, (None,) * count)
+    read = _FORMS.get(number, _OCTETS).read
+    return Mechanisms(number, tuple([read(reader) for _ in range(count)]))
+
+
+def write_mechanisms(writer: Writer, mechanisms: Mechanisms) -> None:
+    """The same, for a client: all have a parameter, or none has. Raises CryptokiError."""
+    parameters = mechanisms.parameters
+    present = any(parameter is not None for parameter in parameters)
+    writer.u32(mechanisms.type)
+    writer.u8(present)
+    writer.u32(len(parameters))
+    if present:
+        form = _FORMS.get(mechanisms.type, _OCTETS)
+        for parameter in parameters:
+            form.write(writer, parameter)
 
 
 class _Form:

@@ -112,11 +112,12 @@ def _digest(table: _Table, mech: Mech, answer: str) -> bool:
 
 
 def _cipher(table: _Table, answer: known.Sealed) -> bool:
-    maker = table[answer.mech].cipher
-    plain, sealed = _octets(answer.plain), _octets(answer.sealed)
+    maker, prepare = table[answer.mech].cipher, table[answer.mech].prepare
+    plain, sealed, key = _octets(answer.plain), _octets(answer.sealed), _octets(answer.key)
+    ready = prepare(key) if prepare is not None else key
     return maker is not None and (
-        maker(_octets(answer.key), answer.parameter, True).whole(plain) == sealed
-        and maker(_octets(answer.key), answer.parameter, False).whole(sealed) == plain
+        maker(ready, answer.parameter, True).whole(plain) == sealed
+        and maker(ready, answer.parameter, False).whole(sealed) == plain
     )
 
 

@@ -11,7 +11,16 @@ from secgear.services.crypto.pkcs11.calls import BY_NAME, CALLS
 Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
 
-_ROOMS: Final = ("general", "keys", "objects", "operations", "attesting", "versions")
+_ROOMS: Final = (
+    "attesting",
+    "batches",
+    "general",
+    "keys",
+    "messages",
+    "objects",
+    "operations",
+    "versions",
+)
 _served: Final[dict[int, Function]] = {}
 
 
