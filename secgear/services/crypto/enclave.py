@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from typing import Final
 
 import msgspec
@@ -45,6 +46,7 @@ MAX_CONNECTIONS: Final = 4096
 TORN: Final = 70
 """Exit status when what is kept and what is known have come apart: the next start reads it anew."""
 _COUNTER: Final = b"secgear crypto counter v1"
+_PAUSE: Final = 0.5  # seconds after a host that can't say what is new
 _logger = logging.getLogger("secgear.crypto")
 
 
@@ -118,6 +120,15 @@ def counter_advance(value: int, mark: bytes) -> tuple[int, bytes]:
     raise NotImplementedError
 
 
+@app.ocall
+def store_news(epoch: int, load: int) -> int:
+    """How far the store is: when it is beyond that epoch, or after a while. Negative: never mind.
+
+    load: how many clients this enclave has.
+    """
+    raise NotImplementedError
+
+
 class _HostStore:
     """`Store`, by OCALLs."""
 
@@ -188,17 +199,10 @@ def open_module(policy: str) -> Status:
         if _module is None:
             try:
                 _module = Module(_vault(policy))
+                threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
             except SecGearError as error:
                 raise Refused(f"{error.code}: {error}") from None
     return status()
-
-
-@app.ecall
-def note(epoch: int) -> int:
-    """The host says how far the store is; waits for nothing. Returns how many are connected."""
-    if _module is not None:
-        _module.vault.note(epoch)
-    return len(_connections)
 
 
 @app.ecall(raises=[Refused])
@@ -209,11 +213,26 @@ def status() -> Status:
     return Status(
         slots=len(module.slots),
         objects=sum(len(slot.table) for slot in module.slots),
-        connections=len(_connections),
+        connections=module.clients,
         audit_key=module.vault.audit_key,
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash,
     )
+
+
+def _hear(module: Module) -> None:
+    """Hear from the host what others have changed, at once; the vault looks for itself as well.
+
+    On a thread of its own: those of calls may all wait for a change that waits for this.
+    """
+    heard = module.vault.known.epoch
+    while heard >= 0:
+        try:
+            heard = store_news(heard, module.clients)
+        except SecGearError:
+            time.sleep(_PAUSE)
+            continue
+        module.vault.note(heard)
 
 
 # --- clients of the host's socket ----------------------------------------------------------------

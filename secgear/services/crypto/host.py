@@ -155,8 +155,12 @@ def started(
     tee: str,
     *,
     counted: Callable[[int], None] = lambda _: None,
+    news: Callable[[int, int], int] = lambda *_: -1,
 ) -> Enclave:
-    """The module's enclave, not opened yet. counted: is told where the counter is by now."""
+    """The module's enclave, not opened yet.
+
+    counted: is told where the counter is by now. news: what the enclave is told of others' changes.
+    """
 
     def advance(value: int, mark: bytes) -> tuple[int, bytes]:
         now = storage.counter_advance(value, mark)
@@ -174,6 +178,7 @@ def started(
             "store_since": storage.since,
             "store_members": storage.members,
             "store_commit": storage.commit,
+            "store_news": news,
             "counter_read": storage.counter_read,
             "counter_advance": advance,
         },
@@ -253,6 +258,7 @@ class Supervisor:
             self._storage,
             self._settings.tee,
             counted=lambda epoch: self._spread(worker, epoch),
+            news=worker.news,
         )
         try:
             with _told():
