@@ -8,11 +8,15 @@ import msgspec
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """A PIN that can be checked: salt and result of scrypt. failures: since the last success."""
+    """A PIN that can be checked: salt and result of scrypt.
+
+    failures: since the last success; one under way counts. tries: all there ever were.
+    """
 
     salt: bytes
     digest: bytes
     failures: int = 0
+    tries: int = 0
 
 
 class TokenState(msgspec.Struct, frozen=True):
