@@ -153,14 +153,19 @@ class Slot:
 
     # --- objects ---------------------------------------------------------------------------------
 
-    def keep(self, items: Iterable[Object], event: Event) -> list[Object]:
-        """Make new objects durable. Returns them as they are now, with their ids."""
+    def keep(
+        self, items: Iterable[Object], event: Event, *, replaced: Iterable[Object] = ()
+    ) -> list[Object]:
+        """Make new objects durable. Returns them as they are now, with their ids.
+
+        replaced: newer states of objects that are there, in the same change.
+        """
         with self._vault.lock:
             first = self._vault.new_id()
             new = [item.numbered(first + at) for at, item in enumerate(items)]
             if len(self.table) + len(new) > MAX_OBJECTS:
                 raise CryptokiError(Rv.DEVICE_MEMORY)
-            self._put(new, event)
+            self._put([*replaced, *new], event)
             return new
 
     def modify(self, id: int, change: Callable[[Object], Object], event: Event) -> None:
