@@ -133,6 +133,10 @@ class Vault:
         """The TEE's services, for this enclave."""
         return self._guest
 
+    def now(self) -> datetime.datetime:
+        """The time, by the host's clock."""
+        return self._now()
+
     @property
     def audit_key(self) -> bytes:
         """The public key that verifies the audit trail, 32 bytes."""

@@ -15,6 +15,7 @@ _ROOMS: Final = (
     "attesting",
     "batches",
     "general",
+    "importing",
     "keys",
     "messages",
     "objects",
