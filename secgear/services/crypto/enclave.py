@@ -8,24 +8,25 @@ own socket the host hears every word.
 from __future__ import annotations
 
 import datetime
-import itertools
 import logging
 import os
 import threading
 import time
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from secgear import App, Session
 from secgear.base import context
+from secgear.base.handover.enclave import Connection
 from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
 from secgear.middleware.sealing import CallCounter
-from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.local import Clients
+from secgear.services.crypto.pkcs11.rv import CryptokiError
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
-from secgear.services.crypto.rpc.frames import MAX_BODY
-from secgear.services.crypto.rpc.messages import build_error
+from secgear.services.crypto.rpc.marks import INTRODUCTION
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
@@ -174,8 +175,7 @@ def _number(id: int) -> int:
 
 _lock = threading.Lock()
 _module: Module | None = None
-_connections: dict[int, Application] = {}
-_numbers = itertools.count(1)
+_clients = Clients()
 
 
 @app.ecall(raises=[Refused])
@@ -238,37 +238,12 @@ def _hear(module: Module) -> None:
 # --- clients of the host's socket ----------------------------------------------------------------
 
 
-@app.ecall(raises=[Refused])
-def connect(actor: str, resumed: bool) -> int:
-    """A client of the host's: the number of its connection.
-
-    actor: who it is, as the host tells. resumed: it was connected to an enclave before this one,
-    and has called C_Initialize there.
-    """
-    with _lock:
-        if len(_connections) >= MAX_CONNECTIONS:
-            raise Refused("too many connections")
-        number = next(_numbers)
-        _connections[number] = Application(_opened(), actor[:160], initialised=resumed)
-    return number
-
-
-@app.ecall
-def exchange(connection: int, version: int, body: bytes) -> bytes:
-    """The answer to one message of a client. The hot path: whoever calls it decides how."""
-    client = _connections.get(connection)
-    if client is None or version not in (*VERSIONS, OWN) or len(body) > MAX_BODY:
-        return build_error(Rv.DEVICE_ERROR)
-    return _answer(client, body, version)
-
-
-@app.ecall
-def disconnect(connection: int) -> None:
-    """A client is gone, and everything it did not put on a token."""
-    with _lock:
-        client = _connections.pop(connection, None)
-    if client is not None:
-        client.leave()
+@app.connection(name="pkcs11", limit=MAX_CONNECTIONS)
+def take(connection: Connection, note: bytes) -> None:
+    """A client of the host's, whom it introduces by `note`."""
+    who = INTRODUCTION.decode(note)
+    client = Application(_opened(), who.actor[:160], initialised=who.version is not None)
+    _clients.take(connection, who.version, partial(_answer, client), client.leave)
 
 
 # --- clients of the attested channel -------------------------------------------------------------
