@@ -17,6 +17,7 @@ from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, Attr, KeyType,
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template, Value, check_kind, size_of
 from secgear.services.crypto.token.schema import KEYS, RULES, SECRETS, How, Rules
+from secgear.services.crypto.token.usage import usual
 
 MAX_SECRET = 4096  # bytes of a generic secret
 _SIZES = {KeyType.AES: (16, 24, 32), KeyType.CHACHA20: (32,), KeyType.SM4: (16,)}
@@ -184,6 +185,7 @@ def create(template: Template, *, so: bool) -> Object:
     if not isinstance(key_type, int):
         raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
     attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
+    attributes.update(usual(number, key_type, template))
     material: Any
     if number == ObjectClass.PUBLIC_KEY:
         material = keys.import_public(key_type, template)
