@@ -65,6 +65,12 @@ _C: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "EVP_PKEY_encrypt": (c_int, (c_void_p, c_void_p, POINTER(c_size_t), c_char_p, c_size_t)),
     "EVP_PKEY_decrypt_init": (c_int, (c_void_p,)),
     "EVP_PKEY_decrypt": (c_int, (c_void_p, c_void_p, POINTER(c_size_t), c_char_p, c_size_t)),
+    "CRYPTO_ccm128_init": (None, (c_void_p, c_uint, c_uint, c_void_p, c_void_p)),
+    "CRYPTO_ccm128_setiv": (c_int, (c_void_p, c_char_p, c_size_t, c_size_t)),
+    "CRYPTO_ccm128_aad": (None, (c_void_p, c_char_p, c_size_t)),
+    "CRYPTO_ccm128_encrypt": (c_int, (c_void_p, c_char_p, c_void_p, c_size_t)),
+    "CRYPTO_ccm128_decrypt": (c_int, (c_void_p, c_char_p, c_void_p, c_size_t)),
+    "CRYPTO_ccm128_tag": (c_size_t, (c_void_p, c_void_p, c_size_t)),
     "d2i_PUBKEY": (c_void_p, (c_void_p, POINTER(c_char_p), c_long)),
     "i2d_PUBKEY": (c_int, (c_void_p, c_void_p)),
 }

@@ -36,6 +36,7 @@ class KeyType(enum.IntEnum):
     CHACHA20 = 0x33
     EC_EDWARDS = 0x40
     EC_MONTGOMERY = 0x41
+    HKDF = 0x42
     ML_KEM = 0x49
     ML_DSA = 0x4A
     SM2 = VENDOR | 0x1
@@ -139,6 +140,14 @@ class Kdf(enum.IntEnum):
     SHA512_KDF = 8
 
 
+class Salt(enum.IntEnum):
+    """CKF_HKDF_SALT_: where HKDF's salt is."""
+
+    NULL = 1
+    DATA = 2
+    KEY = 4
+
+
 class Mech(enum.IntEnum):
     """CKM_."""
 
@@ -217,12 +226,16 @@ class Mech(enum.IntEnum):
     AES_CBC_PAD = 0x1085
     AES_CTR = 0x1086
     AES_GCM = 0x1087
+    AES_CCM = 0x1088
     AES_CMAC = 0x108A
     AES_CMAC_GENERAL = 0x108B
     CHACHA20_KEY_GEN = 0x1225
     AES_KEY_WRAP = 0x2109
     AES_KEY_WRAP_KWP = 0x210B
     CHACHA20_POLY1305 = 0x4021
+    HKDF_DERIVE = 0x402A
+    HKDF_DATA = 0x402B
+    HKDF_KEY_GEN = 0x402C
     SM3 = VENDOR | 0x10
     SM3_HMAC = VENDOR | 0x11
     SM3_HMAC_GENERAL = VENDOR | 0x12
@@ -232,10 +245,12 @@ class Mech(enum.IntEnum):
     SM4_CBC_PAD = VENDOR | 0x23
     SM4_CTR = VENDOR | 0x24
     SM4_GCM = VENDOR | 0x25
+    SM4_CCM = VENDOR | 0x26
     SM2_KEY_PAIR_GEN = VENDOR | 0x30
     SM2 = VENDOR | 0x31
     SM2_SM3 = VENDOR | 0x32
     SM2_ENCRYPT = VENDOR | 0x33
+    SM2_EXCHANGE = VENDOR | 0x34
 
 
 class Attr(enum.IntEnum):
@@ -306,3 +321,5 @@ class Attr(enum.IntEnum):
     UNWRAP_TEMPLATE = 0x40000212
     DERIVE_TEMPLATE = 0x40000213
     ALLOWED_MECHANISMS = 0x40000600
+    SM2_CONFIRMATION = VENDOR | 0x0
+    SM2_PEER_CONFIRMATION = VENDOR | 0x1

@@ -13,17 +13,20 @@ from typing import Final
 
 from secgear.services.crypto.pkcs11.constants import Mech
 from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
     ChachaParams,
     ContextParams,
     CtrParams,
     EcdhParams,
     EddsaParams,
     GcmParams,
+    HkdfParams,
     LengthParam,
     Mechanism,
     OaepParams,
     Parameter,
     PssParams,
+    Sm2ExchangeParams,
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN, Reader, Writer
@@ -148,6 +151,14 @@ _CTR = _Form(
     ("block", "array"),
 )
 _GCM = _GcmForm(GcmParams, _read_gcm)
+_CCM = _Form(
+    CcmParams,
+    lambda reader: CcmParams(reader.u64(), _octets(reader), _octets(reader), reader.u64()),
+    ("size", "u64"),
+    ("nonce", "array"),
+    ("aad", "array"),
+    ("mac", "u64"),
+)
 _CHACHA = _Form(
     ChachaParams,
     lambda reader: ChachaParams(_octets(reader), _octets(reader)),
@@ -160,6 +171,42 @@ _ECDH = _Form(
     ("kdf", "u64"),
     ("shared_data", "array"),
     ("public_data", "array"),
+)
+_HKDF = _Form(
+    HkdfParams,
+    lambda reader: HkdfParams(
+        reader.u8() != 0,
+        reader.u8() != 0,
+        reader.u64(),
+        reader.u64(),
+        _octets(reader),
+        reader.u64(),
+        _octets(reader),
+    ),
+    ("extract", "u8"),
+    ("expand", "u8"),
+    ("hash", "u64"),
+    ("salt_type", "u64"),
+    ("salt", "array"),
+    ("salt_key", "u64"),
+    ("info", "array"),
+)
+_SM2_EXCHANGE = _Form(
+    Sm2ExchangeParams,
+    lambda reader: Sm2ExchangeParams(
+        reader.u8() != 0,
+        reader.u64(),
+        _octets(reader),
+        _octets(reader),
+        _octets(reader),
+        _octets(reader),
+    ),
+    ("initiator", "u8"),
+    ("ephemeral", "u64"),
+    ("peer_public", "array"),
+    ("peer_ephemeral", "array"),
+    ("identity", "array"),
+    ("peer_identity", "array"),
 )
 _EDDSA = _Form(
     EddsaParams,
@@ -186,10 +233,15 @@ _FORMS: Final[Mapping[int, _Form]] = {
     int(Mech.AES_GCM): _GCM,
     int(Mech.SM4_CTR): _CTR,
     int(Mech.SM4_GCM): _GCM,
+    int(Mech.AES_CCM): _CCM,
+    int(Mech.SM4_CCM): _CCM,
     int(Mech.AES_KEY_WRAP): _OCTETS,
     int(Mech.AES_KEY_WRAP_KWP): _OCTETS,
     int(Mech.CHACHA20_POLY1305): _CHACHA,
     int(Mech.ECDH1_DERIVE): _ECDH,
+    int(Mech.HKDF_DERIVE): _HKDF,
+    int(Mech.HKDF_DATA): _HKDF,
+    int(Mech.SM2_EXCHANGE): _SM2_EXCHANGE,
     int(Mech.EDDSA): _EDDSA,
     int(Mech.ML_DSA): _CONTEXT,
 }

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
 from secgear.errors import PlatformUnavailable
-from secgear.services.crypto.algorithms import ciphers, signing, sm2
+from secgear.services.crypto.algorithms import ccm, ciphers, signing, sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, NAMES
 from secgear.services.crypto.algorithms.keys import MAX_RSA_BITS, MIN_RSA_BITS
 from secgear.services.crypto.algorithms.operation import Signer, Transform
@@ -105,6 +105,14 @@ def _gcm(algorithm: BlockAlgorithm) -> CipherMaker:
         if encrypt:
             return ciphers.GcmEncryption(algorithm(key), params)
         return ciphers.GcmDecryption(algorithm(key), params)
+
+    return make
+
+
+def _ccm(cipher: Callable[[bytes, int], ccm.Aead]) -> CipherMaker:
+    def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
+        params = ccm.ccm_of(parameter)
+        return ccm.Ccm(cipher(key, params.mac), params, encrypt=encrypt)
 
     return make
 
@@ -228,7 +236,7 @@ def _rows() -> Iterator[Row]:
     yield from _rsa_rows()
     yield from _curve_rows()
     yield from _lattice_rows()
-    yield from _sm2_rows()
+    yield from _system_rows()
 
 
 def _symmetric_rows() -> Iterator[Row]:
@@ -242,6 +250,7 @@ def _symmetric_rows() -> Iterator[Row]:
             number = Mech[f"{prefix}_{mode}"]
             yield Row(number, _CIPHER, sizes, (kind,), cipher=maker(algorithm))
     yield Row(Mech.SM4_KEY_GEN, Flags.GENERATE, (16, 16))
+    yield Row(Mech.AES_CCM, _CIPHER, _AES, aes, cipher=_ccm(ccm.aes_ccm))
     yield Row(Mech.AES_CMAC, _SIGNER, _AES, aes, signer=_cmac_signer(general=False))
     yield Row(Mech.AES_CMAC_GENERAL, _SIGNER, _AES, aes, signer=_cmac_signer(general=True))
     yield Row(Mech.AES_KEY_WRAP, _WRAPPER, _AES, aes)
@@ -250,6 +259,10 @@ def _symmetric_rows() -> Iterator[Row]:
     chacha = (KeyType.CHACHA20,)
     yield Row(Mech.CHACHA20_POLY1305, _CIPHER, (32, 32), chacha, cipher=_chacha)
     yield Row(Mech.GENERIC_SECRET_KEY_GEN, Flags.GENERATE, _SECRET)
+    yield Row(Mech.HKDF_KEY_GEN, Flags.GENERATE, _SECRET)
+    material = (KeyType.HKDF, KeyType.GENERIC_SECRET)
+    yield Row(Mech.HKDF_DERIVE, Flags.DERIVE, _SECRET, material)
+    yield Row(Mech.HKDF_DATA, Flags.DERIVE, _SECRET, material)
 
 
 def _digest_rows() -> Iterator[Row]:
@@ -304,8 +317,8 @@ def _lattice_rows() -> Iterator[Row]:
     yield Row(Mech.ML_KEM, Flags.ENCAPSULATE | Flags.DECAPSULATE, key_types=(KeyType.ML_KEM,))
 
 
-def _sm2_rows() -> Iterator[Row]:
-    """Offered where the system's OpenSSL has SM2 and passes its examples.
+def _system_rows() -> Iterator[Row]:
+    """SM2 and SM4-CCM: offered where the system's OpenSSL has SM2 and passes its examples.
 
     It is tried here, at import, because a sealed enclave loads no libraries.
     """
@@ -318,6 +331,9 @@ def _sm2_rows() -> Iterator[Row]:
     yield Row(Mech.SM2, _SIGNER | _CURVE, bits, keys, signer=_sm2_signer)
     yield Row(Mech.SM2_SM3, _SIGNER | _CURVE, bits, keys, signer=_sm2_sm3_signer)
     yield Row(Mech.SM2_ENCRYPT, _CIPHER | _CURVE, bits, keys, cipher=_sm2_cipher)
+    yield Row(Mech.SM2_EXCHANGE, Flags.DERIVE | _CURVE, bits, keys)
+    sm4 = (KeyType.SM4,)
+    yield Row(Mech.SM4_CCM, _CIPHER, (16, 16), sm4, cipher=_ccm(ccm.Sm4Ccm))
 
 
 MECHANISMS: Final[Mapping[int, Row]] = {int(row.number): row for row in _rows()}

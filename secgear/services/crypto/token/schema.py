@@ -157,6 +157,8 @@ _SECRET: Final[Rules] = {
     Attr.CHECK_VALUE: Rule(_GIVEN),
     Attr.VALUE: Rule(How.CREATE),
     Attr.VALUE_LEN: Rule(How.MAKE),
+    Attr.SM2_CONFIRMATION: Rule(_FIXED),
+    Attr.SM2_PEER_CONFIRMATION: Rule(_FIXED),
 }
 
 RULES: Final[Mapping[int, Rules]] = {

@@ -9,7 +9,7 @@ from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
-from secgear.services.crypto.token import generation
+from secgear.services.crypto.token import derivation, generation
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.objects import event
 from secgear.services.crypto.token.calls.operations import usable
@@ -107,14 +107,29 @@ def unwrap_key(
 def derive_key(
     app: Application, handle: int, mechanism: Mechanism | None, base: int, template: Template
 ) -> tuple[int]:
-    """A key that two sides agree on."""
+    """A key that two sides agree on, or that follows from another key."""
     session = app.session(handle)
     wanted = _given(mechanism)
     row = lookup(wanted, MechanismFlag.DERIVE)
-    own = app.find(session, base, Rv.KEY_HANDLE_INVALID)
-    usable(own, row, (_PRIVATE,), Attr.DERIVE, Rv.KEY_TYPE_INCONSISTENT)
-    _check_login(own)
-    key = generation.derive(wanted, own, template, so=app.is_so(session.slot))
+    consumed: dict[int, Object] = {}
+
+    def named(number: int) -> Object:
+        if number in consumed:
+            return consumed[number]
+        key = app.find(session, number, Rv.KEY_HANDLE_INVALID)
+        usable(key, row, (_PRIVATE, _SECRET), Attr.DERIVE, Rv.KEY_TYPE_INCONSISTENT)
+        _check_login(key)
+        return key
+
+    own = named(base)
+    if (number := derivation.consumed_key(wanted.parameter)) is not None:
+        key = named(number)
+        if key.token or number == base:
+            raise CryptokiError(Rv.KEY_HANDLE_INVALID)
+        # First, so that of two calls at once only one has it.
+        app.remove(session, number, key, event(app, session, "object destroyed", key))
+        consumed[number] = key
+    key = derivation.derive(wanted, own, template, named, so=app.is_so(session.slot))
     return (app.add(session, [key], event(app, session, "key derived", key))[0],)
 
 
