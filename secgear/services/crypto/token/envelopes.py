@@ -70,7 +70,7 @@ def open_(
     so: bool,
 ) -> Object:
     """The key in an envelope; it is sensitive, as with C_UnwrapKey. Raises CryptokiError."""
-    given = dict(generation._combined(template, unwrapper.attributes.get(Attr.UNWRAP_TEMPLATE)))
+    given = dict(generation.combined(template, unwrapper.attributes.get(Attr.UNWRAP_TEMPLATE)))
     if given.get(Attr.CLASS, ObjectClass.SECRET_KEY) != ObjectClass.SECRET_KEY:
         raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
     if given.get(Attr.SENSITIVE, True) is not True:
