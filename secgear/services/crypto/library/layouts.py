@@ -1,0 +1,88 @@
+"""How the parameters of mechanisms are laid out in C (PKCS#11 3.2, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from secgear.services.crypto.pkcs11.mechanism import (
+    ChachaParams,
+    ContextParams,
+    CtrParams,
+    EcdhParams,
+    EddsaParams,
+    GcmParams,
+    LengthParam,
+    OaepParams,
+    PssParams,
+)
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """A structure.
+
+    members: in the order of C, each "type name"; one that ends in [N] is an array.
+    wire: what is written, in the order of the wire, each "kind member": u64, u8, block (all of an
+    array), or array (a pointer, whose length is the member behind the colon).
+    """
+
+    name: str
+    members: tuple[str, ...]
+    wire: tuple[str, ...]
+
+
+LAYOUTS: Final[Mapping[type, Layout]] = {
+    PssParams: Layout(
+        "CK_RSA_PKCS_PSS_PARAMS",
+        ("CK_ULONG hashAlg", "CK_ULONG mgf", "CK_ULONG sLen"),
+        ("u64 hashAlg", "u64 mgf", "u64 sLen"),
+    ),
+    OaepParams: Layout(
+        "CK_RSA_PKCS_OAEP_PARAMS",
+        (
+            *("CK_ULONG hashAlg", "CK_ULONG mgf", "CK_ULONG source"),
+            *("CK_VOID_PTR pSourceData", "CK_ULONG ulSourceDataLen"),
+        ),
+        ("u64 hashAlg", "u64 mgf", "u64 source", "array pSourceData:ulSourceDataLen"),
+    ),
+    CtrParams: Layout(
+        "CK_AES_CTR_PARAMS",
+        ("CK_ULONG ulCounterBits", "CK_BYTE cb[16]"),
+        ("u64 ulCounterBits", "block cb"),
+    ),
+    GcmParams: Layout(
+        "CK_GCM_PARAMS",
+        (
+            *("CK_BYTE_PTR pIv", "CK_ULONG ulIvLen", "CK_ULONG ulIvBits"),
+            *("CK_BYTE_PTR pAAD", "CK_ULONG ulAADLen", "CK_ULONG ulTagBits"),
+        ),
+        ("array pIv:ulIvLen", "u64 ulIvBits", "array pAAD:ulAADLen", "u64 ulTagBits"),
+    ),
+    ChachaParams: Layout(
+        "CK_SALSA20_CHACHA20_POLY1305_PARAMS",
+        ("CK_BYTE_PTR pNonce", "CK_ULONG ulNonceLen", "CK_BYTE_PTR pAAD", "CK_ULONG ulAADLen"),
+        ("array pNonce:ulNonceLen", "array pAAD:ulAADLen"),
+    ),
+    EcdhParams: Layout(
+        "CK_ECDH1_DERIVE_PARAMS",
+        (
+            *("CK_ULONG kdf", "CK_ULONG ulSharedDataLen", "CK_BYTE_PTR pSharedData"),
+            *("CK_ULONG ulPublicDataLen", "CK_BYTE_PTR pPublicData"),
+        ),
+        ("u64 kdf", "array pSharedData:ulSharedDataLen", "array pPublicData:ulPublicDataLen"),
+    ),
+    EddsaParams: Layout(
+        "CK_EDDSA_PARAMS",
+        ("CK_BBOOL phFlag", "CK_ULONG ulContextDataLen", "CK_BYTE_PTR pContextData"),
+        ("u8 phFlag", "array pContextData:ulContextDataLen"),
+    ),
+    ContextParams: Layout(
+        "CK_SIGN_ADDITIONAL_CONTEXT",
+        ("CK_ULONG hedgeVariant", "CK_BYTE_PTR pContext", "CK_ULONG ulContextLen"),
+        ("u64 hedgeVariant", "array pContext:ulContextLen"),
+    ),
+    LengthParam: Layout("CK_MAC_GENERAL_PARAMS", ("CK_ULONG ulMacLength",), ("u64 ulMacLength",)),
+}
+"""By the type of the parameter in Python. What is not here is an array of bytes."""
