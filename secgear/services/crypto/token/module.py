@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.token import selftest
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.vault import Vault
 
@@ -15,9 +16,13 @@ MODEL: Final = "enclave"
 
 @final
 class Module:
-    """All slots over one vault. Made once, when everything was read and found whole."""
+    """All slots over one vault. Made once, when everything was read and found whole.
+
+    Raises CryptoModuleError, also where an algorithm fails its self-test.
+    """
 
     def __init__(self, vault: Vault) -> None:
+        selftest.run()
         self.vault = vault
         contents = list(vault.open())
         self.slots = tuple(Slot(number, vault) for number in range(len(vault.head.tokens)))
