@@ -8,15 +8,18 @@ from typing import Final
 import msgspec
 
 from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
     ChachaParams,
     ContextParams,
     CtrParams,
     EcdhParams,
     EddsaParams,
     GcmParams,
+    HkdfParams,
     LengthParam,
     OaepParams,
     PssParams,
+    Sm2ExchangeParams,
 )
 
 
@@ -82,6 +85,41 @@ LAYOUTS: Final[Mapping[type, Layout]] = {
         "CK_SIGN_ADDITIONAL_CONTEXT",
         ("CK_ULONG hedgeVariant", "CK_BYTE_PTR pContext", "CK_ULONG ulContextLen"),
         ("u64 hedgeVariant", "array pContext:ulContextLen"),
+    ),
+    CcmParams: Layout(
+        "CK_CCM_PARAMS",
+        (
+            *("CK_ULONG ulDataLen", "CK_BYTE_PTR pNonce", "CK_ULONG ulNonceLen"),
+            *("CK_BYTE_PTR pAAD", "CK_ULONG ulAADLen", "CK_ULONG ulMACLen"),
+        ),
+        ("u64 ulDataLen", "array pNonce:ulNonceLen", "array pAAD:ulAADLen", "u64 ulMACLen"),
+    ),
+    HkdfParams: Layout(
+        "CK_HKDF_PARAMS",
+        (
+            *("CK_BBOOL bExtract", "CK_BBOOL bExpand", "CK_ULONG prfHashMechanism"),
+            *("CK_ULONG ulSaltType", "CK_BYTE_PTR pSalt", "CK_ULONG ulSaltLen"),
+            *("CK_ULONG hSaltKey", "CK_BYTE_PTR pInfo", "CK_ULONG ulInfoLen"),
+        ),
+        (
+            *("u8 bExtract", "u8 bExpand", "u64 prfHashMechanism", "u64 ulSaltType"),
+            *("array pSalt:ulSaltLen", "u64 hSaltKey", "array pInfo:ulInfoLen"),
+        ),
+    ),
+    Sm2ExchangeParams: Layout(
+        "CK_SECGEAR_SM2_EXCHANGE_PARAMS",
+        (
+            *("CK_BBOOL initiator", "CK_ULONG hEphemeral"),
+            *("CK_BYTE_PTR pPeerPublic", "CK_ULONG ulPeerPublicLen"),
+            *("CK_BYTE_PTR pPeerEphemeral", "CK_ULONG ulPeerEphemeralLen"),
+            *("CK_BYTE_PTR pIdentity", "CK_ULONG ulIdentityLen"),
+            *("CK_BYTE_PTR pPeerIdentity", "CK_ULONG ulPeerIdentityLen"),
+        ),
+        (
+            *("u8 initiator", "u64 hEphemeral", "array pPeerPublic:ulPeerPublicLen"),
+            *("array pPeerEphemeral:ulPeerEphemeralLen", "array pIdentity:ulIdentityLen"),
+            "array pPeerIdentity:ulPeerIdentityLen",
+        ),
     ),
     LengthParam: Layout("CK_MAC_GENERAL_PARAMS", ("CK_ULONG ulMacLength",), ("u64 ulMacLength",)),
 }

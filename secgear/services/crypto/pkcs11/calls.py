@@ -111,13 +111,13 @@ _TABLE: Final = (
     Call(90, "C_EncapsulateKey", "uMuaAfy", "ayu", since=2),
     Call(91, "C_DecapsulateKey", "uMuaAay", "u", since=2),
     # What GM/T 0018 asks for and PKCS#11 has no call for.
-    Call(190, "C_CheckPIN", "uay", "", since=2),
-    Call(191, "C_GenerateEnvelopedKey", "uMaAMufy", "ayu", since=2),
-    Call(192, "C_OpenEnvelopedKey", "uMuayaA", "u", since=2),
-    Call(193, "C_ExchangeEnvelope", "uMuMuayfy", "ay", since=2),
-    Call(194, "C_DigestInitSM2", "uayay", "", since=2),
-    Call(195, "C_PublicRSA", "uuayfy", "ay", since=2),
-    Call(196, "C_WriteValue", "uuuay", "", since=2),
+    Call(190, "S_CheckPIN", "uay", "", since=2),
+    Call(191, "S_GenerateEnvelopedKey", "uMaAMufy", "ayu", since=2),
+    Call(192, "S_OpenEnvelopedKey", "uMuayaA", "u", since=2),
+    Call(193, "S_ExchangeEnvelope", "uMuMuayfy", "ay", since=2),
+    Call(194, "S_DigestInitSM2", "uayay", "", since=2),
+    Call(195, "S_PublicRSA", "uuayfy", "ay", since=2),
+    Call(196, "S_WriteValue", "uuuay", "", since=2),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

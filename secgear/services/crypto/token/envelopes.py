@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from secgear.services.crypto.pkcs11.constants import Attr, Mech, MechanismFlag, ObjectClass
+from secgear.services.crypto.pkcs11.constants import (
+    Attr,
+    KeyType,
+    Mech,
+    MechanismFlag,
+    ObjectClass,
+)
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template
@@ -69,7 +75,12 @@ def open_(
     *,
     so: bool,
 ) -> Object:
-    """The key in an envelope; it is sensitive, as with C_UnwrapKey. Raises CryptokiError."""
+    """The key in an envelope; it is sensitive, as with C_UnwrapKey.
+
+    Without CKA_KEY_TYPE its length says what it is: of SM4, or a generic secret. Then an envelope
+    of RSA whose padding is wrong holds a key as well, one that nobody knows, and whoever tries
+    envelopes learns nothing. Raises CryptokiError.
+    """
     given = dict(generation.combined(template, unwrapper.attributes.get(Attr.UNWRAP_TEMPLATE)))
     if given.get(Attr.CLASS, ObjectClass.SECRET_KEY) != ObjectClass.SECRET_KEY:
         raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
@@ -78,6 +89,8 @@ def open_(
     operation = _maker(row)(unwrapper.material, mechanism.parameter, False)
     try:
         secret = operation.whole(envelope)
+        kind = KeyType.SM4 if len(secret) == 16 else KeyType.GENERIC_SECRET
+        given.setdefault(Attr.KEY_TYPE, int(kind))
         return generation.shared(secret, given, so=so)
     except CryptokiError as error:
         raise CryptokiError(_OPENING.get(error.rv, error.rv)) from None

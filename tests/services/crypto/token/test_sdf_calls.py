@@ -39,13 +39,13 @@ def kek(user: User, **more: Any) -> int:
 
 def enveloped(user: User, mech: Mechanism, wrapper: int, **more: Any) -> tuple[bytes, int]:
     return user.call(
-        "C_GenerateEnvelopedKey", SM4_GEN, template(**USES | more), mech, wrapper, ROOM
+        "S_GenerateEnvelopedKey", SM4_GEN, template(**USES | more), mech, wrapper, ROOM
     )
 
 
 def opened(user: User, mech: Mechanism, key: int, envelope: bytes, **more: Any) -> int:
     return user.call(
-        "C_OpenEnvelopedKey", mech, key, envelope, template(KEY_TYPE=KeyType.SM4, **USES | more)
+        "S_OpenEnvelopedKey", mech, key, envelope, template(KEY_TYPE=KeyType.SM4, **USES | more)
     )
 
 
@@ -87,7 +87,7 @@ def test_a_key_from_an_envelope_wraps_nothing_sensitive(user: User) -> None:
     public, _ = sm2_pair(user)
     generic = Mechanism(Mech.AES_KEY_GEN)
     uses = template(VALUE_LEN=32, WRAP=True, ENCRYPT=True)
-    _, key = user.call("C_GenerateEnvelopedKey", generic, uses, SM2, public, ROOM)
+    _, key = user.call("S_GenerateEnvelopedKey", generic, uses, SM2, public, ROOM)
     held, wrap = user.aes(EXTRACTABLE=True), Mechanism(Mech.AES_KEY_WRAP)
     assert refusal(user.call, "C_WrapKey", wrap, key, held, ROOM) == Rv.KEY_NOT_WRAPPABLE
     assert refusal(enveloped, user, ECB, kek(user), SENSITIVE=False) == Rv.TEMPLATE_INCONSISTENT
@@ -141,7 +141,7 @@ def test_nothing_is_made_where_the_envelope_does_not_fit(user: User) -> None:
     public, _ = sm2_pair(user)
     before = user.find(CLASS=ObjectClass.SECRET_KEY)
     for room in (0, 112):
-        told = user.call("C_GenerateEnvelopedKey", SM4_GEN, template(), SM2, public, room)
+        told = user.call("S_GenerateEnvelopedKey", SM4_GEN, template(), SM2, public, room)
         assert told == (Size(113), 0)
     assert user.find(CLASS=ObjectClass.SECRET_KEY) == before
 
@@ -150,62 +150,62 @@ def test_an_exchanged_envelope_has_the_same_content(user: User) -> None:
     public, private = sm2_pair(user, DECRYPT=True)
     _, other_private = other = sm2_pair(user)
     envelope, key = enveloped(user, SM2, public)
-    again = user.call("C_ExchangeEnvelope", SM2, private, SM2, other[0], envelope, ROOM)
+    again = user.call("S_ExchangeEnvelope", SM2, private, SM2, other[0], envelope, ROOM)
     assert again != envelope
     text = bytes(16)
     assert user.run("Encrypt", Mech.SM4_ECB, key, text) == user.run(
         "Encrypt", Mech.SM4_ECB, opened(user, SM2, other_private, again), text
     )
-    assert user.call("C_ExchangeEnvelope", SM2, private, SM2, other[0], envelope, 5) == Size(113)
+    assert user.call("S_ExchangeEnvelope", SM2, private, SM2, other[0], envelope, 5) == Size(113)
 
 
 def test_who_may_not_decrypt_exchanges_no_envelopes(user: User) -> None:
     public, private = sm2_pair(user)
     envelope, _ = enveloped(user, SM2, public)
-    refused = refusal(user.call, "C_ExchangeEnvelope", SM2, private, SM2, public, envelope, ROOM)
+    refused = refusal(user.call, "S_ExchangeEnvelope", SM2, private, SM2, public, envelope, ROOM)
     assert refused == Rv.KEY_FUNCTION_NOT_PERMITTED
 
 
 def test_a_pin_is_checked_though_the_user_is_logged_in(user: User, module: Module) -> None:
-    user.call("C_CheckPIN", PIN)
-    assert refusal(user.call, "C_CheckPIN", b"wrong") == Rv.PIN_INCORRECT
+    user.call("S_CheckPIN", PIN)
+    assert refusal(user.call, "S_CheckPIN", b"wrong") == Rv.PIN_INCORRECT
     stranger = User(connect(module), login=False)
-    stranger.call("C_CheckPIN", PIN)
+    stranger.call("S_CheckPIN", PIN)
     assert refusal(sm2_pair, stranger) == Rv.USER_NOT_LOGGED_IN  # to know it is no login
 
 
 def test_guessing_by_checks_locks_the_pin(user: User) -> None:
     for _ in range(10):
-        assert refusal(user.call, "C_CheckPIN", b"wrong") == Rv.PIN_INCORRECT
-    assert refusal(user.call, "C_CheckPIN", PIN) == Rv.PIN_LOCKED
+        assert refusal(user.call, "S_CheckPIN", b"wrong") == Rv.PIN_INCORRECT
+    assert refusal(user.call, "S_CheckPIN", PIN) == Rv.PIN_LOCKED
 
 
 def test_a_digest_that_begins_with_z_is_what_sm2_signs(user: User) -> None:
     public, private = user.pair(Mech.SM2_KEY_PAIR_GEN, {"VERIFY": True}, {"SIGN": True})
     point = user.get(public, Attr.EC_POINT)[-65:]
     for identity in (b"", b"ALICE123@YAHOO.COM"):
-        user.call("C_DigestInitSM2", point, identity)
+        user.call("S_DigestInitSM2", point, identity)
         user.call("C_DigestUpdate", b"message ")
         user.call("C_DigestUpdate", b"digest")
         digest = user.call("C_DigestFinal", ROOM)
         signature = user.run("Sign", Mech.SM2, private, digest)
         user.verify(Mech.SM2_SM3, public, b"message digest", signature, identity or None)
-    assert refusal(user.call, "C_DigestInitSM2", bytes(65), b"") == Rv.DATA_INVALID
-    assert refusal(user.call, "C_DigestInitSM2", point, bytes(sm2.MAX_ID + 1)) == Rv.DATA_INVALID
-    user.call("C_DigestInitSM2", point, b"")
-    assert refusal(user.call, "C_DigestInitSM2", point, b"") == Rv.OPERATION_ACTIVE
+    assert refusal(user.call, "S_DigestInitSM2", bytes(65), b"") == Rv.DATA_INVALID
+    assert refusal(user.call, "S_DigestInitSM2", point, bytes(sm2.MAX_ID + 1)) == Rv.DATA_INVALID
+    user.call("S_DigestInitSM2", point, b"")
+    assert refusal(user.call, "S_DigestInitSM2", point, b"") == Rv.OPERATION_ACTIVE
 
 
 def test_rsa_with_the_public_key_undoes_a_signature(user: User) -> None:
     public, private = rsa_pair(user, SIGN=True)
     digest = hashlib.sha256(b"text").digest()
     signature = user.run("Sign", Mech.RSA_PKCS, private, digest)
-    block = user.call("C_PublicRSA", public, signature, ROOM)
+    block = user.call("S_PublicRSA", public, signature, ROOM)
     assert block == b"\0\1" + b"\xff" * (253 - 32) + b"\0" + digest
-    assert user.call("C_PublicRSA", public, signature, 255) == Size(256)
+    assert user.call("S_PublicRSA", public, signature, 255) == Size(256)
     for bad in (b"", signature[1:], b"\xff" * 256, signature + b"\0"):
-        assert refusal(user.call, "C_PublicRSA", public, bad, ROOM) == Rv.DATA_LEN_RANGE
-    assert refusal(user.call, "C_PublicRSA", private, signature, ROOM) == Rv.KEY_TYPE_INCONSISTENT
+        assert refusal(user.call, "S_PublicRSA", public, bad, ROOM) == Rv.DATA_LEN_RANGE
+    assert refusal(user.call, "S_PublicRSA", private, signature, ROOM) == Rv.KEY_TYPE_INCONSISTENT
 
 
 def test_writes_to_different_parts_of_a_value_are_all_there(user: User, module: Module) -> None:
@@ -216,7 +216,7 @@ def test_writes_to_different_parts_of_a_value_are_all_there(user: User, module: 
     def write(at: int) -> None:
         writer = User(connect(module), login=False)
         for turn in range(8):
-            writer.call("C_WriteValue", data, 8 * at + turn, bytes((8 * at + turn,)))
+            writer.call("S_WriteValue", data, 8 * at + turn, bytes((8 * at + turn,)))
 
     threads = [threading.Thread(target=write, args=(at,)) for at in range(8)]
     for thread in threads:
@@ -228,14 +228,14 @@ def test_writes_to_different_parts_of_a_value_are_all_there(user: User, module: 
 
 def test_a_value_keeps_its_length(user: User) -> None:
     data = user.call("C_CreateObject", template(CLASS=ObjectClass.DATA, VALUE=b"abcd"))
-    user.call("C_WriteValue", data, 2, b"xy")
-    user.call("C_WriteValue", data, 4, b"")
+    user.call("S_WriteValue", data, 2, b"xy")
+    user.call("S_WriteValue", data, 4, b"")
     for offset, piece in ((3, b"xy"), (5, b""), (2**64 - 1, b"x")):
-        assert refusal(user.call, "C_WriteValue", data, offset, piece) == Rv.DATA_LEN_RANGE
+        assert refusal(user.call, "S_WriteValue", data, offset, piece) == Rv.DATA_LEN_RANGE
     assert user.get(data, Attr.VALUE) == b"abxy"
-    assert refusal(user.call, "C_WriteValue", user.aes(), 0, b"x") == Rv.OBJECT_HANDLE_INVALID
+    assert refusal(user.call, "S_WriteValue", user.aes(), 0, b"x") == Rv.OBJECT_HANDLE_INVALID
     fixed = user.call(
         "C_CreateObject", template(CLASS=ObjectClass.DATA, VALUE=b"abcd", MODIFIABLE=False)
     )
     with pytest.raises(CryptokiError, match="ACTION_PROHIBITED"):
-        user.call("C_WriteValue", fixed, 0, b"x")
+        user.call("S_WriteValue", fixed, 0, b"x")

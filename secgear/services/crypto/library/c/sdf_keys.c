@@ -14,8 +14,7 @@ static int export_ecc(void *handle, enum sdf_role role, unsigned index, ECCrefPu
     if (session == NULL)
         return SDR_INARGERR;
     uint8_t point[SDF_POINT + 2];
-    CK_OBJECT_HANDLE key;
-    int result = sdf_export_point(session, role, index, point, &key);
+    int result = sdf_export_point(session, role, index, point);
     if (result == SDR_OK)
         sdf_point_to(point + 2, to);
     sdf_leave(session);
@@ -23,12 +22,13 @@ static int export_ecc(void *handle, enum sdf_role role, unsigned index, ECCrefPu
 }
 
 int sdf_export_point(struct sdf_session *session, enum sdf_role role, unsigned index,
-                     uint8_t point[SDF_POINT + 2], CK_OBJECT_HANDLE *key)
+                     uint8_t point[SDF_POINT + 2])
 {
-    int result = sdf_find(session, role, index, CKO_PUBLIC_KEY, CKK_SM2, key);
+    CK_OBJECT_HANDLE key;
+    int result = sdf_find(session, role, index, CKO_PUBLIC_KEY, CKK_SM2, &key);
     if (result != SDR_OK)
         return result;
-    return sdf_outcome(session, sdf_read_point(session, *key, point), SDR_KEYERR);
+    return sdf_outcome(session, sdf_read_point(session, key, point), SDR_KEYERR);
 }
 
 /* A point comes as an OCTET STRING in DER. */
@@ -127,16 +127,16 @@ static int generate(struct sdf_session *session, unsigned bits, CK_ULONG mechani
     return rv == CKR_OK ? sdf_keep_key(session, key, handle) : sdf_outcome(session, rv, SDR_PKOPERR);
 }
 
-/* The session key in an envelope. size: its bytes, 0 for those of SM4. */
+/* The session key in an envelope. */
 static int import(struct sdf_session *session, CK_ULONG mechanism, CK_OBJECT_HANDLE unwrapper,
-                  const uint8_t *envelope, CK_ULONG envelope_size, CK_ULONG size, void **handle)
+                  const uint8_t *envelope, CK_ULONG size, void **handle)
 {
     CK_MECHANISM unwrapping = {mechanism, NULL, 0};
     CK_ATTRIBUTE template[SDF_KEY_ATTRIBUTES];
-    CK_ULONG count = sdf_key_template(template, &size);
+    CK_ULONG count = sdf_key_template(template, NULL);
     CK_OBJECT_HANDLE key;
-    CK_RV rv = S_OpenEnvelopedKey(session->handle, &unwrapping, unwrapper, (CK_BYTE_PTR)envelope, envelope_size,
-                                  template, count, &key);
+    CK_RV rv = S_OpenEnvelopedKey(session->handle, &unwrapping, unwrapper, (CK_BYTE_PTR)envelope, size, template,
+                                  count, &key);
     return rv == CKR_OK ? sdf_keep_key(session, key, handle) : sdf_outcome(session, rv, SDR_SKOPERR);
 }
 
@@ -206,7 +206,7 @@ SG_EXPORT int SDF_ImportKeyWithISK_ECC(void *hSessionHandle, unsigned int uiISKI
     CK_OBJECT_HANDLE key;
     int result = sdf_find_private(session, SDF_ENC, uiISKIndex, CKK_SM2, &key);
     if (result == SDR_OK)
-        result = import(session, CKM_SM2_ENCRYPT, key, envelope, size, size - SDF_OVERHEAD, phKeyHandle);
+        result = import(session, CKM_SM2_ENCRYPT, key, envelope, size, phKeyHandle);
     sdf_leave(session);
     return result;
 }
@@ -310,8 +310,8 @@ SG_EXPORT int SDF_ImportKeyWithISK_RSA(void *hSessionHandle, unsigned int uiISKI
         return SDR_INARGERR;
     CK_OBJECT_HANDLE key;
     int result = sdf_find_private(session, SDF_ENC, uiISKIndex, CKK_RSA, &key);
-    if (result == SDR_OK) /* of SM4: the envelope does not say how long the key in it is */
-        result = import(session, CKM_RSA_PKCS, key, pucKey, uiKeyLength, SDF_BLOCK, phKeyHandle);
+    if (result == SDR_OK)
+        result = import(session, CKM_RSA_PKCS, key, pucKey, uiKeyLength, phKeyHandle);
     sdf_leave(session);
     return result;
 }
@@ -387,7 +387,7 @@ SG_EXPORT int SDF_ImportKeyWithKEK(void *hSessionHandle, unsigned int uiAlgID, u
     CK_OBJECT_HANDLE key;
     result = sdf_find(session, SDF_KEK, uiKEKIndex, CKO_SECRET_KEY, CKK_SM4, &key);
     if (result == SDR_OK)
-        result = import(session, CKM_SM4_ECB, key, pucKey, uiKeyLength, uiKeyLength, phKeyHandle);
+        result = import(session, CKM_SM4_ECB, key, pucKey, uiKeyLength, phKeyHandle);
     sdf_leave(session);
     return result;
 }

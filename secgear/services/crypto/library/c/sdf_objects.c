@@ -149,7 +149,7 @@ CK_ULONG sdf_key_template(CK_ATTRIBUTE attributes[SDF_KEY_ATTRIBUTES], const CK_
 {
     static const CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
     static const CK_ULONG class = CKO_SECRET_KEY, sm4 = CKK_SM4, generic = CKK_GENERIC_SECRET;
-    const CK_ULONG *type = *size == SDF_BLOCK ? &sm4 : &generic;
+    const CK_ULONG *type = size != NULL && *size == SDF_BLOCK ? &sm4 : &generic;
     const struct {
         CK_ATTRIBUTE_TYPE type;
         const CK_BBOOL *value;
@@ -159,10 +159,11 @@ CK_ULONG sdf_key_template(CK_ATTRIBUTE attributes[SDF_KEY_ATTRIBUTES], const CK_
     };
     CK_ULONG count = 0;
     attributes[count++] = (CK_ATTRIBUTE){CKA_CLASS, (CK_VOID_PTR)&class, sizeof class};
-    attributes[count++] = (CK_ATTRIBUTE){CKA_KEY_TYPE, (CK_VOID_PTR)type, sizeof *type};
+    if (size != NULL)
+        attributes[count++] = (CK_ATTRIBUTE){CKA_KEY_TYPE, (CK_VOID_PTR)type, sizeof *type};
     for (size_t at = 0; at < sizeof flags / sizeof *flags; at++)
         attributes[count++] = (CK_ATTRIBUTE){flags[at].type, (CK_VOID_PTR)flags[at].value, sizeof(CK_BBOOL)};
-    if (type == &generic)
+    if (size != NULL && type == &generic)
         attributes[count++] = (CK_ATTRIBUTE){CKA_VALUE_LEN, (CK_VOID_PTR)size, sizeof *size};
     return count;
 }

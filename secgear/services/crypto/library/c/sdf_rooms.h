@@ -106,6 +106,23 @@ void sdf_stream_end(struct sdf_session *session, unsigned streams);
 bool sdf_logged_in(void);
 bool sdf_has_right(const struct sdf_session *session, unsigned index);
 
+/* sdf_keys.c */
+
+/* The public point of an internal key, as an OCTET STRING in DER. */
+int sdf_export_point(struct sdf_session *session, enum sdf_role role, unsigned index,
+                     uint8_t point[SDF_POINT + 2]);
+CK_RV sdf_read_point(struct sdf_session *session, CK_OBJECT_HANDLE key, uint8_t point[SDF_POINT + 2]);
+
+/* sdf_agreement.c */
+
+/* Takes an agreement of this session away, and with it the handle of its ephemeral key. */
+struct sdf_object *sdf_take_agreement(struct sdf_session *session, void *handle, CK_OBJECT_HANDLE *ephemeral);
+
+/* sdf_symmetric.c */
+
+/* SDR_OK for an algorithm that is `wanted`, or why it is not to be had. */
+int sdf_cipher_known(unsigned algorithm, unsigned wanted);
+
 /* sdf_settings.c */
 
 struct sdf_settings {
@@ -151,7 +168,7 @@ int sdf_import_point(struct sdf_session *session, const ECCrefPublicKey *from, C
 int sdf_import_rsa(struct sdf_session *session, const RSArefPublicKey *from, CK_OBJECT_HANDLE *key);
 
 enum { SDF_KEY_ATTRIBUTES = 10 };
-/* Attributes of a session key of `*size` bytes. Returns how many there are. */
+/* Attributes of a session key of `*size` bytes; NULL where its value says that. Returns how many. */
 CK_ULONG sdf_key_template(CK_ATTRIBUTE attributes[SDF_KEY_ATTRIBUTES], const CK_ULONG *size);
 /* Bytes of a session key of so many bits; 0 for a number that cannot be. */
 CK_ULONG sdf_key_size(unsigned bits);

@@ -37,7 +37,7 @@ _SECRET, _PUBLIC, _PRIVATE = (
 _MAX_ENVELOPE: Final = 1 << 16  # bytes; a session key has at most 4096
 
 
-@serves("C_CheckPIN")
+@serves("S_CheckPIN")
 def check_pin(app: Application, handle: int, pin: bytes | None) -> tuple[()]:
     """Whether this is the user's PIN. It counts like a login, and changes no state.
 
@@ -47,7 +47,7 @@ def check_pin(app: Application, handle: int, pin: bytes | None) -> tuple[()]:
     return _EMPTY
 
 
-@serves("C_GenerateEnvelopedKey")
+@serves("S_GenerateEnvelopedKey")
 def generate_enveloped_key(
     app: Application,
     handle: int,
@@ -74,7 +74,7 @@ def generate_enveloped_key(
     return (sealed, app.add(session, [key], made)[0])
 
 
-@serves("C_OpenEnvelopedKey")
+@serves("S_OpenEnvelopedKey")
 def open_enveloped_key(
     app: Application,
     handle: int,
@@ -96,7 +96,7 @@ def open_enveloped_key(
     return (app.add(session, [key], event(app, session, "key taken from an envelope", key))[0],)
 
 
-@serves("C_ExchangeEnvelope")
+@serves("S_ExchangeEnvelope")
 def exchange_envelope(
     app: Application,
     handle: int,
@@ -130,7 +130,7 @@ def exchange_envelope(
     return (sealed,)
 
 
-@serves("C_DigestInitSM2")
+@serves("S_DigestInitSM2")
 def digest_init_sm2(
     app: Application, handle: int, point: bytes | None, identity: bytes | None
 ) -> tuple[()]:
@@ -153,7 +153,7 @@ def digest_init_sm2(
     return _EMPTY
 
 
-@serves("C_PublicRSA")
+@serves("S_PublicRSA")
 def public_rsa(
     app: Application, handle: int, number: int, block: bytes | None, room: int
 ) -> tuple[bytes | Size]:
@@ -171,7 +171,7 @@ def public_rsa(
     return (result,)
 
 
-@serves("C_WriteValue")
+@serves("S_WriteValue")
 def write_value(
     app: Application, handle: int, number: int, offset: int, data: bytes | None
 ) -> tuple[()]:
