@@ -34,7 +34,7 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def method(self) -> str:
         """Name of the Python function that serves it: ``C_SignInit`` is ``sign_init``."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.removeprefix("C_")).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.partition("_")[2]).lower()
 
 
 ERROR: Final = Call(0, "ERROR", "", "u")
@@ -110,14 +110,28 @@ _TABLE: Final = (
     Call(67, "C_SessionCancel", "uu", "", since=1),
     Call(90, "C_EncapsulateKey", "uMuaAfy", "ayu", since=2),
     Call(91, "C_DecapsulateKey", "uMuaAay", "u", since=2),
+    Call(150, "S_AttestKey", "uuayfy", "ay"),
+    Call(151, "S_AttestModule", "ayfy", "ay"),
+    Call(160, "S_GetImportKey", "uayfy", "ay"),
+    Call(161, "S_ImportKey", "uay", "uu"),
+    # Named keys and their versions: see `secgear.services.crypto.token.calls.versions`.
+    Call(170, "S_NewKey", "uayMaAaA", "u"),
+    Call(171, "S_ImportNamedKey", "uayaA", "u"),
+    Call(172, "S_RotateKey", "uayu", "uu"),
+    Call(173, "S_ConfigureKey", "uayaA", ""),
+    Call(174, "S_SetKeyState", "uayuu", ""),
+    Call(175, "S_TrimKey", "uayu", ""),
+    Call(176, "S_DestroyKey", "uay", ""),
+    Call(177, "S_FindKey", "uayu", "uuu"),
+    Call(178, "S_ListKeys", "uay", "ay"),
     # What GM/T 0018 asks for and PKCS#11 has no call for.
-    Call(190, "S_CheckPIN", "uay", "", since=2),
-    Call(191, "S_GenerateEnvelopedKey", "uMaAMufy", "ayu", since=2),
-    Call(192, "S_OpenEnvelopedKey", "uMuayaA", "u", since=2),
-    Call(193, "S_ExchangeEnvelope", "uMuMuayfy", "ay", since=2),
-    Call(194, "S_DigestInitSM2", "uayay", "", since=2),
-    Call(195, "S_PublicRSA", "uuayfy", "ay", since=2),
-    Call(196, "S_WriteValue", "uuuay", "", since=2),
+    Call(190, "S_CheckPIN", "uay", ""),
+    Call(191, "S_GenerateEnvelopedKey", "uMaAMufy", "ayu"),
+    Call(192, "S_OpenEnvelopedKey", "uMuayaA", "u"),
+    Call(193, "S_ExchangeEnvelope", "uMuMuayfy", "ay"),
+    Call(194, "S_DigestInitSM2", "uayay", ""),
+    Call(195, "S_PublicRSA", "uuayfy", "ay"),
+    Call(196, "S_WriteValue", "uuuay", ""),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

@@ -6,6 +6,7 @@ from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token import selftest
+from secgear.services.crypto.token.attesting import Attestor
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.vault import Vault
 
@@ -24,10 +25,9 @@ class Module:
     def __init__(self, vault: Vault) -> None:
         selftest.run()
         self.vault = vault
-        contents = list(vault.open())
-        self.slots = tuple(Slot(number, vault) for number in range(len(vault.head.tokens)))
-        for number, item in contents:
-            self.slots[number].table.put(item)
+        self.attestor = Attestor(vault.guest)
+        vault.open()
+        self.slots = tuple(Slot(number, vault) for number in range(len(vault.tables)))
 
     def __repr__(self) -> str:
         return f"<Module of {len(self.slots)} slots>"
