@@ -17,6 +17,7 @@ from secgear.services.crypto.library.generate import files
 PLACE: Final = Path(__file__).with_name("c")
 SOURCES: Final = (
     "attributes.c",
+    "batches.c",
     "buffer.c",
     "call.c",
     "dial.c",

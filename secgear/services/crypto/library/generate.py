@@ -16,6 +16,7 @@ from secgear.services.crypto.library.prototypes import (
     STRUCTURES,
     V2_40,
     V3_0,
+    WRAPPED,
     derived,
     kinds,
     own_calls,
@@ -29,7 +30,9 @@ INTERFACE: Final = "Vendor secGear"
 """The name by which C_GetInterface has our own calls."""
 _HEAD = "/* Generated from the table of calls. */\n"
 _VENDORS = 0xFFFFFF00  # of our range, see constants.VENDOR
+_OVERHEAD = 1024  # bytes of an answer besides what the caller has room for, at most
 _MAX_FOUND = 1024  # objects that a search asks for at once
+_MAX_BATCH = 256  # operations of one batch
 _MAX_RANDOM = 1 << 20  # bytes of one C_GenerateRandom, as the token has it
 
 _NAMES: Final[Mapping[str, str]] = {
@@ -44,6 +47,10 @@ _NAMES: Final[Mapping[str, str]] = {
     "A": "CK_ATTRIBUTE_PTR a{0}, CK_ULONG a{0}_count",
     "R": "CK_BYTE_PTR a{0}, CK_ULONG_PTR a{0}_size",
     "N": "CK_ULONG_PTR a{0}, CK_ULONG_PTR a{0}_count",
+    "D": "CK_BYTE_PTR *a{0}, CK_ULONG_PTR a{0}_size",
+    "P": "CK_MECHANISM_PTR a{0}, CK_ULONG a{0}_count",
+    "I": "const CK_SECGEAR_INPUT *a{0}, CK_ULONG a{0}_count",
+    "O": "CK_SECGEAR_RESULT *a{0}, CK_ULONG a{0}_count",
 }
 _PUT: Final[Mapping[str, str]] = {
     "u": "sg_put_ulong(&call, a{0});",
@@ -56,12 +63,18 @@ _PUT: Final[Mapping[str, str]] = {
     "A": "sg_put_rooms(&call, a{0}, a{0}_count);",
     "R": "sg_put_room(&call, a{0}, a{0}_size);",
     "N": "sg_put_room(&call, a{0}, a{0}_count);",
+    "D": "sg_need_document(&call, a{0}, a{0}_size);",
+    "P": "sg_put_mechanisms(&call, a{0}, a{0}_count);",
+    "I": "sg_put_inputs(&call, a{0}, a{0}_count);",
+    "O": "sg_need(&call, a{0});",
 }
 _GET: Final[Mapping[str, str]] = {
     "H": "sg_get_ulong(&call, a{0});",
     "A": "sg_get_attributes(&call, a{0}, a{0}_count);",
     "R": "sg_get_bytes(&call, a{0}, a{0}_size);",
     "N": "sg_get_ulongs(&call, a{0}, a{0}_count);",
+    "D": "sg_get_document(&call, a{0}, a{0}_size);",
+    "O": "sg_get_results(&call, a{0}, a{0}_count);",
 }
 
 
@@ -69,7 +82,7 @@ def files() -> dict[str, str]:
     """Every generated file, by its name."""
     return {
         "functions.h": functions(),
-        "numbers.h": numbers(),
+        "generated.h": internals(),
         "secgear.h": public_header(),
         "calls.c": calls(),
         "tables.c": tables(),
@@ -101,8 +114,8 @@ def functions() -> str:
     )
 
 
-def numbers() -> str:
-    """The numbers that the library itself needs, and the limits of messages."""
+def internals() -> str:
+    """What the library itself needs: numbers, the limits of messages, functions inside."""
     limits = {
         "SG_VERSION": buffer.OWN,
         "SG_NULL": buffer.NULL,
@@ -110,6 +123,8 @@ def numbers() -> str:
         "SG_MAX_OPTIONS": frames.MAX_OPTIONS,
         "SG_MAX_BODY": frames.MAX_BODY,
         "SG_MAX_MESSAGE": frames.HEADER.size + frames.MAX_BODY,
+        "SG_OVERHEAD": _OVERHEAD,
+        "SG_MAX_DATA": frames.MAX_BODY // 2,
         "SG_MAX_ITEMS": messages.MAX_ITEMS,
         "SG_EMPTY_BUFFER": messages.EMPTY_BUFFER,
         "SG_CANCEL": mechanisms.CANCEL,
@@ -119,6 +134,7 @@ def numbers() -> str:
         "SG_MAX_MECHANISMS": values.MAX_MECHANISMS,
         "SG_MAX_FOUND": _MAX_FOUND,
         "SG_MAX_RANDOM": _MAX_RANDOM,
+        "SG_MAX_BATCH": _MAX_BATCH,
         "SG_ERROR": ERROR.id,
         "SG_INITIALIZE": BY_NAME["C_Initialize"].id,
         "SG_FINALIZE": BY_NAME["C_Finalize"].id,
@@ -133,7 +149,7 @@ def numbers() -> str:
     }
     return (
         _HEAD
-        + "#ifndef SECGEAR_NUMBERS_H\n#define SECGEAR_NUMBERS_H\n\n"
+        + "#ifndef SECGEAR_GENERATED_H\n#define SECGEAR_GENERATED_H\n\n"
         + _defines("CKR", Rv)
         # Of calls that end in the library.
         + "#define CKR_CANT_LOCK 0xAUL\n#define CKR_FUNCTION_NOT_PARALLEL 0x51UL\n\n"
@@ -144,7 +160,8 @@ def numbers() -> str:
         + "".join(f"#define {name} {number:#x}U\n" for name, number in limits.items())
         + "".join(f'#define {name} "{text}"\n' for name, text in texts.items())
         + "\n"
-        + "".join(map(_structure, LAYOUTS.values()))
+        + "".join(_structure(layout) for layout in LAYOUTS.values() if not layout.own)
+        + "".join(f"CK_RV {_inside(name)}({_parameters(name)});\n" for name in WRAPPED)
         + "extern const CK_FUNCTION_LIST sg_list_2_40;\n"
         "extern const CK_FUNCTION_LIST_3_0 sg_list_3_0;\n"
         "extern const CK_FUNCTION_LIST_3_2 sg_list_3_2;\n"
@@ -158,8 +175,8 @@ def public_header() -> str:
     own = own_calls()
     return (
         _HEAD + "/* What secGear's module has beyond PKCS#11. Include a header of PKCS#11 first.\n"
-        f' * C_GetInterface("{INTERFACE}") has a CK_SECGEAR_FUNCTION_LIST, of the release that this\n'
-        " * header is from. */\n"
+        f' * C_GetInterface("{INTERFACE}") has a CK_SECGEAR_FUNCTION_LIST, of the release that\n'
+        " * this header is from. */\n"
         "#ifndef SECGEAR_H\n#define SECGEAR_H\n\n"
         '#ifdef __cplusplus\nextern "C" {\n#endif\n\n'
         + f'#define SECGEAR_INTERFACE "{INTERFACE}"\n\n'
@@ -167,12 +184,33 @@ def public_header() -> str:
             _defines(prefix, [one for one in numbers if _is_vendors(one)])
             for prefix, numbers in _NUMBERS.items()
         )
+        + _BATCHES
+        + "".join(_structure(layout) for layout in LAYOUTS.values() if layout.own)
+        + "void S_Free(CK_BYTE_PTR data);\n"
         + "".join(f"CK_RV {name}({_list(derived(call))});\n" for name, call in own)
         + "\ntypedef struct CK_SECGEAR_FUNCTION_LIST {\n    CK_VERSION version;\n"
+        "    void (*S_Free)(CK_BYTE_PTR data);\n"
         + "".join(f"    CK_RV (*{name})({_list(derived(call))});\n" for name, call in own)
         + "} CK_SECGEAR_FUNCTION_LIST;\n\n#ifdef __cplusplus\n}\n#endif\n\n#endif\n"
     )
 
+
+_BATCHES = """\
+/* One of the inputs of a batch. */
+typedef struct CK_SECGEAR_INPUT {
+    const CK_BYTE *pData;
+    CK_ULONG ulDataLen;
+} CK_SECGEAR_INPUT;
+
+/* One of its results. ulDataLen: what pData has room for, and then what there is. */
+typedef struct CK_SECGEAR_RESULT {
+    CK_BYTE_PTR pData;
+    CK_ULONG ulDataLen;
+    CK_RV rv;
+} CK_SECGEAR_RESULT;
+
+/* What comes as CK_BYTE_PTR * is allocated here, and freed by S_Free. */
+"""
 
 _NUMBERS: Final[Mapping[str, type[enum.IntEnum]]] = {
     "CKO": constants.ObjectClass,
@@ -226,7 +264,7 @@ def calls() -> str:
         elif name not in BY_HAND:
             bodies.append(_body(name, kinds(name), BY_NAME.get(name)))
     bodies += [_body(name, derived(call), call) for name, call in own_calls()]
-    own = ",\n    ".join(["{1, 0}", *(name for name, _ in own_calls())])
+    own = ",\n    ".join(["{1, 0}", "S_Free", *(name for name, _ in own_calls())])
     lists = "".join(
         f"const {type_} {name} = {{\n    {{{version}}},\n    "
         + ",\n    ".join(members)
@@ -248,7 +286,7 @@ def calls() -> str:
 
 
 def _body(name: str, kinds: str, call: Call | None) -> str:
-    head = f"SG_EXPORT CK_RV {name}({_list(kinds)})\n{{\n"
+    head = f"{_head(name)}({_list(kinds)})\n{{\n"
     unused = [
         f"    (void)a{i}{suffix};\n"
         for i, kind in enumerate(kinds)
@@ -266,6 +304,14 @@ def _body(name: str, kinds: str, call: Call | None) -> str:
     return head + "".join(unused) + _calling(call, lines)
 
 
+def _head(name: str) -> str:
+    return f"CK_RV {_inside(name)}" if name in WRAPPED else f"SG_EXPORT CK_RV {name}"
+
+
+def _inside(name: str) -> str:
+    return f"sg_{name.removeprefix('C_')}"
+
+
 def _filling(name: str, call: Call) -> str:
     before, _, members = STRUCTURES[name]
     readers = {"v": "sg_get_version(&call, &info->{0});", "u": "sg_get_ulong(&call, &info->{0});"}
@@ -279,7 +325,7 @@ def _filling(name: str, call: Call) -> str:
             for form, member in zip(call.response, members, strict=True)
         ),
     ]
-    return f"SG_EXPORT CK_RV {name}({_parameters(name)})\n{{\n" + _calling(call, lines)
+    return f"{_head(name)}({_parameters(name)})\n{{\n" + _calling(call, lines)
 
 
 def _calling(call: Call, lines: list[str]) -> str:
@@ -313,6 +359,7 @@ def tables() -> str:
     )
     known = "".join(f"    case {rv:#x}:\n" for rv in sorted(set(Rv) - {Rv.OK}))
     forms = {int(mech): mechanisms.parameter_type(int(mech)) for mech in sorted(constants.Mech)}
+    used = {kind.__name__ for kind in forms.values() if kind is not bytes}
     encoders = "".join(
         f"    case {mech:#x}:\n        return {_encoder(kind)};\n" for mech, kind in forms.items()
     )
@@ -322,7 +369,7 @@ def tables() -> str:
         f"{attributes}    default:\n        return SG_BYTES;\n    }}\n}}\n\n"
         "bool sg_known_rv(uint64_t rv)\n{\n    switch (rv) {\n"
         f"{known}        return true;\n    default:\n        return false;\n    }}\n}}\n\n"
-        + "".join(map(_encoding, LAYOUTS.values()))
+        + "".join(_encoding(LAYOUTS[name]) for name in sorted(used))
         + "sg_encoder sg_encoder_of(uint32_t mechanism)\n{\n    switch (mechanism) {\n"
         f"{encoders}    default:\n        return NULL;\n    }}\n}}\n"
     )
@@ -330,7 +377,7 @@ def tables() -> str:
 
 def _encoder(kind: type) -> str:
     """Raises KeyError for a parameter that nobody has laid out in C."""
-    return "sg_encode_octets" if kind is bytes else f"encode_{LAYOUTS[kind].name}"
+    return "sg_encode_octets" if kind is bytes else f"encode_{LAYOUTS[kind.__name__].name}"
 
 
 def _encoding(layout: Layout) -> str:

@@ -7,7 +7,9 @@ A parameter has a kind, which says what it is in C and what on the wire (`calls`
     M  CK_MECHANISM_PTR             L  a token's label, 32 characters     (z)
     H  CK_ULONG_PTR, a result (u)   R  buffer and pointer to its size     (fy, ay)
     A  attributes to fill (fA, aAu) N  CK_ULONGs and pointer to their count (fu, au)
-    -  something that stays here
+    D  bytes that the library allocates, a result for which there is no room (ay)
+    P  mechanisms of one type (aM)  I  inputs of a batch (ab)
+    O  its results (ar)             -  something that stays here
 
 Source: PKCS #11 Specification Version 3.2, section 5.
 """
@@ -68,6 +70,13 @@ BY_HAND: Final[Mapping[str, str]] = {
     ),
 }
 """Functions that are written in C, with their parameters."""
+
+WRAPPED: Final = (
+    "C_GetInfo",
+    *(f"C_{verb}{part}" for verb in ("Encrypt", "Decrypt") for part in ("", "Update")),
+    *(f"C_{verb}{part}" for verb in ("Digest", "Sign", "Verify") for part in ("", "Update")),
+)
+"""Functions of which there is more to say in C: the generated ones are ``sg_`` inside."""
 
 SPECIAL: Final[Mapping[str, str]] = {
     "C_OpenSession": "uu--H",
@@ -141,12 +150,18 @@ OWN: Final = range(100, 200)
 
 
 def own_calls() -> list[tuple[str, Call]]:
-    """Our own calls by the names that they have in C, in the order of their numbers."""
-    return [
-        (f"S_{call.name.removeprefix('C_').removeprefix('S_')}", call)
+    """Our own calls by the names that they have in C, in the order of their numbers.
+
+    Raises ValueError where two have the same name.
+    """
+    calls = [
+        (f"S_{call.name[2:]}", call)
         for call in CALLS.values()
         if call.id in OWN and call.name not in STANDARD
     ]
+    if len({name for name, _ in calls}) != len(calls):
+        raise ValueError("two calls of the table have one name")
+    return sorted(calls, key=lambda entry: entry[1].id)
 
 
 def kinds(name: str) -> str:
@@ -158,24 +173,30 @@ def kinds(name: str) -> str:
     return UNSUPPORTED[name]
 
 
+_ARGUMENTS: Final = {
+    "u": "u", "y": "y", "ay": "B", "aA": "T", "z": "L", "M": "M", "fy": "R", "fu": "N", "fA": "A",
+    "aM": "P", "ab": "I",
+}  # fmt: skip
+_RESULTS: Final = {"u": "H", "ay": "D", "ar": "O"}
+_FILLS: Final = {"fy": ["ay"], "fu": ["au"], "fA": ["aA", "u"]}
+
+
 def derived(call: Call) -> str:
     """The kinds of a call's parameters, from its signatures: first arguments, then results.
 
     Raises ValueError for signatures that no parameters in C can be made from.
     """
-    arguments = {
-        "u": "u", "y": "y", "ay": "B", "aA": "T", "z": "L",
-        "M": "M", "fy": "R", "fu": "N", "fA": "A",
-    }  # fmt: skip
     results = list(split(call.response))
     made = ""
     for form in split(call.request):
-        if form not in arguments:
-            raise ValueError(f"{call.name}: no parameter in C for {form}")
-        made += arguments[form]
-        for result in {"fy": ["ay"], "fu": ["au"], "fA": ["aA", "u"]}.get(form, []):
+        made += _known(_ARGUMENTS, form, call)
+        for result in _FILLS.get(form, []):
             if not results or results.pop(0) != result:
                 raise ValueError(f"{call.name}: what it has room for is not what comes first")
-    if any(result != "u" for result in results):
-        raise ValueError(f"{call.name}: a result without room for it")
-    return made + "H" * len(results)
+    return made + "".join(_known(_RESULTS, form, call) for form in results)
+
+
+def _known(forms: Mapping[str, str], form: str, call: Call) -> str:
+    if form not in forms:
+        raise ValueError(f"{call.name}: no parameter in C for {form}")
+    return forms[form]

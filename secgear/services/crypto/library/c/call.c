@@ -20,6 +20,7 @@ void sg_begin(struct sg_call *call, uint32_t id, const char *request)
     memset(&call->in, 0, sizeof call->in);
     call->answer = (struct sg_answer){NULL, 0};
     call->id = id;
+    call->limit = SG_MAX_BODY;
     call->outcome = CKR_OK;
     call->answered = false;
     sg_writer_open(&call->out);
@@ -40,7 +41,7 @@ void sg_exchange(struct sg_call *call, const char *response)
     sg_fail(call, call->out.rv);
     if (call->rv != CKR_OK)
         return;
-    call->rv = sg_connection_exchange(&call->out, &call->answer);
+    call->rv = sg_connection_exchange(&call->out, call->limit, &call->answer);
     if (call->rv != CKR_OK)
         return;
     call->answered = true;
@@ -113,7 +114,8 @@ void sg_put_text(struct sg_call *call, const CK_UTF8CHAR *text, CK_ULONG size)
         sg_write_array(&call->out, text, size);
 }
 
-/* 0 asks for the size, and room of no bytes has a number of its own. */
+/* The room also says how long an answer may be: longer than a request, if there is room for it.
+ * 0 asks for the size, and room of no bytes has a number of its own. */
 void sg_put_room(struct sg_call *call, const void *buffer, const CK_ULONG *size)
 {
     sg_need(call, size);
@@ -124,6 +126,8 @@ void sg_put_room(struct sg_call *call, const void *buffer, const CK_ULONG *size)
         room = 0;
     else if (room == 0)
         room = SG_EMPTY_BUFFER;
+    else if (room > call->limit - SG_OVERHEAD)
+        call->limit = (size_t)room + SG_OVERHEAD;
     sg_write_u32(&call->out, room);
 }
 
@@ -134,15 +138,14 @@ void sg_put_count(struct sg_call *call, CK_ULONG count)
 
 /* --- results --------------------------------------------------------------------------------- */
 
-/* Whether results are there to be read. */
-static bool readable(const struct sg_call *call)
+bool sg_readable(const struct sg_call *call)
 {
     return call->answered && call->rv == CKR_OK && !call->in.malformed;
 }
 
 void sg_get_ulong(struct sg_call *call, CK_ULONG *number)
 {
-    if (!readable(call))
+    if (!sg_readable(call))
         return;
     uint64_t value = sg_read_u64(&call->in);
     if (!call->in.malformed && call->outcome == CKR_OK)
@@ -151,7 +154,7 @@ void sg_get_ulong(struct sg_call *call, CK_ULONG *number)
 
 void sg_get_version(struct sg_call *call, CK_VERSION *version)
 {
-    if (!readable(call))
+    if (!sg_readable(call))
         return;
     version->major = sg_read_u8(&call->in);
     version->minor = sg_read_u8(&call->in);
@@ -159,7 +162,7 @@ void sg_get_version(struct sg_call *call, CK_VERSION *version)
 
 void sg_get_text(struct sg_call *call, CK_UTF8CHAR *text, size_t size)
 {
-    if (!readable(call))
+    if (!sg_readable(call))
         return;
     size_t length;
     const uint8_t *data = sg_read_array(&call->in, &length);
@@ -186,7 +189,7 @@ static void too_small(struct sg_call *call, const void *buffer, CK_ULONG *size)
 
 void sg_get_bytes(struct sg_call *call, CK_BYTE *buffer, CK_ULONG *size)
 {
-    if (!readable(call))
+    if (!sg_readable(call))
         return;
     if (!sg_read_u8(&call->in)) {
         too_small(call, buffer, size);
@@ -207,13 +210,13 @@ void sg_get_exactly(struct sg_call *call, CK_BYTE *buffer, CK_ULONG size)
 {
     CK_ULONG length = size;
     sg_get_bytes(call, buffer, &length);
-    if (readable(call) && length != size)
+    if (sg_readable(call) && length != size)
         spoilt(call);
 }
 
 void sg_get_ulongs(struct sg_call *call, CK_ULONG *numbers, CK_ULONG *count)
 {
-    if (!readable(call))
+    if (!sg_readable(call))
         return;
     if (!sg_read_u8(&call->in)) {
         too_small(call, numbers, count);
@@ -232,12 +235,12 @@ void sg_get_ulongs(struct sg_call *call, CK_ULONG *numbers, CK_ULONG *count)
 
 void sg_get_found(struct sg_call *call, CK_ULONG *numbers, CK_ULONG most, CK_ULONG *count)
 {
-    if (!readable(call))
+    if (!sg_readable(call))
         return;
     CK_ULONG items = most;
     sg_get_ulongs(call, numbers, &items);
     if (call->outcome != CKR_OK)
         spoilt(call);
-    if (readable(call))
+    if (sg_readable(call))
         *count = items;
 }

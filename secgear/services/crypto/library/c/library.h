@@ -15,7 +15,7 @@
 #include "pkcs11.h"
 #include "functions.h"
 #include "secgear.h"
-#include "numbers.h"
+#include "generated.h"
 
 #define SG_EXPORT __attribute__((visibility("default")))
 
@@ -73,8 +73,9 @@ struct sg_answer {
 };
 
 CK_RV sg_connection_open(const char *address);
-/* Sends a request that has room for a frame's header before it, and waits for its answer. */
-CK_RV sg_connection_exchange(struct sg_writer *request, struct sg_answer *answer);
+/* Sends a request that has room for a frame's header before it, and waits for its answer, which has
+ * at most `limit` bytes. */
+CK_RV sg_connection_exchange(struct sg_writer *request, size_t limit, struct sg_answer *answer);
 /* What came was no answer: nothing that follows is believed. */
 void sg_connection_break(CK_RV rv);
 void sg_connection_close(void);
@@ -95,6 +96,7 @@ struct sg_call {
     struct sg_reader in;
     struct sg_answer answer;
     uint32_t id;
+    size_t limit; /* bytes that the answer may have */
     CK_RV rv;      /* why the call went no further */
     CK_RV outcome; /* of a call that was answered: CKR_OK or CKR_BUFFER_TOO_SMALL, mostly */
     bool entered, answered;
@@ -115,6 +117,8 @@ void sg_put_count(struct sg_call *call, CK_ULONG count);
 void sg_put_template(struct sg_call *call, const CK_ATTRIBUTE *attributes, CK_ULONG count);
 void sg_put_rooms(struct sg_call *call, const CK_ATTRIBUTE *attributes, CK_ULONG count);
 void sg_put_mechanism(struct sg_call *call, const CK_MECHANISM *mechanism);
+/* Whether results are there to be read. */
+bool sg_readable(const struct sg_call *call);
 
 void sg_get_ulong(struct sg_call *call, CK_ULONG *number);
 void sg_get_version(struct sg_call *call, CK_VERSION *version);
@@ -126,6 +130,14 @@ void sg_get_ulongs(struct sg_call *call, CK_ULONG *numbers, CK_ULONG *count);
 void sg_get_exactly(struct sg_call *call, CK_BYTE *buffer, CK_ULONG size);
 void sg_get_found(struct sg_call *call, CK_ULONG *numbers, CK_ULONG most, CK_ULONG *count);
 void sg_get_attributes(struct sg_call *call, CK_ATTRIBUTE *attributes, CK_ULONG count);
+
+/* batches.c: of our own calls. */
+
+void sg_need_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size);
+void sg_put_mechanisms(struct sg_call *call, const CK_MECHANISM *mechanisms, CK_ULONG count);
+void sg_put_inputs(struct sg_call *call, const CK_SECGEAR_INPUT *inputs, CK_ULONG count);
+void sg_get_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size);
+void sg_get_results(struct sg_call *call, CK_SECGEAR_RESULT *results, CK_ULONG count);
 
 /* mechanisms.c: the parameter of a mechanism; how each is laid out is generated. */
 

@@ -144,6 +144,18 @@ SG_EXPORT CK_RV C_Finalize(CK_VOID_PTR pReserved)
     return rv;
 }
 
+SG_EXPORT CK_RV C_GetInfo(CK_INFO *info)
+{
+    static const char description[] = "secGear PKCS#11 library         ";
+    _Static_assert(sizeof description == sizeof info->libraryDescription + 1, "padded, no end");
+    CK_RV rv = sg_GetInfo(info);
+    if (rv == CKR_OK) { /* the interface is the library's, whatever the module speaks besides */
+        info->cryptokiVersion = (CK_VERSION){3, 2};
+        memcpy(info->libraryDescription, description, sizeof info->libraryDescription);
+    }
+    return rv;
+}
+
 SG_EXPORT CK_RV C_GetFunctionList(CK_FUNCTION_LIST **ppFunctionList)
 {
     if (ppFunctionList == NULL)

@@ -1,8 +1,8 @@
 /* Types of PKCS#11 as this library speaks it: versions 2.40, 3.0 and 3.2, on machines of 64 bits.
  *
  * Written from the specification (OASIS, PKCS #11 Specification Version 3.2); structures have the
- * names and members that it gives them. Numbers (CKR_, CKA_, CKM_) are in the generated numbers.h,
- * functions and their lists in functions.h.
+ * names and members that it gives them. Functions and their lists are in functions.h, which is
+ * generated.
  */
 #ifndef SECGEAR_PKCS11_H
 #define SECGEAR_PKCS11_H

@@ -15,6 +15,7 @@
 
 struct waiter {
     uint32_t number;
+    size_t limit;
     bool done, asleep;
     CK_RV rv;
     struct sg_answer answer;
@@ -142,13 +143,12 @@ static CK_RV read_frame(void)
         return CKR_DEVICE_REMOVED;
     uint32_t number = number_at(header);
     size_t skip = number_at(header + 4), size = number_at(header + 8);
-    if (skip > SG_MAX_OPTIONS || size > SG_MAX_BODY)
-        return CKR_DEVICE_ERROR;
-    /* Nothing is kept for an answer that nobody waits for. */
+    /* Nothing is kept for an answer that nobody waits for, or not for that much. */
     pthread_mutex_lock(&connection.lock);
-    bool wanted = find(number) != NULL;
+    const struct waiter *wanted = find(number);
+    bool sound = wanted != NULL && size <= wanted->limit && skip <= SG_MAX_OPTIONS;
     pthread_mutex_unlock(&connection.lock);
-    if (!wanted)
+    if (!sound)
         return CKR_DEVICE_ERROR;
     while (skip != 0) {
         size_t part = skip < sizeof options ? skip : sizeof options;
@@ -212,9 +212,9 @@ static void leave(const struct waiter *waiter)
     *link = waiter->next;
 }
 
-static CK_RV exchange(struct sg_writer *request, struct sg_answer *answer)
+static CK_RV exchange(struct sg_writer *request, size_t limit, struct sg_answer *answer)
 {
-    struct waiter waiter = {.wake = PTHREAD_COND_INITIALIZER};
+    struct waiter waiter = {.limit = limit, .wake = PTHREAD_COND_INITIALIZER};
     pthread_mutex_lock(&connection.sending);
     pthread_mutex_lock(&connection.lock);
     if (connection.broken) {
@@ -242,12 +242,12 @@ static CK_RV exchange(struct sg_writer *request, struct sg_answer *answer)
     return waiter.rv;
 }
 
-CK_RV sg_connection_exchange(struct sg_writer *request, struct sg_answer *answer)
+CK_RV sg_connection_exchange(struct sg_writer *request, size_t limit, struct sg_answer *answer)
 {
     /* A thread that is cancelled half-way would take the others' connection along. */
     int before;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
-    CK_RV rv = exchange(request, answer);
+    CK_RV rv = exchange(request, limit, answer);
     pthread_setcancelstate(before, NULL);
     return rv;
 }
