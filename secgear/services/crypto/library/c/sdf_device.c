@@ -239,6 +239,8 @@ static void close_session(struct sdf_session *session)
     while ((object = sdf_take_of(&session->object)) != NULL)
         sdf_done(object); /* what they stand for ends with the module's session */
     C_CloseSession(session->handle);
+    if (session->pieces != CK_INVALID_HANDLE)
+        C_CloseSession(session->pieces);
     atomic_fetch_sub(&device.rights, session->rights);
     session->rights = 0;
     sdf_stream_end(session, session->streams);
@@ -382,7 +384,7 @@ SG_EXPORT int SDF_GetDeviceInfo(void *hSessionHandle, DEVICEINFO *pstDeviceInfo)
         *pstDeviceInfo = info;
     }
     sdf_leave(session);
-    return sdf_error(rv, SDR_UNKNOWNERR);
+    return sdf_error(rv, SDR_UNKNOWERR);
 }
 
 SG_EXPORT int SDF_GenerateRandom(void *hSessionHandle, unsigned int uiLength, unsigned char *pucRandom)

@@ -37,7 +37,7 @@ static int look_up(struct sdf_session *session, struct sdf_found *wanted)
     CK_ULONG number = 0;
     CK_RV rv = sdf_search(session->handle, template, 4, found, &number);
     if (rv != CKR_OK)
-        return sdf_error(rv, SDR_UNKNOWNERR);
+        return sdf_error(rv, SDR_UNKNOWERR);
     if (number == 0) /* private ones are not even there for who is not logged in */
         return wanted->class == CKO_PUBLIC_KEY || sdf_logged_in() ? SDR_KEYNOTEXIST : SDR_PARDENY;
     if (number > 1)

@@ -11,6 +11,10 @@
 #include "library.h"
 #include "sdf.h"
 
+#define CKU_USER 1UL
+#define CKF_RW_SESSION 0x2UL
+#define CKF_SERIAL_SESSION 0x4UL
+
 enum {
     SDF_POINT = 65,         /* bytes of a point, uncompressed */
     SDF_HALF = 32,          /* of a coordinate, and of r and s */
@@ -72,14 +76,16 @@ enum sdf_stream {
 
 struct sdf_session {
     struct sdf_object object;
-    CK_SESSION_HANDLE handle;
-    pthread_mutex_t lock;             /* of all that follows, and of the module's session */
+    CK_SESSION_HANDLE handle;         /* for what is done in one call */
+    CK_SESSION_HANDLE pieces;         /* for what is done in pieces; opened when it is needed */
+    pthread_mutex_t lock;             /* of all that follows, and of the module's sessions */
     unsigned streams;                 /* operations in pieces that are under way */
     unsigned rights;
     unsigned right[SDF_MAX_RIGHTS];
     unsigned found_next;
     struct sdf_found found[SDF_FOUND];
-    uint8_t mac[SDF_BLOCK];           /* of SDF_STREAM_MAC: the last block */
+    uint64_t mac_size;                /* of SDF_STREAM_MAC: bytes so far */
+    uint8_t mac[SDF_BLOCK];           /* and the last block that they made */
 };
 
 struct sdf_key {
@@ -90,7 +96,7 @@ struct sdf_key {
 struct sdf_agreement {
     struct sdf_object object;
     CK_OBJECT_HANDLE own, ephemeral;
-    unsigned bits;
+    unsigned bits, index;
     size_t id_size;
     uint8_t id[];
 };
@@ -120,8 +126,23 @@ struct sdf_object *sdf_take_agreement(struct sdf_session *session, void *handle,
 
 /* sdf_symmetric.c */
 
+struct sdf_mode {
+    CK_MECHANISM mechanism;
+    union {
+        uint8_t iv[SDF_BLOCK];
+        struct CK_AES_CTR_PARAMS ctr;
+        struct CK_GCM_PARAMS gcm;
+        struct CK_CCM_PARAMS ccm;
+    } parameter;
+    bool blocks; /* it takes whole blocks only */
+};
+
 /* SDR_OK for an algorithm that is `wanted`, or why it is not to be had. */
 int sdf_cipher_known(unsigned algorithm, unsigned wanted);
+/* The mechanism of an algorithm without authentication. mode: is not to be moved. */
+int sdf_mode_of(unsigned algorithm, const unsigned char *iv, struct sdf_mode *mode);
+/* More data of a MAC by C_EncryptUpdate, and its last block where there was one. */
+CK_RV sdf_mac_update(CK_SESSION_HANDLE session, const uint8_t *data, size_t size, uint8_t mac[SDF_BLOCK]);
 
 /* sdf_settings.c */
 
