@@ -180,6 +180,14 @@ _TABLE: Final = (
     Call(176, "S_DestroyKey", "uay", ""),
     Call(177, "S_FindKey", "uayu", "uuu"),
     Call(178, "S_ListKeys", "uay", "ay"),
+    # What GM/T 0018 asks for and PKCS#11 has no call for.
+    Call(190, "S_CheckPIN", "uay", ""),
+    Call(191, "S_GenerateEnvelopedKey", "uMaAMufy", "ayu"),
+    Call(192, "S_OpenEnvelopedKey", "uMuayaA", "u"),
+    Call(193, "S_ExchangeEnvelope", "uMuMuayfy", "ay"),
+    Call(194, "S_DigestInitSM2", "uayay", ""),
+    Call(195, "S_PublicRSA", "uuayfy", "ay"),
+    Call(196, "S_WriteValue", "uuuay", ""),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

@@ -20,6 +20,7 @@ _ROOMS: Final = (
     "messages",
     "objects",
     "operations",
+    "sdf",
     "versions",
 )
 _served: Final[dict[int, Function]] = {}
