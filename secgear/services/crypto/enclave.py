@@ -1,4 +1,4 @@
-"""The cryptographic module's program inside the TEE: everything in this file and below `token`.
+"""The cryptographic module's program inside the TEE: this file, and all below `token` and `rest`.
 
 The host carries messages in, keeps what it can't read, and is believed in nothing. Clients that
 come through the attested channel are heard by this program alone; of those that come by the host's
@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -25,6 +25,7 @@ from secgear.errors import CryptoModuleError, SecGearError
 from secgear.middleware.sealing import CallCounter
 from secgear.services.crypto.local import Clients
 from secgear.services.crypto.pkcs11.rv import CryptokiError
+from secgear.services.crypto.rest.service import Service
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
 from secgear.services.crypto.rpc.marks import INTRODUCTION
 from secgear.services.crypto.token.application import Application
@@ -37,7 +38,7 @@ app = App(
     "secgear-crypto",
     version="0.1",
     product="secgear-crypto",
-    requires=["cryptography", "msgspec"],
+    requires=["cryptography", "h11", "msgspec"],
     threads=16,
     log="warning",
 )
@@ -176,6 +177,7 @@ def _number(id: int) -> int:
 _lock = threading.Lock()
 _module: Module | None = None
 _clients = Clients()
+_rest: Service | None = None
 
 
 @app.ecall(raises=[Refused])
@@ -194,12 +196,13 @@ def found(slots: int, policy: str) -> None:
 @app.ecall(raises=[Refused])
 def open_module(policy: str) -> Status:
     """Read everything that the host has kept, and find it whole and the newest."""
-    global _module  # noqa: PLW0603  (an enclave has one module)
+    global _module, _rest  # noqa: PLW0603  (an enclave has one module)
     with _lock:
         if _module is None:
             try:
                 _module = Module(_vault(policy))
                 threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
+                _rest = Service(_module)
             except SecGearError as error:
                 raise Refused(f"{error.code}: {error}") from None
     return status()
@@ -252,9 +255,7 @@ def take(connection: Connection, note: bytes) -> None:
 @app.session(name="pkcs11")
 def serve(session: Session) -> None:
     """A client that has verified this enclave: the first message is its version, then calls."""
-    key = session.peer.key
-    name = f"key {key.hex()[:32]}" if key is not None else f"channel {session.peer.address}"
-    client = Application(_opened(), name[:160])
+    client = Application(_opened(), _actor(session)[:160])
     first = session.recv()
     version = first[0] if len(first) == 1 else -1
     if version not in (*VERSIONS, OWN):
@@ -266,12 +267,33 @@ def serve(session: Session) -> None:
         client.leave()
 
 
+@app.session(name="http")
+def serve_http(session: Session) -> None:
+    """The same for REST: the messages are pieces of a stream of HTTP/1.1."""
+    _opened()
+    if _rest is None:
+        return
+    try:
+        _rest.serve(session, _actor(session))
+    except CryptoModuleError as error:
+        _end(error)
+
+
+def _actor(session: Session) -> str:
+    key = session.peer.key
+    return f"key {key.hex()[:32]}" if key is not None else f"channel {session.peer.address}"
+
+
 def _answer(client: Application, body: bytes, version: int) -> bytes:
     try:
         return answer(client, body, version)
     except CryptoModuleError as error:
-        _logger.error("the module starts again: %s", error)
-        os._exit(TORN)
+        _end(error)
+
+
+def _end(error: CryptoModuleError) -> NoReturn:
+    _logger.error("the module starts again: %s", error)
+    os._exit(TORN)
 
 
 def _opened() -> Module:
