@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secgear.cli import crypto_http, crypto_rotate, inputs
+from secgear.cli import crypto_domain, crypto_http, crypto_rotate, inputs
 from secgear.cli.crypto_library import library
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
@@ -21,6 +21,7 @@ app.add_typer(audit)
 app.command("library")(library)
 app.command("http")(crypto_http.http)
 app.command("rotate")(crypto_rotate.rotate)
+app.add_typer(crypto_domain.app)
 
 Directory = Annotated[
     Path, typer.Argument(help="The module's directory.", file_okay=False, readable=False)
@@ -35,6 +36,14 @@ def init(
     database: Annotated[
         str, typer.Option(help="Another database than the one in the directory, as a URL.")
     ] = "",
+    witness: Annotated[
+        str,
+        typer.Option(
+            help="Who keeps the counter, as secgear serve witness prints it: ADDRESS,KEY. "
+            "A module on several machines needs one.",
+        ),
+    ] = "",
+    root: inputs.Roots = None,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -48,10 +57,21 @@ def init(
     """Found a module: make its image and its store. Keep the audit key that is printed."""
     from secgear.base.signing import load_private_key
     from secgear.cli.serve import checked_url
-    from secgear.services.crypto.host import found
+    from secgear.services.crypto.host import Witness, found
 
+    address, _, public = witness.partition(",")
+    if witness and not re.fullmatch(r"[0-9a-f]{64}", public, re.ASCII):
+        raise UsageError("--witness takes ADDRESS,KEY: the key has 64 hexadecimal digits")
     signer = None if key is None else load_private_key(key)
-    status = found(directory, slots=slots, tee=tee, database=checked_url(database), key=signer)
+    status = found(
+        directory,
+        slots=slots,
+        tee=tee,
+        database=checked_url(database),
+        key=signer,
+        witness=Witness(address, bytes.fromhex(public)) if witness else None,
+        roots=inputs.read_roots(root),
+    )
     if as_json:
         emit({"slots": status.slots, "audit_key": status.audit_key.hex()})
     else:

@@ -46,11 +46,15 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Root(msgspec.Struct, frozen=True):
-    """A trust anchor for members' evidence besides those that come with secGear, as PEM."""
+    """A trust anchor for members' evidence besides those that come with secGear, as PEM.
 
-    name: str
+    subject: whose key it is, as `KeyAnchor` has it; empty for a certificate.
+    """
+
     family: str
-    pem: bytes
+    name: str
+    pem: str
+    subject: str = ""
 
 
 class Founding(msgspec.Struct, frozen=True):
@@ -75,7 +79,8 @@ class Head(msgspec.Struct, frozen=True):
     it, by their generation, that objects are still encrypted under. audit_key: signs the audit
     trail, whose end is `audit_seq` and `audit_hash`. next_id: of objects, never used twice. epoch:
     the counter's value that this state has. recent: marks of the states before, the last one first.
-    svn: the highest version that has written here; older ones do not read on.
+    svn: the highest version that has written here; older ones do not read on. expelled: ids of
+    members that were sent away, who do not come back.
     """
 
     domain_key: bytes
@@ -91,6 +96,7 @@ class Head(msgspec.Struct, frozen=True):
     recent: tuple[bytes, ...] = ()
     svn: int = 0
     members: tuple[Member, ...] = ()
+    expelled: tuple[bytes, ...] = ()
     founding: Founding = Founding()
 
     def __repr__(self) -> str:

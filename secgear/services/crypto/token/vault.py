@@ -97,7 +97,7 @@ class Vault:
         self.tables: tuple[Table, ...] = ()
         self._lock = threading.RLock()
         self._store, self._make_counter = store, counter
-        self._guest, self._policy = guest, policy
+        self._guest, self.policy = guest, policy
         self._now = now
         self._counter: Counter
         self._credential: Credential
@@ -138,6 +138,11 @@ class Vault:
         return self._now()
 
     @property
+    def member(self) -> bytes:
+        """This platform's id as a member."""
+        return self._credential.id
+
+    @property
     def audit_key(self) -> bytes:
         """The public key that verifies the audit trail, 32 bytes."""
         return self._credential.audit
@@ -169,7 +174,7 @@ class Vault:
             self._state = _State(head, now.mark, Keyring.of(head))
             self.tables = tuple(Table() for _ in range(slots))
             draft = Draft(head, self.tables)
-            credential = own.sealed(self._guest, self._policy)
+            credential = own.sealed(self._guest, self.policy)
             draft.members.append(MemberRow(own.id, credential, keyring.grant(head, own.public)))
             draft.record(Event("module founded", "host"))
             if not self._made(draft):
@@ -371,14 +376,15 @@ class Vault:
             raise CryptoModuleError(
                 "the store's head was changed, or is another domain's"
             ) from None
+        if all(member.id != self.member for member in head.members):
+            raise CryptoModuleError("this platform is no member of the module's domain any more")
         return _State(head, mark, Keyring.of(head))
 
     def _granted(self) -> Keyring:
-        own = self._credential.id
         for row in self._store.members():
-            if row.id == own:
+            if row.id == self.member:
                 return keyring.accepted(self._credential, row.grant)
-        raise CryptoModuleError("this enclave is no member of the module's domain any more")
+        raise CryptoModuleError("this platform is no member of the module's domain any more")
 
     # --- changing --------------------------------------------------------------------------------
 
