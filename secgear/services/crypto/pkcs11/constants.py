@@ -232,6 +232,7 @@ class Mech(enum.IntEnum):
     ECDSA_SHA3_384 = 0x1049
     ECDSA_SHA3_512 = 0x104A
     ECDH1_DERIVE = 0x1050
+    RSA_AES_KEY_WRAP = 0x1054
     EC_EDWARDS_KEY_PAIR_GEN = 0x1055
     EC_MONTGOMERY_KEY_PAIR_GEN = 0x1056
     EDDSA = 0x1057
@@ -261,11 +262,13 @@ class Mech(enum.IntEnum):
     SM4_CTR = VENDOR | 0x24
     SM4_GCM = VENDOR | 0x25
     SM4_CCM = VENDOR | 0x26
+    SM4_GCM_WRAP = VENDOR | 0x27
     SM2_KEY_PAIR_GEN = VENDOR | 0x30
     SM2 = VENDOR | 0x31
     SM2_SM3 = VENDOR | 0x32
     SM2_ENCRYPT = VENDOR | 0x33
     SM2_EXCHANGE = VENDOR | 0x34
+    AES_GCM_WRAP = VENDOR | 0x40
 
 
 class Attr(enum.IntEnum):
