@@ -107,7 +107,9 @@ class MechanismFlag(enum.IntFlag):
     DECRYPT = 1 << 9
     DIGEST = 1 << 10
     SIGN = 1 << 11
+    SIGN_RECOVER = 1 << 12
     VERIFY = 1 << 13
+    VERIFY_RECOVER = 1 << 14
     GENERATE = 1 << 15
     GENERATE_KEY_PAIR = 1 << 16
     WRAP = 1 << 17

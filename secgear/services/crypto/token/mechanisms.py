@@ -316,8 +316,10 @@ def _digest_maker(algorithm: Any) -> Callable[[], Transform]:
 def _rsa_rows() -> Iterator[Row]:
     keys = (KeyType.RSA,)
     yield Row(Mech.RSA_PKCS_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, _RSA)
-    both = _CIPHER | _SIGNER | _WRAPPER
-    yield Row(Mech.RSA_PKCS, both, _RSA, keys, cipher=_rsa_pkcs, signer=_rsa_signer(None))
+    everything = _CIPHER | _SIGNER | _WRAPPER | Flags.SIGN_RECOVER | Flags.VERIFY_RECOVER
+    yield Row(
+        Mech.RSA_PKCS, everything, _RSA, keys, cipher=_rsa_pkcs, signer=_rsa_signer(None),
+    )  # fmt: skip
     yield Row(Mech.RSA_PKCS_OAEP, _CIPHER | _WRAPPER, _RSA, keys, cipher=_rsa_oaep)
     yield Row(Mech.RSA_AES_KEY_WRAP, _WRAPPER, _RSA, keys)
     yield Row(Mech.RSA_PKCS_PSS, _SIGNER, _RSA, keys, signer=_pss_signer(None))

@@ -11,7 +11,16 @@ from secgear.services.crypto.pkcs11.calls import BY_NAME, CALLS
 Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
 
-_ROOMS: Final = ("batches", "general", "keys", "messages", "objects", "operations")
+_ROOMS: Final = (
+    "batches",
+    "combined",
+    "general",
+    "keys",
+    "messages",
+    "objects",
+    "operations",
+    "recovery",
+)
 _served: Final[dict[int, Function]] = {}
 
 
