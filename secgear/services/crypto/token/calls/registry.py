@@ -16,12 +16,16 @@ _ROOMS: Final = (
     "batches",
     "general",
     "importing",
+    "batches",
+    "combined",
+    "general",
     "keys",
     "messages",
     "objects",
     "operations",
     "sdf",
     "versions",
+    "recovery",
 )
 _served: Final[dict[int, Function]] = {}
 
