@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secgear.cli import crypto_http, crypto_rotate, inputs
+from secgear.cli.crypto_library import library
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.command("library")(library)
 app.command("http")(crypto_http.http)
 app.command("rotate")(crypto_rotate.rotate)
 

@@ -8,28 +8,30 @@ own socket the host hears every word.
 from __future__ import annotations
 
 import datetime
-import itertools
 import logging
 import os
 import threading
+import time
+from functools import partial
 from typing import Final, NoReturn
 
 import msgspec
 
 from secgear import App, Session
 from secgear.base import context
+from secgear.base.handover.enclave import Connection
 from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
 from secgear.middleware.sealing import CallCounter
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.local import Clients
+from secgear.services.crypto.pkcs11.rv import CryptokiError
 from secgear.services.crypto.rest.service import Service
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
-from secgear.services.crypto.rpc.frames import MAX_BODY
-from secgear.services.crypto.rpc.messages import build_error
+from secgear.services.crypto.rpc.marks import INTRODUCTION
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
-from secgear.services.crypto.token.state import Change, Row
+from secgear.services.crypto.token.state import Change, MemberRow, News, Row
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
@@ -46,6 +48,7 @@ MAX_CONNECTIONS: Final = 4096
 TORN: Final = 70
 """Exit status when what is kept and what is known have come apart: the next start reads it anew."""
 _COUNTER: Final = b"secgear crypto counter v1"
+_PAUSE: Final = 0.5  # seconds after a host that can't say what is new
 _logger = logging.getLogger("secgear.crypto")
 
 
@@ -81,12 +84,28 @@ def store_rows(after: int) -> list[tuple[int, int, bytes]]:
 
 
 @app.ocall
+def store_since(epoch: int) -> tuple[bytes, list[tuple[int, int, bytes]], list[int], bool]:
+    """See `Store.since`: head, changed rows, ids of those that are gone, whether that is all."""
+    raise NotImplementedError
+
+
+@app.ocall
+def store_members() -> list[tuple[bytes, bytes, bytes]]:
+    """See `Store.members`: id, credential, grant of each."""
+    raise NotImplementedError
+
+
+@app.ocall
 def store_commit(
+    epoch: int,
     head: bytes,
+    *,
     put: list[tuple[int, int, bytes]],
     gone: list[int],
     records: list[tuple[int, bytes, bytes, bytes]],
-) -> None:
+    members: list[tuple[bytes, bytes, bytes]],
+    expelled: list[bytes],
+) -> bool:
     """See `Store.commit`."""
     raise NotImplementedError
 
@@ -103,6 +122,15 @@ def counter_advance(value: int, mark: bytes) -> tuple[int, bytes]:
     raise NotImplementedError
 
 
+@app.ocall
+def store_news(epoch: int, load: int) -> int:
+    """How far the store is: when it is beyond that epoch, or after a while. Negative: never mind.
+
+    load: how many clients this enclave has.
+    """
+    raise NotImplementedError
+
+
 class _HostStore:
     """`Store`, by OCALLs."""
 
@@ -110,24 +138,46 @@ class _HostStore:
         return store_head()
 
     def rows(self, after: int) -> list[Row]:
-        return [Row(*row) for row in store_rows(after)]
+        return _rows(store_rows(after))
 
-    def commit(self, change: Change) -> None:
-        store_commit(
+    def since(self, epoch: int) -> News:
+        head, rows, gone, whole = store_since(epoch)
+        return News(head, tuple(_rows(rows)), tuple(map(_number, gone)), whole)
+
+    def members(self) -> list[MemberRow]:
+        return [MemberRow(*row) for row in store_members()]
+
+    def commit(self, change: Change) -> bool:
+        return store_commit(
+            change.epoch,
             change.head,
-            [(row.id, row.slot, row.blob) for row in change.put],
-            list(change.delete),
-            [(one.seq, one.body, one.hash, one.signature) for one in change.records],
+            put=[(row.id, row.slot, row.blob) for row in change.put],
+            gone=list(change.delete),
+            records=[(one.seq, one.body, one.hash, one.signature) for one in change.records],
+            members=[(one.id, one.credential, one.grant) for one in change.members],
+            expelled=list(change.expelled),
         )
+
+
+def _rows(rows: list[tuple[int, int, bytes]]) -> list[Row]:
+    """Rows that can be what they say. Raises CryptoModuleError."""
+    if any(not 0 <= slot < MAX_SLOTS for _, slot, _ in rows):
+        raise CryptoModuleError("the store's objects are in slots that no module has")
+    return [Row(_number(id), slot, blob) for id, slot, blob in rows]
+
+
+def _number(id: int) -> int:
+    if not 0 < id < 1 << 63:
+        raise CryptoModuleError("the store's objects have numbers that no object has")
+    return id
 
 
 # --- the module ----------------------------------------------------------------------------------
 
 _lock = threading.Lock()
 _module: Module | None = None
+_clients = Clients()
 _rest: Service | None = None
-_connections: dict[int, Application] = {}
-_numbers = itertools.count(1)
 
 
 @app.ecall(raises=[Refused])
@@ -139,6 +189,8 @@ def found(slots: int, policy: str) -> None:
         _vault(policy).found(slots)
     except SecGearError as error:
         raise Refused(f"{error.code}: {error}") from None
+    except CryptokiError:
+        raise Refused("the store does not keep the module") from None
 
 
 @app.ecall(raises=[Refused])
@@ -149,6 +201,7 @@ def open_module(policy: str) -> Status:
         if _module is None:
             try:
                 _module = Module(_vault(policy))
+                threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
                 _rest = Service(_module)
             except SecGearError as error:
                 raise Refused(f"{error.code}: {error}") from None
@@ -159,51 +212,41 @@ def open_module(policy: str) -> Status:
 def status() -> Status:
     """What the module tells about itself."""
     module = _opened()
-    head = module.vault.head
+    head = module.vault.known
     return Status(
         slots=len(module.slots),
         objects=sum(len(slot.table) for slot in module.slots),
-        connections=len(_connections),
+        connections=module.clients,
         audit_key=module.vault.audit_key,
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash,
     )
 
 
+def _hear(module: Module) -> None:
+    """Hear from the host what others have changed, at once; the vault looks for itself as well.
+
+    On a thread of its own: those of calls may all wait for a change that waits for this.
+    """
+    heard = module.vault.known.epoch
+    while heard >= 0:
+        try:
+            heard = store_news(heard, module.clients)
+        except SecGearError:
+            time.sleep(_PAUSE)
+            continue
+        module.vault.note(heard)
+
+
 # --- clients of the host's socket ----------------------------------------------------------------
 
 
-@app.ecall(raises=[Refused])
-def connect(actor: str, resumed: bool) -> int:
-    """A client of the host's: the number of its connection.
-
-    actor: who it is, as the host tells. resumed: it was connected to an enclave before this one,
-    and has called C_Initialize there.
-    """
-    with _lock:
-        if len(_connections) >= MAX_CONNECTIONS:
-            raise Refused("too many connections")
-        number = next(_numbers)
-        _connections[number] = Application(_opened(), actor[:160], initialised=resumed)
-    return number
-
-
-@app.ecall
-def exchange(connection: int, version: int, body: bytes) -> bytes:
-    """The answer to one message of a client. The hot path: whoever calls it decides how."""
-    client = _connections.get(connection)
-    if client is None or version not in (*VERSIONS, OWN) or len(body) > MAX_BODY:
-        return build_error(Rv.DEVICE_ERROR)
-    return _answer(client, body, version)
-
-
-@app.ecall
-def disconnect(connection: int) -> None:
-    """A client is gone, and everything it did not put on a token."""
-    with _lock:
-        client = _connections.pop(connection, None)
-    if client is not None:
-        client.leave()
+@app.connection(name="pkcs11", limit=MAX_CONNECTIONS)
+def take(connection: Connection, note: bytes) -> None:
+    """A client of the host's, whom it introduces by `note`."""
+    who = INTRODUCTION.decode(note)
+    client = Application(_opened(), who.actor[:160], initialised=who.version is not None)
+    _clients.take(connection, who.version, partial(_answer, client), client.leave)
 
 
 # --- clients of the attested channel -------------------------------------------------------------
@@ -262,7 +305,7 @@ def _opened() -> Module:
 def _vault(policy: str) -> Vault:
     return Vault(
         _HostStore(),
-        CallCounter(_COUNTER, counter_read, counter_advance),
+        lambda _: CallCounter(_COUNTER, counter_read, counter_advance),
         guest=context.guest(),
         policy=SealingPolicy(policy),
         now=lambda: datetime.datetime.now(datetime.UTC),

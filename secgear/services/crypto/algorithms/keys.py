@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -89,7 +90,7 @@ def from_pkcs8(der: bytes, *, own: bool = False) -> PrivateKey:
     try:
         key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=own)
         type_of(key)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, UnsupportedAlgorithm) as error:
         raise CryptokiError(Rv.WRAPPED_KEY_INVALID) from error
     return key
 
@@ -207,8 +208,23 @@ SECRET_ATTRIBUTES: Final = frozenset(
 
 
 def import_public(kind: int, template: Template) -> PublicKey:
-    """The public key that a template describes. Raises CryptokiError."""
-    return _imported(_PUBLIC, kind, template)
+    """The public key that a template describes: by its parts, its SubjectPublicKeyInfo, or both.
+
+    That has to be in the one form that the token gives it itself: DER, the point uncompressed.
+    Raises CryptokiError.
+    """
+    info = template.get(Attr.PUBLIC_KEY_INFO)
+    if not isinstance(info, bytes) or not info:
+        return _imported(_PUBLIC, kind, template)
+    alone = not any(attr in template for attr in (Attr.MODULUS, Attr.EC_POINT, Attr.VALUE))
+    table = dict.fromkeys(_PUBLIC, lambda _: from_spki(kind, info)) if alone else _PUBLIC
+    key = _imported(table, kind, template)
+    described = describe(key, private=False) | {int(Attr.KEY_TYPE): int(type_of(key))}
+    fixed = (Attr.KEY_TYPE, Attr.PUBLIC_KEY_INFO, Attr.EC_PARAMS, Attr.PARAMETER_SET)
+    given = {attr: template[attr] for attr in (fixed if alone else fixed[:2]) if attr in template}
+    if any(described.get(attr) != value for attr, value in given.items()):
+        raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID)
+    return key
 
 
 def import_private(kind: int, template: Template) -> PrivateKey:
@@ -222,7 +238,7 @@ def _imported(table: Mapping[int, Callable[[Template], Any]], kind: int, templat
     try:
         key = table[kind](template)
         type_of(key)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, UnsupportedAlgorithm) as error:
         raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
     except PlatformUnavailable as error:  # no OpenSSL here that has SM2
         raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
@@ -255,6 +271,16 @@ def _rsa_private(template: Template) -> rsa.RSAPrivateKey:
         rsa.RSAPublicNumbers(e, n),
     )
     return numbers.private_key()
+
+
+def rsa_key(p: int, q: int, e: int) -> rsa.RSAPrivateKey:
+    """The key of two primes. Raises ValueError."""
+    d = rsa.rsa_recover_private_exponent(e, p, q)
+    public = rsa.RSAPublicNumbers(e, p * q)
+    parts = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    return rsa.RSAPrivateNumbers(p, q, d, *parts, public).private_key(
+        unsafe_skip_rsa_key_validation=True
+    )
 
 
 def _ec_public(template: Template) -> ec.EllipticCurvePublicKey:

@@ -24,6 +24,7 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
 MAX_MESSAGE: Final = 4 << 20
 """Bytes of a message that has to be there as a whole."""
+_MAX_DIGEST = 1024  # bytes of what CKM_ECDSA signs, of which the leftmost count
 _PKCS1_OVERHEAD = 11
 _MAX_CONTEXT = 255  # FIPS 204
 
@@ -54,7 +55,7 @@ class _Message:
 
     def __init__(self, algorithm: hashes.HashAlgorithm | None, limit: int) -> None:
         self._hash = hashes.Hash(algorithm) if algorithm is not None else None
-        self._data = b""
+        self._data = bytearray()
         self._limit = limit
 
     def update(self, data: bytes) -> None:
@@ -66,7 +67,7 @@ class _Message:
         self._data += data
 
     def take(self) -> bytes:
-        return self._hash.finalize() if self._hash is not None else self._data
+        return self._hash.finalize() if self._hash is not None else bytes(self._data)
 
 
 class RsaSigner(Signer):
@@ -127,7 +128,7 @@ class EcdsaSigner(Signer):
         self.length = 2 * self._half
         self._key = key
         self._algorithm = algorithm
-        self._message = _Message(algorithm, MAX_MESSAGE)
+        self._message = _Message(algorithm, _MAX_DIGEST)
 
     def update(self, data: bytes) -> None:
         """See `Signer.update`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.token import selftest
+from secgear.services.crypto.token.attesting import Attestor
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.vault import Vault
 
@@ -15,17 +18,27 @@ MODEL: Final = "enclave"
 
 @final
 class Module:
-    """All slots over one vault. Made once, when everything was read and found whole."""
+    """All slots over one vault. Made once, when everything was read and found whole.
+
+    Raises CryptoModuleError, also where an algorithm fails its self-test.
+    """
 
     def __init__(self, vault: Vault) -> None:
+        selftest.run()
         self.vault = vault
-        contents = list(vault.open())
-        self.slots = tuple(Slot(number, vault) for number in range(len(vault.head.tokens)))
-        for number, item in contents:
-            self.slots[number].table.put(item)
+        self.attestor = Attestor(vault.guest)
+        vault.open()
+        self.slots = tuple(Slot(number, vault) for number in range(len(vault.tables)))
+        self.clients = 0
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Module of {len(self.slots)} slots>"
+
+    def joined(self, by: int = 1) -> None:
+        """There is a client more, or less."""
+        with self._lock:
+            self.clients += by
 
     def slot(self, number: int) -> Slot:
         """A slot by its number. Raises CryptokiError."""

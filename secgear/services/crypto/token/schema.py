@@ -83,6 +83,7 @@ _SECRECY: Final[Rules] = {
     Attr.WRAP_WITH_TRUSTED: Rule(_GIVEN | How.UP, False),
     Attr.UNWRAP_TEMPLATE: Rule(_GIVEN),
     Attr.DERIVE_TEMPLATE: Rule(_GIVEN),
+    Attr.ENVELOPE: Rule(_FIXED),
 }
 _EC: Final[Rules] = {Attr.EC_PARAMS: Rule(_GIVEN)}
 
@@ -165,6 +166,9 @@ _SECRET: Final[Rules] = {
     Attr.CHECK_VALUE: Rule(_GIVEN),
     Attr.VALUE: Rule(How.CREATE),
     Attr.VALUE_LEN: Rule(How.MAKE),
+    Attr.SM2_CONFIRMATION: Rule(_FIXED),
+    Attr.SM2_PEER_CONFIRMATION: Rule(_FIXED),
+    Attr.ENVELOPES_TAKEN: Rule(_FIXED),
 }
 
 RULES: Final[Mapping[int, Rules]] = {

@@ -20,6 +20,8 @@ from secgear.services.crypto.pkcs11.mechanism import (
     GcmParams,
     LengthParam,
     Mechanism,
+    Mechanisms,
+    MessageParams,
     OaepParams,
     PssParams,
 )
@@ -96,6 +98,15 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
         max_size=5,
     ),
     "M": P11KIT_PARAMETERS,
+    "aM": st.one_of(
+        st.lists(st.builds(GcmParams, octets, octets, ulongs), min_size=1, max_size=5).map(
+            lambda given: Mechanisms(Mech.AES_GCM, tuple(given))
+        ),
+        st.lists(octets, max_size=5).map(lambda given: Mechanisms(Mech.SM2_SM3, tuple(given))),
+        st.integers(1, 5).map(lambda count: Mechanisms(Mech.ECDSA, (None,) * count)),
+    ),
+    "ab": st.lists(octets, max_size=5),
+    "P": st.builds(MessageParams, octets, ulongs, ulongs, octets, ulongs, ulongs),
 }
 
 
@@ -250,6 +261,7 @@ RESULTS: dict[str, st.SearchStrategy[Any]] = {
     "s": octets,
     "ay": st.one_of(octets, st.integers(0, 2**32 - 1).map(Size)),
     "au": st.one_of(st.lists(ulongs, max_size=5), st.integers(0, 2**32 - 1).map(Size)),
+    "ar": st.lists(st.one_of(octets, st.sampled_from(Rv)), max_size=5),
 }
 
 

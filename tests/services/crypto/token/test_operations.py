@@ -430,3 +430,23 @@ def test_right_pins_at_once_do_not_lock_each_other_out(module: Module) -> None:
     for thread in threads:
         thread.join()
     assert len(users) == len(callers)
+
+
+def test_an_operation_that_a_logout_overtakes_does_not_begin(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, private = user.ec(TOKEN=True)
+    other = User(user.caller, login=False)
+    find = Application.find
+
+    def find_and_leave(app: Application, *arguments: Any) -> Any:
+        found = find(app, *arguments)
+        monkeypatch.undo()
+        other.caller.call("C_Logout", other.session)
+        return found
+
+    monkeypatch.setattr(Application, "find", find_and_leave)
+    refused = refusal(user.call, "C_SignInit", Mechanism(Mech.ECDSA), private)
+    assert refused is Rv.USER_NOT_LOGGED_IN
+    assert refusal(user.call, "C_Sign", bytes(32), ROOM) is Rv.OPERATION_NOT_INITIALIZED
+    user.call("C_VerifyInit", Mechanism(Mech.ECDSA), public)  # which is not private

@@ -288,7 +288,7 @@ def test_a_key_is_destroyed_only_if_its_settings_say_so(user: User) -> None:
 
 def test_an_imported_key_is_version_1_and_the_next_one_is_generated(user: User) -> None:
     number = ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value
-    private = user.call("S_ImportKey", b"web", template(
+    private = user.call("S_ImportNamedKey", b"web", template(
         CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.EC, EC_PARAMS=P256,
         VALUE=number.to_bytes(32, "big"), SIGN=True,
     ))  # fmt: skip
@@ -300,7 +300,7 @@ def test_an_imported_key_is_version_1_and_the_next_one_is_generated(user: User) 
     assert user.get(second, Attr.LOCAL) is True
     signature = user.run("Sign", Mech.ECDSA_SHA256, second, b"message")
     user.verify(Mech.ECDSA_SHA256, find(user, b"web")[2], b"message", signature)
-    user.call("S_ImportKey", b"mac", template(
+    user.call("S_ImportNamedKey", b"mac", template(
         CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.GENERIC_SECRET, VALUE=bytes(32), SIGN=True
     ))  # fmt: skip
     assert user.get(rotate(user, b"mac")[1], Attr.VALUE_LEN) == 32
@@ -311,7 +311,7 @@ def test_what_is_no_key_is_not_imported(user: User) -> None:
         {"CLASS": ObjectClass.DATA}, {"CLASS": ObjectClass.SECRET_KEY, "KEY_TYPE": KeyType.AES,
          "VALUE": bytes(16), "PRIVATE": False},
     ):  # fmt: skip
-        refused = refusal(user.call, "S_ImportKey", b"x", template(**attributes))
+        refused = refusal(user.call, "S_ImportNamedKey", b"x", template(**attributes))
         assert refused is Rv.TEMPLATE_INCONSISTENT
 
 
@@ -340,7 +340,7 @@ def test_who_is_not_logged_in_sees_public_halves_and_changes_nothing(
         lambda: stranger.call("S_SetKeyState", b"web", 1, KeyState.COMPROMISED),
         lambda: stranger.call("S_TrimKey", b"web", 1),
         lambda: stranger.call("S_DestroyKey", b"web"),
-        lambda: stranger.call("S_ImportKey", b"new", {}),
+        lambda: stranger.call("S_ImportNamedKey", b"new", {}),
     ):  # fmt: skip
         assert refusal(change) is Rv.USER_NOT_LOGGED_IN
     reader = User(connect(module), flags=4)

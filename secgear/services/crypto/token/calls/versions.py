@@ -73,8 +73,10 @@ def new_key(
     return (_begun(app, session, own, made, "key made"),)
 
 
-@serves("S_ImportKey")
-def import_key(app: Application, handle: int, name: bytes | None, template: Template) -> tuple[int]:
+@serves("S_ImportNamedKey")
+def import_named_key(
+    app: Application, handle: int, name: bytes | None, template: Template
+) -> tuple[int]:
     """A new key whose version 1 is made from its parts; what follows is generated."""
     session = _changing(app, handle)
     own = versions.check_name(name)
@@ -117,7 +119,7 @@ def rotate_key(app: Application, handle: int, name: bytes | None, state: int) ->
         event = _event(app, session, "key rotated", newest, version=newest.latest.number + 1)
         return Alteration(event, new=fresh, changed=changed)
 
-    kept = _secret_of(session.slot.alter(decide))
+    kept = _secret_of(session.slot.alter(decide, session.generation))
     return int(kept.attributes[Attr.KEY_VERSION]), kept.id << 1  # type: ignore[arg-type]
 
 
@@ -137,7 +139,7 @@ def configure_key(
             _event(app, session, "key settings changed", key, **plain), changed=changed
         )
 
-    session.slot.alter(decide)
+    session.slot.alter(decide, session.generation)
     return _EMPTY
 
 
@@ -158,7 +160,7 @@ def set_key_state(
         )
         return Alteration(event, changed=changed)
 
-    session.slot.alter(decide)
+    session.slot.alter(decide, session.generation)
     return _EMPTY
 
 
@@ -172,7 +174,7 @@ def trim_key(app: Application, handle: int, name: bytes | None, least: int) -> t
         gone = versions.trimmed(key, least)
         return Alteration(_event(app, session, "key trimmed", key, below=least), gone=gone)
 
-    session.slot.alter(decide)
+    session.slot.alter(decide, session.generation)
     return _EMPTY
 
 
@@ -188,7 +190,7 @@ def destroy_key(app: Application, handle: int, name: bytes | None) -> tuple[()]:
         gone = [item.id for version in key.versions for item in version.objects]
         return Alteration(_event(app, session, "key destroyed", key), gone=gone)
 
-    session.slot.alter(decide)
+    session.slot.alter(decide, session.generation)
     return _EMPTY
 
 
@@ -269,7 +271,7 @@ def _begun(
         detail["class"] = ObjectClass(_secret_of(fresh).object_class).name
         return Alteration(Event(action, app.actor, session.slot.number, detail), new=fresh)
 
-    return _secret_of(session.slot.alter(decide)).id << 1
+    return _secret_of(session.slot.alter(decide, session.generation)).id << 1
 
 
 def _generated(
