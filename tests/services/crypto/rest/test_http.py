@@ -201,7 +201,7 @@ CHUNK = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pieces=st.lists(CHUNK, max_size=6), cut=st.integers(1, 40))
 def test_whatever_comes_in_whatever_pieces_is_answered_the_same(
     pieces: list[bytes], cut: int
@@ -231,7 +231,7 @@ def test_whatever_comes_in_whatever_pieces_is_answered_the_same(
         ).map(lambda parts: "/" + "/".join(parts)),
     ),
 )  # fmt: skip
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_every_path_leads_to_one_route_or_is_refused(method: str, target: str) -> None:
     try:
         found = ROUTER.find(method, target)
