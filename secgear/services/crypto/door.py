@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Self, final
 
@@ -27,6 +28,7 @@ HTTP_SERVICE: Final = "http"
 """The enclave's handler of attested channels for REST, for `secgear.connect`."""
 LIMIT: Final = 128  # connections
 _PIECE: Final = 64 << 10
+_CLOSING: Final = 10.0  # seconds that connections have to end when the door is closed
 _logger = logging.getLogger(__name__)
 
 
@@ -43,7 +45,8 @@ class Door:
         self._open = open
         self._limit = limit
         self._lock = threading.Lock()
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._sessions: set[Session] = set()
         self._closed = False
         try:
             self._socket = place.listen()
@@ -66,13 +69,19 @@ class Door:
             if self._closed:
                 return
             self._closed = True
-            connections = list(self._connections)
+            connections = dict(self._connections)
+            sessions = list(self._sessions)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         for connection in connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        for session in sessions:
+            session.abort()
+        until = time.monotonic() + _CLOSING  # a process that ends must not leave threads in OpenSSL
+        for thread in connections.values():
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _accept(self) -> None:
         while not self._closed:
@@ -84,17 +93,17 @@ class Door:
                 _logger.warning("accepting a connection failed: %s", error.strerror)
                 threading.Event().wait(0.1)
                 continue
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             with self._lock:
-                full = self._closed or len(self._connections) >= self._limit
-                if not full:
-                    self._connections.add(connection)
-            try:
-                if full:
+                if self._closed or len(self._connections) >= self._limit:
                     connection.close()
-                else:
-                    threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-            except RuntimeError:  # the system gives us no more threads
-                self._leave(connection)
+                    continue
+                self._connections[connection] = thread
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives us no more threads
+                    del self._connections[connection]
+                    connection.close()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -106,8 +115,16 @@ class Door:
                 _logger.warning("no channel: %s %s", error.code, error)
                 connection.sendall(_unavailable(error))
                 return
-            with session:
-                _carry(connection, session)
+            with self._lock:
+                self._sessions.add(session)
+                closed = self._closed
+            try:
+                if not closed:
+                    _carry(connection, session)
+            finally:
+                session.close()
+                with self._lock:
+                    self._sessions.discard(session)
         except (OSError, ChannelError):
             pass  # one of the two is gone
         finally:
@@ -115,7 +132,7 @@ class Door:
 
     def _leave(self, connection: socket.socket) -> None:
         with self._lock:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
         connection.close()
 
 

@@ -195,7 +195,12 @@ class _Reader:
 
 def _check(head: h11.Request) -> None:
     """Refuse a request that could be meant in another way, or that is too big."""
+    if head.http_version not in (b"1.0", b"1.1"):
+        raise Refusal(505, "this is HTTP/1.1")
     names = [name for name, _ in head.headers]
+    size = len(head.target) + sum(len(name) + len(value) for name, value in head.headers)
+    if size > MAX_HEAD:  # h11 looks only as long as more is to come
+        raise Refusal(431, f"a request's head has at most {MAX_HEAD} bytes")
     if len(names) > MAX_HEADERS:
         raise Refusal(431, f"a request has at most {MAX_HEADERS} headers")
     if b"transfer-encoding" in names and (

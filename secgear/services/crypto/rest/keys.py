@@ -146,7 +146,7 @@ def _import(request: Request) -> Key:
             int(Attr.CLASS): int(ObjectClass.PRIVATE_KEY),
             **_parts(body.private_key, kind),
         }
-    request.work.call("S_ImportKey", request.path["name"].encode(), template)
+    request.work.call("S_ImportNamedKey", request.path["name"].encode(), template)
     return _about(_ring(request))
 
 

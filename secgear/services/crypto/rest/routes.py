@@ -136,7 +136,8 @@ class Router:
             if matched is None:
                 continue
             known = True
-            if route.method == method and _asked(route, values):
+            if route.method == method:
+                _check(route, values)
                 return Found(route, matched, values)
         if known:
             raise Refusal(405, "this can't be asked of that path")
@@ -153,13 +154,12 @@ def _match(pattern: tuple[str, ...], segments: tuple[str, ...]) -> dict[str, str
     return found
 
 
-def _asked(route: Route, values: Mapping[str, str]) -> bool:
-    """Whether a route knows all of a query's parameters, with these values."""
+def _check(route: Route, values: Mapping[str, str]) -> None:
+    """Raise Refusal unless a route knows all of a query's parameters, with these values."""
     known = {query.name: query.values for query in route.query}
-    return all(
-        name in known and (not known[name] or value in known[name])
-        for name, value in values.items()
-    )
+    for name, value in values.items():
+        if name not in known or (known[name] and value not in known[name]):
+            raise Refusal(400, "the query has a parameter or a value that this path does not take")
 
 
 def _segments(path: str) -> tuple[str, ...]:

@@ -106,6 +106,9 @@ def checked_session() -> Any:
 
 
 def conforms(answer: Any) -> None:
+    if answer.status_code == 502:  # the door's own word
+        assert set(answer.json()) == {"errors"}
+        return
     method = {"LIST": "GET", "HEAD": "GET", "PUT": "POST"}.get(
         answer.request.method, answer.request.method
     )

@@ -8,7 +8,7 @@ from typing import Any
 import requests
 
 from secgear.services.crypto.rest.service import ROUTER
-from tests.services.crypto.rest.conftest import Place
+from tests.services.crypto.rest.conftest import SEEN, Place
 
 
 def test_the_document_is_valid_and_served(place: Place, document: Any) -> None:
@@ -41,3 +41,20 @@ def test_what_needs_no_login_is_only_what_has_to(document: Any) -> None:
         "/openapi.json", "/v1/sys/health", "/v1/sys/seal-status", "/v1/sys/init",
         "/v1/auth/userpass/login/{username}",
     }  # fmt: skip
+
+
+def test_what_every_route_answers_is_what_is_described(place: Place) -> None:
+    SEEN.clear()
+    token = str(place.client().token)  # every answer is held against the document: see `conforms`
+    place.ask("POST", "/v1/transit/keys/data", {"deletion_allowed": True}, token)
+    for _ in range(2):  # of something, and of nothing
+        place.ask("POST", "/v1/transit/keys/data", {}, token)
+        for route in sorted(ROUTER.routes, key=lambda one: (one.method == "DELETE", one.path)):
+            if "revoke" in route.path:
+                continue
+            path = re.sub(r"\{(\w+)\}", "data", route.path)
+            for body in ({}, None) if route.body is not None else (None,):
+                place.ask(route.method, path, body, token)
+        place.ask("POST", "/v1/transit/keys/data/config", {"deletion_allowed": True}, token)
+    place.ask("POST", "/v1/auth/token/revoke-self", {}, token)
+    assert {(route.method, route.path) for route in ROUTER.routes} == SEEN
