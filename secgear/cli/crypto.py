@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secgear.cli import inputs
+from secgear.cli import crypto_attest, crypto_keys, inputs
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.add_typer(crypto_keys.app)
+app.add_typer(crypto_attest.app)
 
 Directory = Annotated[
     Path, typer.Argument(help="The module's directory.", file_okay=False, readable=False)
