@@ -143,7 +143,7 @@ class Session:
         more: what else it is for, ``encrypt=True``. Raises ValueError for a kind that the module
         has not.
         """
-        given = template(label, token=token, verify=verify, **more)
+        given = template(label, None, token=token, verify=verify, **more)
         given |= public_template(public_key_info)
         return PublicKey(self._talk, self._talk.call("C_CreateObject", given))
 
