@@ -9,19 +9,13 @@ import typer
 
 from secgear.cli import inputs
 from secgear.cli.crypto_place import (
-    Address,
     Id,
     Label,
-    PinFile,
-    Policy,
-    Socket,
-    TokenLabel,
     Uses,
     described,
     keys_named,
-    module_at,
+    on_token,
     parse_hex,
-    session_on,
 )
 from secgear.cli.inputs import At, CollateralFiles, ReferenceFiles, Roots
 from secgear.cli.output import (
@@ -35,7 +29,7 @@ from secgear.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from secgear.services.crypto.client import PrivateKey, PublicKey, SecretKey
+    from secgear.services.crypto.client import PrivateKey, PublicKey, SecretKey, Session
 
 app = typer.Typer(name="keys", help="Keys of a token.", no_args_is_help=True)
 
@@ -50,31 +44,24 @@ Nonce = Annotated[
 
 
 @app.command("list")
+@on_token
 def list_keys(
-    token: TokenLabel,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
+    session: Session,
     as_json: AsJson = False,
 ) -> None:
     """All keys of a token."""
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        found = [described(key) for key in session.find()]
+    found = [described(key) for key in session.find()]
     if as_json:
-        emit({"token": token, "keys": found})
+        emit({"keys": found})
         return
     for one in found:
         say(f"{one['class']:<8} {one['kind']:<14} {one['id'] or '-':<8} {one['label']}")
 
 
 @app.command("generate")
+@on_token
 def generate(
+    session: Session,
     kind: Annotated[
         str,
         typer.Argument(
@@ -82,7 +69,6 @@ def generate(
         ),
     ],
     label: Annotated[str, typer.Option(help="The key's label.")],
-    token: TokenLabel,
     variant: Annotated[
         str | None, typer.Option(help="Bits, curve or parameter set: 3072, P-384, 65.")
     ] = None,
@@ -91,12 +77,6 @@ def generate(
     extractable: Annotated[
         bool, typer.Option("--extractable", help="It may leave, wrapped under trusted keys.")
     ] = False,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key or key pair, which never leaves the module unless it is --extractable."""
@@ -105,68 +85,44 @@ def generate(
     more: dict[str, Any] = {"extractable": extractable, "wrap_with_trusted": extractable}
     number = parse_hex(id, "--id")
     key: SecretKey | PrivateKey
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        try:
-            if kind in SECRETS:
-                if variant is not None and not variant.isdecimal():
-                    raise UsageError("--variant of a secret key is its size in bits")
-                bits = None if variant is None else int(variant)
-                key = session.generate_key(kind, bits, label=label, id=number, uses=uses, **more)
-            else:
-                key = session.generate_pair(
-                    kind, variant, label=label, id=number, uses=uses, **more
-                )
-        except (ValueError, TypeError) as error:
-            raise UsageError(str(error)) from None
-        _show([key], as_json=as_json)
+    try:
+        if kind in SECRETS:
+            if variant is not None and not variant.isdecimal():
+                raise UsageError("--variant of a secret key is its size in bits")
+            bits = None if variant is None else int(variant)
+            key = session.generate_key(kind, bits, label=label, id=number, uses=uses, **more)
+        else:
+            key = session.generate_pair(kind, variant, label=label, id=number, uses=uses, **more)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
+    _show([key], as_json=as_json)
 
 
 @app.command("show")
+@on_token
 def show(
+    session: Session,
     label: Label,
-    token: TokenLabel,
     id: Id = None,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """What there is to know about a key that is no secret."""
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        _show(keys_named(session, label, id), as_json=as_json)
+    _show(keys_named(session, label, id), as_json=as_json)
 
 
 @app.command("export-public")
+@on_token
 def export_public(
+    session: Session,
     label: Label,
-    token: TokenLabel,
     output: Output,
     id: Id = None,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """The public key of a pair, in PEM."""
     check_target(output, _PUBLIC)
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        key = session.private_key(label, None if id is None else parse_hex(id, "--id"))
-        write_file(output, _pem(key.public_key_info))
+    key = session.private_key(label, None if id is None else parse_hex(id, "--id"))
+    write_file(output, _pem(key.public_key_info))
     if as_json:
         emit({"public_key": str(output)})
     else:
@@ -174,31 +130,22 @@ def export_public(
 
 
 @app.command("destroy")
+@on_token
 def destroy(
+    session: Session,
     label: Label,
-    token: TokenLabel,
     id: Id = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Destroy a key for good, of a pair both halves."""
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        found = keys_named(session, label, id)
-        shown = [described(key) for key in found]
-        if not yes:
-            names = ", ".join(f"{one['class']} {one['kind']}" for one in shown)
-            typer.confirm(f"Destroy {label!r} ({names}) for ever?", abort=True, err=True)
-        for key in found:
-            key.destroy()
+    found = keys_named(session, label, id)
+    shown = [described(key) for key in found]
+    if not yes:
+        names = ", ".join(f"{one['class']} {one['kind']}" for one in shown)
+        typer.confirm(f"Destroy {label!r} ({names}) for ever?", abort=True, err=True)
+    for key in found:
+        key.destroy()
     if as_json:
         emit({"destroyed": shown})
     else:
@@ -206,18 +153,13 @@ def destroy(
 
 
 @app.command("attest")
+@on_token
 def attest(
+    session: Session,
     label: Label,
-    token: TokenLabel,
     output: Output,
     id: Id = None,
     nonce: Nonce = None,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Proof that a key was made or imported there: for `secgear crypto attest verify`.
@@ -226,16 +168,12 @@ def attest(
     """
     from secgear.services.crypto.client import PublicKey
 
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        found = [key for key in keys_named(session, label, id) if not isinstance(key, PublicKey)]
-        if len(found) != 1:
-            raise UsageError(f"{len(found)} private and secret keys {label!r}; say which by --id")
-        check_target(output, None if output.suffix == ".cose" else _CERTIFICATE)
-        data = found[0].attest(parse_hex(nonce, "--nonce"))
-        write_file(output, data)
+    found = [key for key in keys_named(session, label, id) if not isinstance(key, PublicKey)]
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} private and secret keys {label!r}; say which by --id")
+    check_target(output, None if output.suffix == ".cose" else _CERTIFICATE)
+    data = found[0].attest(parse_hex(nonce, "--nonce"))
+    write_file(output, data)
     if as_json:
         emit({"attestation": str(output), "size": len(data)})
     else:
@@ -243,27 +181,18 @@ def attest(
 
 
 @app.command("import-key")
+@on_token
 def import_key(
-    token: TokenLabel,
+    session: Session,
     output: Output,
     nonce: Annotated[
         str | None, typer.Option(help="The data owner's nonce, 32 bytes (hexadecimal).")
     ] = None,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """What a data owner needs to seal keys to a token: its import key, with evidence."""
     check_target(output)
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        document = session.import_document(parse_hex(nonce, "--nonce"))
+    document = session.import_document(parse_hex(nonce, "--nonce"))
     write_file(output, document)
     if as_json:
         emit({"import_key": str(output), "size": len(document)})
@@ -355,26 +284,17 @@ def seal(
 
 
 @app.command("import")
+@on_token
 def import_envelope(
+    session: Session,
     envelope: Annotated[Path, typer.Argument(help="What `seal` has written.", readable=False)],
-    token: TokenLabel,
-    socket: Socket = None,
-    address: Address = None,
-    policy: Policy = None,
-    pin_file: PinFile = None,
-    root: Roots = None,
-    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Import a key that a data owner has sealed to the token. An envelope is taken once."""
     from secgear.services.crypto.parcel import MAX_ENVELOPE
 
     data = read(envelope, MAX_ENVELOPE)
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        session_on(module, token, pin_file) as session,
-    ):
-        _show([session.import_key(data)], as_json=as_json)
+    _show([session.import_key(data)], as_json=as_json)
 
 
 def _show(keys: list[Any], *, as_json: bool) -> None:

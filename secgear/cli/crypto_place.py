@@ -6,13 +6,16 @@ A PIN comes from the terminal or from a file, never from the command line or the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from secgear.cli import inputs
+from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import UsageError, read
 
 if TYPE_CHECKING:
@@ -80,10 +83,43 @@ def module_at(
         yield module
 
 
+def on_token(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with a session on a token, in which the user is logged in, as its first argument.
+
+    The options that say which token and who asks are added to the command's own.
+    """
+    # Typer wants annotations as objects; the session's is none of its business.
+    unknown = {"Session": object}
+    own = inspect.signature(command, locals=unknown, eval_str=True)
+    place = inspect.signature(_session_at, locals=unknown, eval_str=True)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        where = {name: given.pop(name) for name in place.parameters}
+        with _session_at(**where) as session:
+            command(session, **given)
+
+    added = [*list(own.parameters.values())[1:], *place.parameters.values()]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in added]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
 @contextlib.contextmanager
-def session_on(module: Module, token: str, pin_file: Path | None) -> Iterator[Session]:
-    """A session on the token with the user logged in."""
-    with module.token(token).session(lambda: pin_of(pin_file)) as session:
+def _session_at(
+    token: TokenLabel,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    pin_file: PinFile = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+) -> Iterator[Session]:
+    with (
+        module_at(socket, address, policy, root, reference_values) as module,
+        module.token(token).session(lambda: pin_of(pin_file)) as session,
+    ):
         yield session
 
 
