@@ -10,6 +10,7 @@ import typer
 
 from secgear.cli import crypto_domain, crypto_http, crypto_rotate, inputs
 from secgear.cli.crypto_library import library
+from secgear.cli import crypto_attest, crypto_keys, inputs
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ app.command("library")(library)
 app.command("http")(crypto_http.http)
 app.command("rotate")(crypto_rotate.rotate)
 app.add_typer(crypto_domain.app)
+app.add_typer(crypto_keys.app)
+app.add_typer(crypto_attest.app)
 
 Directory = Annotated[
     Path, typer.Argument(help="The module's directory.", file_okay=False, readable=False)
