@@ -110,6 +110,25 @@ _TABLE: Final = (
     Call(67, "C_SessionCancel", "uu", "", since=1),
     Call(90, "C_EncapsulateKey", "uMuaAfy", "ayu", since=2),
     Call(91, "C_DecapsulateKey", "uMuaAay", "u", since=2),
+    # Ours: roles, approvals, backups. Documents are those of `secgear.services.crypto.roles`; an
+    # answer begins with a byte: 0, and behind it the result, or 1, and behind it a refusal's text.
+    Call(120, "S_Standing", "ay", "ay"),
+    Call(121, "S_RoleChallenge", "", "ay"),
+    Call(122, "S_RoleLogin", "ay", "ay"),
+    Call(123, "S_OpenRequest", "ay", "ay"),
+    Call(124, "S_Execute", "ayayay", "ay"),
+    Call(125, "S_BackupPiece", "u", "ay"),
+    Call(126, "S_RestoreBegin", "ayayay", "ay"),
+    Call(127, "S_RestoreShare", "ay", "ay"),
+    Call(128, "S_RestorePiece", "ay", "ay"),
+    Call(129, "S_RestoreEnd", "ay", "ay"),
+    Call(130, "S_AuditRecords", "u", "ay"),
+    Call(131, "S_AuditCheckpoint", "ay", "ay"),
+    # Users with names and a token's policy, by its security officer.
+    Call(132, "S_SetUser", "uayuay", ""),
+    Call(133, "S_RemoveUser", "uay", ""),
+    Call(134, "S_ListUsers", "u", "ay"),
+    Call(135, "S_SetTokenPolicy", "uu", ""),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

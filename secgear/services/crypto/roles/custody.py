@@ -6,6 +6,7 @@ backups lie around for years. In a file it is two PEM blocks, one of each; priva
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ PURPOSE: Final = "secgear crypto backup share"
 KEY_SIZE: Final = 32  # bytes of a backup's key
 _INFO: Final = b"secgear crypto backup share v1\0"
 _SUITE: Final = suite_named(HYBRID)
+_CONTEXT: Final = b"secgear crypto restoration v1\0"
 _BEGIN: Final = b"-----BEGIN"
 
 PrivateKey = hpke.MLKEM768X25519PrivateKey
@@ -49,6 +51,14 @@ class Share(msgspec.Struct, frozen=True):
         if len(data) != 16 + 1 + KEY_SIZE or not data[16]:
             raise CryptoRefused("what was unsealed is no share")
         return cls(data[:16], data[16], data[17:])
+
+
+def restoring_at(module: bytes, backup: bytes) -> bytes:
+    """What the evidence of the key says to which shares are sealed: 32 bytes.
+
+    module: id of the module that restores. backup: the digest of the backup that it restores.
+    """
+    return hashlib.sha256(_CONTEXT + module + backup).digest()
 
 
 def check_public(public: bytes) -> None:

@@ -62,6 +62,13 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         )
 
 
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody wants to request. seconds: how long the request is to be valid."""
+
+    operation: Operation
+    seconds: int
+
+
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One person's yes. request: the digest of what was signed. signature: in base64."""
 
@@ -140,6 +147,11 @@ def parse_approvals(data: bytes) -> tuple[Approval, ...]:
     return found
 
 
+def parse_wish(data: bytes) -> Wish:
+    """Raises CryptoRefused."""
+    return _parsed(_WISH, data, MAX_REQUEST, "wish")
+
+
 def parse_proof(data: bytes) -> Proof:
     """Raises CryptoRefused."""
     return _parsed(_PROOF, data, 1024, "login")
@@ -177,4 +189,5 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 _REQUESTS = msgspec.json.Decoder(Request)
 _APPROVAL = msgspec.json.Decoder(Approval)
 _APPROVALS = msgspec.json.Decoder(tuple[Approval, ...])
+_WISH = msgspec.json.Decoder(Wish)
 _PROOF = msgspec.json.Decoder(Proof)
