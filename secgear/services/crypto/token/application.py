@@ -64,7 +64,7 @@ class Application:
             self._last_session += 1
             session = Session(self._last_session, slot, write=write)
             self._sessions[session.handle] = session
-            slot.opened(write=write)
+            self._end_outdated(slot, session.generation)
         return session
 
     def session(self, handle: int) -> Session:
@@ -72,7 +72,20 @@ class Application:
         session = self._sessions.get(handle)
         if session is None:
             raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
+        generation = session.slot.generation
+        if session.generation != generation:
+            self._end_outdated(session.slot, generation)
+            raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
         return session
+
+    def _end_outdated(self, slot: Slot, generation: int) -> None:
+        """The token has begun anew: sessions and logins of before are over."""
+        with self._lock:
+            old = [one for one in self._of(slot) if one.generation < generation]
+            for session in old:
+                self._close(session)
+            if old:
+                self._logins.pop(slot.number, None)
 
     def check_held(self) -> None:
         """Whether the operations of all sessions keep too much. Raises CryptokiError."""
@@ -83,21 +96,25 @@ class Application:
     def close_session(self, handle: int) -> None:
         """C_CloseSession: with the last one of a token its login ends."""
         with self._lock:
-            session = self._sessions.pop(handle, None)
+            session = self._sessions.get(handle)
             if session is None:
                 raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
-            for number in [n for n, (_, owner) in self._objects.items() if owner is session]:
-                del self._objects[number]
-            if not self._of(session.slot):
-                self._logins.pop(session.slot.number, None)
-        session.slot.closed(write=session.write)
+            self._close(session)
+
+    def _close(self, session: Session) -> None:
+        del self._sessions[session.handle]
+        for number in [n for n, (_, owner) in self._objects.items() if owner is session]:
+            del self._objects[number]
+        if not self._of(session.slot):
+            self._logins.pop(session.slot.number, None)
+        session.slot.closed(session.generation, write=session.write)
 
     def close_all(self, slot: Slot | None = None) -> None:
         """C_CloseAllSessions of one token, or of all of them."""
         with self._lock:
-            handles = [s.handle for s in self._sessions.values() if slot is None or s.slot is slot]
-            for handle in handles:
-                self.close_session(handle)
+            for session in list(self._sessions.values()):
+                if slot is None or session.slot is slot:
+                    self._close(session)
 
     def leave(self) -> None:
         """The client is gone, though a call of its may still be under way."""
@@ -168,11 +185,14 @@ class Application:
         with self._lock:
             if self._logins.pop(session.slot.number, None) is None:
                 raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
-            for other in self._of(session.slot):
-                other.cancel()
+            sessions = self._of(session.slot)
             for number, (item, owner) in list(self._objects.items()):
                 if owner.slot is session.slot and item.private:
                     del self._objects[number]
+        # One that has found its key just before begins first, and ends here.
+        for other in sessions:
+            with other.lock:
+                other.cancel()
 
     # --- objects ---------------------------------------------------------------------------------
 
@@ -215,7 +235,7 @@ class Application:
         for item in items:
             self.check_access(session, item)
         kept = iter(
-            session.slot.keep([item for item in items if item.token], event)
+            session.slot.keep([item for item in items if item.token], event, session.generation)
             if any(item.token for item in items)
             else ()
         )

@@ -19,10 +19,8 @@ class Module:
 
     def __init__(self, vault: Vault) -> None:
         self.vault = vault
-        contents = list(vault.open())
-        self.slots = tuple(Slot(number, vault) for number in range(len(vault.head.tokens)))
-        for number, item in contents:
-            self.slots[number].table.put(item)
+        vault.open()
+        self.slots = tuple(Slot(number, vault) for number in range(len(vault.tables)))
 
     def __repr__(self) -> str:
         return f"<Module of {len(self.slots)} slots>"

@@ -37,9 +37,9 @@ def counted(pin: Pin) -> Pin:
     return msgspec.structs.replace(pin, failures=pin.failures + 1)
 
 
-def cleared(pin: Pin) -> Pin:
-    """The PIN after a success."""
-    return msgspec.structs.replace(pin, failures=0)
+def cleared(pin: Pin, proven: Pin) -> Pin:
+    """The PIN after a success. proven: as it was counted; tries that came after it still count."""
+    return msgspec.structs.replace(pin, failures=max(0, pin.failures - proven.failures))
 
 
 def fits(pin: Pin, given: bytes) -> bool:
