@@ -68,9 +68,7 @@ class Administration:
             yield piece
             number += 1
 
-    def begin_restoring(
-        self, request: bytes, approvals: Sequence[bytes], manifest: bytes
-    ) -> bytes:
+    def begin_restoring(self, request: bytes, approvals: Sequence[bytes], manifest: bytes) -> bytes:
         """The key to which custodians send their shares, an enclave key's document."""
         return self._asked("S_RestoreBegin", request, _array(approvals), manifest)
 

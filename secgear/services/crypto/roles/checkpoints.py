@@ -1,4 +1,4 @@
-"""The end of an audit trail as the module says it now, for a nonce: nobody can show a shorter one."""
+"""An audit trail's end as the module says it now, for a nonce: nobody can show a shorter trail."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
@@ -29,6 +29,10 @@ from secgear.services.crypto.roles.persons import Person
 from secgear.services.crypto.roles.requests import MAX_VALID, Request
 from secgear.services.crypto.token.roles import OpenRequest, Phase, Role, Roles
 
+if TYPE_CHECKING:
+    from secgear.services.crypto.token.backup import Backup
+    from secgear.services.crypto.token.restoring import Restoration
+
 MAX_OPEN: Final = 32  # requests at a time
 CHALLENGE_SIZE: Final = 32
 
@@ -46,11 +50,16 @@ EXECUTED_BY: Final[Mapping[type[Operation], Role]] = {
 
 @final
 class Badge:
-    """Which role one connection has shown to have, if any. The proof is `admit`'s."""
+    """Which role one connection has shown to have, if any. The proof is `admit`'s.
+
+    backup, restoration: that are under way on this connection.
+    """
 
     def __init__(self) -> None:
         self.challenge = b""
         self._worn: tuple[Role, Person] | None = None
+        self.backup: Backup | None = None
+        self.restoration: Restoration | None = None
 
     def challenged(self) -> bytes:
         """Something to sign, for one try."""
@@ -60,6 +69,16 @@ class Badge:
     def put_on(self, role: Role, person: Person) -> None:
         """The connection is this person's from now on."""
         self._worn = (role, person)
+
+    @property
+    def name(self) -> str:
+        """Whose connection it is, or nobody's."""
+        return self._worn[1].name if self._worn is not None else "nobody"
+
+    @property
+    def role(self) -> str:
+        """Which role they have logged in with."""
+        return self._worn[0].value if self._worn is not None else "none"
 
     def require(self, roles: Roles, *allowed: Role) -> Person:
         """Who it is, if they still have one of these roles. Raises CryptoRefused."""

@@ -43,7 +43,9 @@ class Contents(msgspec.Struct, frozen=True):
 class Backup:
     """Gives a backup's records in their order, and then the signature."""
 
-    def __init__(self, head: Head, objects: list[tuple[int, Object]], made: MakeBackup, at: int):
+    def __init__(
+        self, head: Head, objects: list[tuple[int, Object]], made: MakeBackup, at: int
+    ) -> None:
         key, id = os.urandom(custody.KEY_SIZE), os.urandom(16)
         signer = Ed25519PrivateKey.from_private_bytes(head.audit_key)
         shares = split(key, id, threshold=made.threshold, count=len(made.custodians))
@@ -93,7 +95,7 @@ def begin(app: Application, request: bytes, approvals: bytes) -> bytes:
         tables = enumerate(app.module.vault.tables)
         objects = [(slot, item) for slot, table in tables for item in table.all()]
         made = Backup(draft.head, objects, done.operation, app.module.vault.clock())
-        detail = {"backup": made.digest, "objects": len(objects)}
+        detail: dict[str, str | int | bool] = {"backup": made.digest, "objects": len(objects)}
         draft.record(Event("backup made", app.actor, None, detail))
         return made
 

@@ -20,7 +20,7 @@ from secgear.services.crypto.token.authority import Authorised
 from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.roles import Phase
-from secgear.services.crypto.token.state import TokenState
+from secgear.services.crypto.token.zeroising import zeroise
 
 _LONGEST_PIN: Final = pins.MAX_LENGTH
 
@@ -50,7 +50,8 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
             case ResetOfficer(slot=slot):
                 _reset_officer(draft, slot, secret)
             case Zeroise():
-                app.module.vault.zeroise(draft)
+                detail = {"destroyed": zeroise(draft)}
+                draft.record(Event("module zeroised", app.actor, None, detail))
                 _alter(draft, phase=Phase.ZEROISED, requests=())
             case _:
                 raise CryptoRefused(f"{done.operation.kind} has a call of its own")
@@ -86,8 +87,3 @@ def _reset_officer(draft: Draft, slot: int, pin: bytes) -> None:
     if not shortest <= len(pin) <= _LONGEST_PIN:
         raise CryptoRefused(f"a PIN has {shortest} to {_LONGEST_PIN} bytes")
     draft.set_token(slot, msgspec.structs.replace(state, so=pins.made(pin, draft.head.roles.pins)))
-
-
-def blank(state: TokenState) -> TokenState:
-    """A token that is initialised no more."""
-    return TokenState(state.serial, generation=state.generation + 1)

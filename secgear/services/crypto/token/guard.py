@@ -1,4 +1,4 @@
-"""What stands before every call, and behind it: whether it may be made now, and by this user.
+"""What stands before every call: whether it may be made now, and by this user; and its record.
 
 One table says what each call does with keys. A call that is not in it is none for users who do not
 have all rights, so that a new one is refused rather than forgotten.
@@ -6,36 +6,33 @@ have all rights, so that a new one is refused rather than forgotten.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from secgear.errors import CryptoModuleError
-from secgear.services.crypto.pkcs11.constants import Attr
-from secgear.services.crypto.pkcs11.mechanism import Mechanism
+from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.messages import Request
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.roles import Phase
-from secgear.services.crypto.token.session import Session
 from secgear.services.crypto.token.state import Right
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What a call does. right: what it takes, None where it takes none.
+    """What a call does. right: what it takes.
 
     key, template: places of a key's handle and of a new object's template among the arguments.
-    changes: place of the handle of an object that it changes or destroys.
+    changes: place of the handle of an object that it changes or destroys. 0: there is none.
     does: how a use of the key is recorded.
     """
 
-    right: enum.Enum | None = None
-    key: int | None = None
-    template: int | None = None
-    changes: int | None = None
+    right: Right = Right(0)
+    key: int = 0
+    template: int = 0
+    changes: int = 0
     does: str = ""
 
 
@@ -93,46 +90,55 @@ def check(app: Application, request: Request) -> None:
         if phase is Phase.ZEROISED and module.held_keys:
             raise CryptoModuleError("the module was zeroised")
         raise CryptokiError(Rv.TOKEN_NOT_PRESENT)
-    if app.named and not name.startswith("S_Restore"):
+    if app.named:
         _check_rights(app, name, request.arguments)
-
-
-def note(app: Application, request: Request) -> None:
-    """Record that a key was used, where the token wants that. Raises CryptokiError."""
-    row = CALLS.get(request.call.name)
-    if row is None or not row.does or not app.module.records_uses:
-        return
-    session = app.session(request.arguments[0])
-    slot = session.slot
-    if not slot.state.record_uses or not _given(request.arguments):
-        return
-    number = request.arguments[row.key or 0]
-    key = app.find(session, number, Rv.KEY_HANDLE_INVALID)
-    detail: dict[str, str | int | bool] = {
-        "operation": row.does,
-        "class": key.object_class,
-        "label": bytes(key.attributes.get(Attr.LABEL, b"")).decode("utf-8", "replace")[:64],  # type: ignore[arg-type]
-        "object": key.id,
-        "on token": key.token,
-        "user": app.user_name(slot),
-    }
-    app.module.uses.add(Event("key used", app.actor, slot.number, detail))
+    _record_use(app, name, request.arguments)
 
 
 def _check_rights(app: Application, name: str, arguments: tuple[Any, ...]) -> None:
-    session = _session(app, name, arguments)
-    if session is None:
-        return
-    rights = app.rights(session.slot)
-    if rights is None or rights == _USE | _MANAGE:
-        return
+    """Whether the user with a name who has logged in may do this. Raises CryptokiError."""
     row = CALLS.get(name)
+    if row is not None and not (row.right or row.template or row.changes):
+        return
+    slot = app.session(arguments[0]).slot if row is not None else None
+    rights = app.all_rights() if slot is None else app.rights(slot)
+    if rights == _USE | _MANAGE:
+        return
     if row is None:
         raise CryptokiError(Rv.ACTION_PROHIBITED)
     needed = row.right
-    if row.template is not None and arguments[row.template].get(Attr.TOKEN) is True:
-        needed = _MANAGE
-    if row.changes is not None and not arguments[row.changes] & 1:  # even handles: on the token
-        needed = _MANAGE
-    if isinstance(needed, Right) and needed not in rights:
+    if row.template and arguments[row.template].get(Attr.TOKEN) is True:
+        needed |= _MANAGE
+    if row.changes and not arguments[row.changes] & 1:  # even handles: on the token
+        needed |= _MANAGE
+    if needed & ~rights:
         raise CryptokiError(Rv.ACTION_PROHIBITED)
+
+
+def _record_use(app: Application, name: str, arguments: tuple[Any, ...]) -> None:
+    """Record that a key is about to be used, where the token wants that. Raises CryptokiError.
+
+    No use is without its record; a use that fails then has one all the same.
+    """
+    row = CALLS.get(name)
+    if row is None or not row.does or arguments[1] is None:
+        return  # without a mechanism an operation is ended
+    try:
+        session = app.session(arguments[0])
+        if not session.slot.state.record_uses:
+            return
+        key = app.find(session, arguments[row.key], Rv.KEY_HANDLE_INVALID)
+    except CryptokiError:
+        return  # the call meets the same
+    if key.object_class == ObjectClass.PUBLIC_KEY:
+        return
+    label = key.attributes.get(Attr.LABEL)
+    detail: dict[str, str | int | bool] = {
+        "operation": row.does,
+        "class": key.object_class,
+        "label": label.decode("utf-8", "replace")[:64] if isinstance(label, bytes) else "",
+        "object": key.id,
+        "on token": key.token,
+        "user": app.user_name(session.slot),
+    }
+    app.module.uses.add(Event("key used", app.actor, session.slot.number, detail))

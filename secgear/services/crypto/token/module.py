@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.slot import Slot
+from secgear.services.crypto.token.uses import Uses
 from secgear.services.crypto.token.vault import Vault
 
 MAX_SLOTS: Final = 64
@@ -20,6 +22,9 @@ class Module:
     def __init__(self, vault: Vault) -> None:
         self.vault = vault
         vault.open()
+        self.uses = Uses(vault)
+        # Whether there was anything that ends when the module is zeroised.
+        self.held_keys = vault.head.roles.phase is not Phase.ZEROISED
         self.slots = tuple(Slot(number, vault) for number in range(len(vault.tables)))
 
     def __repr__(self) -> str:

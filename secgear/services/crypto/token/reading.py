@@ -21,7 +21,7 @@ def records(module: Module, after: int) -> bytes:
 
 
 def checkpoint(module: Module, nonce: bytes) -> bytes:
-    """The trail's end, with all uses of keys that were waiting to be written. Raises CryptoRefused."""
+    """The trail's end, with the uses of keys that were waiting. Raises CryptoRefused."""
     if len(nonce) != checkpoints.NONCE_SIZE:
         raise CryptoRefused(f"a nonce has {checkpoints.NONCE_SIZE} bytes")
     module.uses.flush()

@@ -7,6 +7,7 @@ kills the enclave meanwhile leaves a module that is shut, and is restored again 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Final, final
 
@@ -137,7 +138,7 @@ class Restoration:
 
         vault.transact(shut)
         for batch in _batches(objects):
-            vault.transact(lambda draft, batch=batch: _put(draft, batch))
+            vault.transact(functools.partial(_put, batch=batch))
 
         def settle(draft: Draft) -> None:
             self._decided(app, authorised(app, draft, self._request, self._approvals))
@@ -186,7 +187,9 @@ def _read(plain: list[bytes]) -> tuple[Contents, list[tuple[int, bytes, Object]]
         ]
     except (msgspec.DecodeError, CryptokiError, ValueError, TypeError, KeyError) as error:
         kind = type(error).__name__  # no text: it may quote what is secret
-        raise CryptoRefused(f"what the backup holds can't be read by this version: {kind}") from None
+        raise CryptoRefused(
+            f"what the backup holds can't be read by this version: {kind}"
+        ) from None
     ids = {item.id for _, _, item in objects}
     whole = len(ids) == len(objects) == contents.objects
     if not whole or any(not 0 <= slot < len(contents.tokens) for slot, _, _ in objects):

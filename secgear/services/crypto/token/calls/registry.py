@@ -11,7 +11,7 @@ from secgear.services.crypto.pkcs11.calls import BY_NAME, CALLS
 Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
 
-_ROOMS: Final = ("general", "keys", "objects", "operations")
+_ROOMS: Final = ("general", "keys", "objects", "operations", "roles", "users")
 _served: Final[dict[int, Function]] = {}
 
 
