@@ -21,14 +21,14 @@ from secgear.base import context
 from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
 from secgear.middleware.sealing import CallCounter
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
 from secgear.services.crypto.rpc.frames import MAX_BODY
 from secgear.services.crypto.rpc.messages import build_error
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
-from secgear.services.crypto.token.state import Change, Row
+from secgear.services.crypto.token.state import Change, MemberRow, News, Row
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
@@ -80,12 +80,28 @@ def store_rows(after: int) -> list[tuple[int, int, bytes]]:
 
 
 @app.ocall
+def store_since(epoch: int) -> tuple[bytes, list[tuple[int, int, bytes]], list[int], bool]:
+    """See `Store.since`: head, changed rows, ids of those that are gone, whether that is all."""
+    raise NotImplementedError
+
+
+@app.ocall
+def store_members() -> list[tuple[bytes, bytes, bytes]]:
+    """See `Store.members`: id, credential, grant of each."""
+    raise NotImplementedError
+
+
+@app.ocall
 def store_commit(
+    epoch: int,
     head: bytes,
+    *,
     put: list[tuple[int, int, bytes]],
     gone: list[int],
     records: list[tuple[int, bytes, bytes, bytes]],
-) -> None:
+    members: list[tuple[bytes, bytes, bytes]],
+    expelled: list[bytes],
+) -> bool:
     """See `Store.commit`."""
     raise NotImplementedError
 
@@ -109,15 +125,38 @@ class _HostStore:
         return store_head()
 
     def rows(self, after: int) -> list[Row]:
-        return [Row(*row) for row in store_rows(after)]
+        return _rows(store_rows(after))
 
-    def commit(self, change: Change) -> None:
-        store_commit(
+    def since(self, epoch: int) -> News:
+        head, rows, gone, whole = store_since(epoch)
+        return News(head, tuple(_rows(rows)), tuple(map(_number, gone)), whole)
+
+    def members(self) -> list[MemberRow]:
+        return [MemberRow(*row) for row in store_members()]
+
+    def commit(self, change: Change) -> bool:
+        return store_commit(
+            change.epoch,
             change.head,
-            [(row.id, row.slot, row.blob) for row in change.put],
-            list(change.delete),
-            [(one.seq, one.body, one.hash, one.signature) for one in change.records],
+            put=[(row.id, row.slot, row.blob) for row in change.put],
+            gone=list(change.delete),
+            records=[(one.seq, one.body, one.hash, one.signature) for one in change.records],
+            members=[(one.id, one.credential, one.grant) for one in change.members],
+            expelled=list(change.expelled),
         )
+
+
+def _rows(rows: list[tuple[int, int, bytes]]) -> list[Row]:
+    """Rows that can be what they say. Raises CryptoModuleError."""
+    if any(not 0 <= slot < MAX_SLOTS for _, slot, _ in rows):
+        raise CryptoModuleError("the store's objects are in slots that no module has")
+    return [Row(_number(id), slot, blob) for id, slot, blob in rows]
+
+
+def _number(id: int) -> int:
+    if not 0 < id < 1 << 63:
+        raise CryptoModuleError("the store's objects have numbers that no object has")
+    return id
 
 
 # --- the module ----------------------------------------------------------------------------------
@@ -137,6 +176,8 @@ def found(slots: int, policy: str) -> None:
         _vault(policy).found(slots)
     except SecGearError as error:
         raise Refused(f"{error.code}: {error}") from None
+    except CryptokiError:
+        raise Refused("the store does not keep the module") from None
 
 
 @app.ecall(raises=[Refused])
@@ -152,11 +193,19 @@ def open_module(policy: str) -> Status:
     return status()
 
 
+@app.ecall
+def note(epoch: int) -> int:
+    """The host says how far the store is; waits for nothing. Returns how many are connected."""
+    if _module is not None:
+        _module.vault.note(epoch)
+    return len(_connections)
+
+
 @app.ecall(raises=[Refused])
 def status() -> Status:
     """What the module tells about itself."""
     module = _opened()
-    head = module.vault.head
+    head = module.vault.known
     return Status(
         slots=len(module.slots),
         objects=sum(len(slot.table) for slot in module.slots),
@@ -240,7 +289,7 @@ def _opened() -> Module:
 def _vault(policy: str) -> Vault:
     return Vault(
         _HostStore(),
-        CallCounter(_COUNTER, counter_read, counter_advance),
+        lambda _: CallCounter(_COUNTER, counter_read, counter_advance),
         guest=context.guest(),
         policy=SealingPolicy(policy),
         now=lambda: datetime.datetime.now(datetime.UTC),

@@ -72,6 +72,8 @@ class Server:
 @contextlib.contextmanager
 def serving(directory: Path, *arguments: str, ready: int = 1) -> Iterator[Server]:
     """Run the server until the block ends. ready: lines that it says when it is."""
+    if "--workers" not in arguments:
+        arguments = (*arguments, "--workers", "1")
     process = subprocess.Popen(
         [*SECGEAR, "serve", "crypto", "--directory", str(directory), *arguments],
         stderr=subprocess.PIPE,

@@ -118,7 +118,12 @@ class Slot:
                 if any(self._sessions[state.generation, write] for write in (True, False)):
                     raise CryptokiError(Rv.SESSION_EXISTS)
                 new = msgspec.structs.replace(
-                    state, label=name, so=so, user=None, users=(), generation=state.generation + 1
+                    state,
+                    label=name,
+                    so=so if state.so is None else pins.cleared(state.so, so),
+                    user=None,
+                    users=(),
+                    generation=state.generation + 1,
                 )
                 draft.set_token(self.number, new)
                 gone = draft.clear(self.number)

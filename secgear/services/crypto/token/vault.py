@@ -62,6 +62,7 @@ _TRIES: Final = 200  # times that others may be faster before a change is given 
 _READS: Final = 50  # times that others may change the store while one reads it
 _HEAD: Final = b"secgear crypto head v2"
 _OBJECT: Final = b"secgear crypto object v2\0"
+_PLAIN: Final = Founding()
 
 T = TypeVar("T")
 
@@ -149,9 +150,7 @@ class Vault:
 
     # --- beginning -------------------------------------------------------------------------------
 
-    def found(
-        self, slots: int, founding: Founding = Founding(), roles: Roles | None = None
-    ) -> None:
+    def found(self, slots: int, founding: Founding = _PLAIN, roles: Roles | None = None) -> None:
         """Begin a new module, by default one that nobody administrates.
 
         Raises CryptoModuleError where there is one already.
@@ -232,8 +231,8 @@ class Vault:
             tree.put(row.id, row.slot, row.blob)
         if tree.root() != state.head.root:
             raise CryptoModuleError(
-                "the store's objects are not those of its head: some were removed, brought back "
-                "or put in"
+                "the store's objects are not those of its head: some were changed, removed, "
+                "brought back or put in"
             )
         items = [(row.slot, _opened(state.keys, row)) for _, row in sorted(rows.items())]
         self._acknowledge(state)
@@ -393,9 +392,9 @@ class Vault:
         """Make a change durable: what `function` writes to a draft. Returns what it returns.
 
         `function` is run again when another enclave was faster, and may refuse by raising. Raises
-        CryptokiError(DEVICE_ERROR) when the host has not kept it, or nothing can be known: then it
+        CryptokiError(DEVICE_ERROR) when the host has not kept it, or does not let us know: then it
         has happened in full or not at all. Raises CryptoModuleError when it is kept and the counter
-        can't be moved: the module has to start again then, because what it just did could be undone.
+        can't be moved: the enclave has to start again then, because its change could be undone.
         """
         with self._lock:
             if self._noted > self._state.head.epoch:
@@ -437,12 +436,18 @@ class Vault:
             return True
         # What has become of it is in what others have made of it.
         self._restore(leaves)
-        with _device_errors():
+        try:
             self._catch_up(look=True)
-        if _descends(self._state, state):
-            return True
-        if kept:
-            raise CryptoModuleError("a change is kept, but other data was counted")
+            if _descends(self._state, state):
+                return True
+            if kept:
+                raise RolledBack("other data was counted")
+        except SecGearError as error:
+            if kept:
+                raise CryptoModuleError("a change is kept, but not counted") from error
+            failure = failure or error
+        if isinstance(failure, CryptoModuleError):
+            raise failure
         if failure is not None:
             raise CryptokiError(Rv.DEVICE_ERROR) from failure
         return False
