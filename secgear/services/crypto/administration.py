@@ -69,7 +69,7 @@ class Administration:
             number += 1
 
     def begin_restoring(self, request: bytes, approvals: Sequence[bytes], manifest: bytes) -> bytes:
-        """The key to which custodians send their shares, an enclave key's document."""
+        """Where custodians send their shares: the document of `custody.Target`."""
         return self._asked("S_RestoreBegin", request, _array(approvals), manifest)
 
     def send_share(self, envelope: bytes) -> int:

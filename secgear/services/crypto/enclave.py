@@ -22,20 +22,22 @@ from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
 from secgear.middleware.sealing import CallCounter
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.roles.operations import parse_founders
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
 from secgear.services.crypto.rpc.frames import MAX_BODY
 from secgear.services.crypto.rpc.messages import build_error
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
-from secgear.services.crypto.token.state import Change, MemberRow, News, Row
+from secgear.services.crypto.token.roles import Roles
+from secgear.services.crypto.token.state import Change, MemberRow, News, Record, Row
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
     "secgear-crypto",
     version="0.1",
     product="secgear-crypto",
-    requires=["cryptography", "msgspec"],
+    requires=["cbor2", "cryptography", "msgspec", "pycryptodomex"],
     threads=16,
     log="warning",
 )
@@ -86,6 +88,12 @@ def store_since(epoch: int) -> tuple[bytes, list[tuple[int, int, bytes]], list[i
 
 
 @app.ocall
+def store_trail(after: int) -> list[tuple[int, bytes, bytes, bytes]]:
+    """See `Store.trail`: number, body, hash, signature of each."""
+    raise NotImplementedError
+
+
+@app.ocall
 def store_members() -> list[tuple[bytes, bytes, bytes]]:
     """See `Store.members`: id, credential, grant of each."""
     raise NotImplementedError
@@ -131,6 +139,9 @@ class _HostStore:
         head, rows, gone, whole = store_since(epoch)
         return News(head, tuple(_rows(rows)), tuple(map(_number, gone)), whole)
 
+    def trail(self, after: int) -> list[Record]:
+        return [Record(*row) for row in store_trail(after)]
+
     def members(self) -> list[MemberRow]:
         return [MemberRow(*row) for row in store_members()]
 
@@ -168,12 +179,17 @@ _numbers = itertools.count(1)
 
 
 @app.ecall(raises=[Refused])
-def found(slots: int, policy: str) -> None:
-    """Begin a new module. policy: to whom it is sealed, ``measurement`` or ``signer``."""
+def found(slots: int, policy: str, founders: bytes) -> None:
+    """Begin a new module. policy: to whom it is sealed, ``measurement`` or ``signer``.
+
+    founders: who is to have which role, as a document.
+    """
     if not 1 <= slots <= MAX_SLOTS:
         raise Refused(f"a module has 1 to {MAX_SLOTS} slots")
     try:
-        _vault(policy).found(slots)
+        said = parse_founders(founders)
+        roles = Roles(os.urandom(16), **msgspec.structs.asdict(said))
+        _vault(policy).found(slots, roles=roles)
     except SecGearError as error:
         raise Refused(f"{error.code}: {error}") from None
     except CryptokiError:

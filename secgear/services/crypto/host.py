@@ -96,11 +96,13 @@ def found(
     tee: str = "auto",
     database: str = "",
     key: PrivateKey | None = None,
+    founders: bytes = b"{}",
 ) -> Any:
     """Found a module in a new directory, and return its status.
 
     key: signs the image; the module is sealed to its signer then, so that later versions by the
-    same signer can take it over. Without, it is sealed to this very image.
+    same signer can take it over. Without, it is sealed to this very image. founders: who has which
+    role in it, the document of `Founders`.
     Raises CryptoModuleError, BuildError, PlatformUnavailable.
     """
     home = Home(directory)
@@ -121,7 +123,7 @@ def found(
         settings = Settings("measurement" if key is None else "signer", tee, database)
         storage = home.storage(settings)
         try:
-            status = _founded(image, storage, slots, settings)
+            status = _founded(image, storage, slots, settings, founders)
             # The settings come last: they say that everything else is there to be used.
             _write(directory / "settings.json.new", msgspec.json.encode(settings))
             (directory / "settings.json.new").replace(directory / "settings.json")
@@ -131,7 +133,9 @@ def found(
     return status
 
 
-def _founded(image: Image, storage: Storage, slots: int, settings: Settings) -> Any:
+def _founded(
+    image: Image, storage: Storage, slots: int, settings: Settings, founders: bytes
+) -> Any:
     """The status of a module that was founded in this store, which is as it was when it fails."""
     if storage.head():
         raise CryptoModuleError(
@@ -140,7 +144,7 @@ def _founded(image: Image, storage: Storage, slots: int, settings: Settings) -> 
     ours = not settings.database  # nobody else founds in it
     try:
         with started(image, storage, settings.tee) as enclave, _told():
-            enclave.found(slots, settings.policy)
+            enclave.found(slots, settings.policy, founders)
             ours = True
             return enclave.open_module(settings.policy)
     except BaseException:
@@ -173,6 +177,7 @@ def started(
             "store_rows": storage.rows,
             "store_since": storage.since,
             "store_members": storage.members,
+            "store_trail": storage.trail_after,
             "store_commit": storage.commit,
             "counter_read": storage.counter_read,
             "counter_advance": advance,

@@ -7,7 +7,7 @@ backups lie around for years. In a file it is two PEM blocks, one of each; priva
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,6 +19,7 @@ from secgear.middleware.envelopes.suites import HYBRID, suite_named
 
 PURPOSE: Final = "secgear crypto backup share"
 """Of the envelope in which a custodian sends a share to the enclave that restores."""
+MAX_TARGET: Final = 16 << 20  # bytes of a target; evidence has attachments
 KEY_SIZE: Final = 32  # bytes of a backup's key
 _INFO: Final = b"secgear crypto backup share v1\0"
 _SUITE: Final = suite_named(HYBRID)
@@ -51,6 +52,35 @@ class Share(msgspec.Struct, frozen=True):
         if len(data) != 16 + 1 + KEY_SIZE or not data[16]:
             raise CryptoRefused("what was unsealed is no share")
         return cls(data[:16], data[16], data[17:])
+
+
+class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a backup is to be restored. Nothing of it is verified: `release` does that.
+
+    module: id of the module that restores. backup: the backup's digest. key: an enclave key's
+    document, whose context is `restoring_at`.
+    """
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=1)] = msgspec.field(
+        name="secgear-crypto-restoration", default=1
+    )
+    module: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    backup: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    key: bytes
+
+    def to_bytes(self) -> bytes:
+        """JSON."""
+        return _encode(self)
+
+
+def parse_target(data: bytes) -> Target:
+    """Raises CryptoRefused."""
+    if len(data) > MAX_TARGET:
+        raise CryptoRefused(f"no restoration: more than {MAX_TARGET} bytes")
+    try:
+        return _TARGETS.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise CryptoRefused(f"no restoration: {error}") from None
 
 
 def restoring_at(module: bytes, backup: bytes) -> bytes:
@@ -161,3 +191,8 @@ def _blocks(data: bytes) -> list[bytes]:
 
 def _info(backup: bytes, name: str) -> bytes:
     return _INFO + backup + name.encode()
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_TARGETS = msgspec.json.Decoder(Target)

@@ -176,6 +176,28 @@ Operation = (
 )
 
 
+class Founders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who has which role in a new module. Without administrators nobody ever will."""
+
+    administrators: tuple[Person, ...] = ()
+    threshold: int = 0
+    auditors: tuple[Person, ...] = ()
+    operators: tuple[Person, ...] = ()
+    pins: PinPolicy = PinPolicy()
+
+
+def parse_founders(data: bytes) -> Founders:
+    """Raises CryptoRefused."""
+    try:
+        founders = _FOUNDERS.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise CryptoRefused(f"founders: {error}") from None
+    check_administrators(founders.administrators, founders.threshold)
+    check_distinct(founders.auditors, "auditors")
+    check_distinct(founders.operators, "backup operators")
+    return founders
+
+
 def check_administrators(people: tuple[Person, ...], threshold: int) -> None:
     """Whether these people can decide. Without any, nobody can. Raises CryptoRefused."""
     check_distinct(people, "administrators")
@@ -202,3 +224,7 @@ def _check_custodians(people: tuple[Custodian, ...], threshold: int) -> None:
 
 def _people(people: tuple[Person, ...]) -> str:
     return "\n".join(f"  {one.name}  {one.fingerprint}" for one in people) or "  nobody"
+
+
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
+_FOUNDERS = msgspec.json.Decoder(Founders)

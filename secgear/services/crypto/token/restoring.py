@@ -54,9 +54,10 @@ class Restoration:
             app.module.vault.head.roles, app.badge, request, approvals,
             now=app.module.vault.clock(),
         ))  # fmt: skip
+        self._module = done.roles.module
         self._pair = envelopes.EnclaveKeyPair.create(
             purposes=[PURPOSE],
-            context=custody.restoring_at(done.roles.module, self._digest),
+            context=custody.restoring_at(self._module, self._digest),
             guest=app.module.vault.guest,
         )
         self._ledger = envelopes.MemoryLedger()
@@ -69,12 +70,16 @@ class Restoration:
         return "<Restoration>"
 
     @property
-    def key(self) -> bytes:
-        """The public key with evidence, for the custodians."""
-        return self._pair.key.to_cbor()
+    def target(self) -> bytes:
+        """The public key with evidence, for the custodians: the document of `custody.Target`."""
+        return custody.Target(
+            module=self._module.hex(), backup=self._digest.hex(), key=self._pair.key.to_cbor()
+        ).to_bytes()
 
     def share(self, envelope: bytes) -> int:
         """Take a custodian's share. Returns how many more it takes. Raises CryptoRefused."""
+        if self._cipher is not None:
+            raise CryptoRefused("there are enough shares already")
         manifest = self._check.manifest
         if len(envelope) > _ENVELOPE:
             raise CryptoRefused("this is no share")
@@ -89,8 +94,6 @@ class Restoration:
         except EnvelopeError as error:
             raise CryptoRefused(f"this is no share for this enclave: {error}") from None
         share = Share.from_bytes(bytes(data))
-        if self._cipher is not None:
-            raise CryptoRefused("there are enough shares already")
         if share.index > len(manifest.shares):
             raise CryptoRefused("the backup has no such share")
         backup = bytes.fromhex(manifest.id)

@@ -1,4 +1,4 @@
-"""The end of a module: no objects, no tokens, and another domain key than they were encrypted under.
+"""The end of a module: no objects, no tokens, another domain key than they were encrypted under.
 
 What is left says that there was a module, and its audit trail goes on; every enclave of the domain
 can still read that much. An older store is refused by the counter.

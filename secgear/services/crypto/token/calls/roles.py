@@ -133,7 +133,7 @@ def s_backup_piece(app: Application, number: int) -> bytes:
 def s_restore_begin(app: Application, request: bytes, approvals: bytes, manifest: bytes) -> bytes:
     """Begin a restoration: the key to which custodians send their shares, with evidence."""
     app.badge.restoration = Restoration(app, request, approvals, manifest)
-    return app.badge.restoration.key
+    return app.badge.restoration.target
 
 
 @serves("S_RestoreShare")
