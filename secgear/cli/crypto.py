@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secgear.cli import inputs
+from secgear.cli import crypto_roles, inputs
+from secgear.cli.crypto_backup import backup
+from secgear.cli.crypto_requests import request
+from secgear.cli.crypto_users import token_policy, user
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+crypto_roles.add_to(app, audit)
+for group in (request, user, backup):
+    app.add_typer(group)
+app.command("token-policy")(token_policy)
 
 Directory = Annotated[
     Path, typer.Argument(help="The module's directory.", file_okay=False, readable=False)
@@ -39,6 +46,12 @@ def init(
             readable=False,
         ),
     ] = None,
+    administrator: crypto_roles.People = None,
+    threshold: Annotated[
+        int | None, typer.Option(min=1, help="How many administrators decide together.")
+    ] = None,
+    auditor: crypto_roles.People = None,
+    backup_operator: crypto_roles.People = None,
     as_json: AsJson = False,
 ) -> None:
     """Found a module: make its image and its store. Keep the audit key that is printed."""
@@ -47,7 +60,14 @@ def init(
     from secgear.services.crypto.host import found
 
     signer = None if key is None else load_private_key(key)
-    status = found(directory, slots=slots, tee=tee, database=checked_url(database), key=signer)
+    status = found(
+        directory,
+        slots=slots,
+        tee=tee,
+        database=checked_url(database),
+        key=signer,
+        founders=crypto_roles.founders(administrator, threshold, auditor, backup_operator),
+    )
     if as_json:
         emit({"slots": status.slots, "audit_key": status.audit_key.hex()})
     else:

@@ -9,7 +9,7 @@ import base64
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, final
+from typing import IO, Any, Final, final
 
 import msgspec
 
@@ -118,7 +118,7 @@ class Administration:
         return answer[1:]
 
 
-def inspected(file: BinaryIO) -> tuple[archive.Manifest, str, int]:
+def inspected(file: IO[bytes]) -> tuple[archive.Manifest, str, int]:
     """What a backup says to anybody: its manifest, its digest, its records. Raises CryptoRefused.
 
     That it is whole and signed by the module that it names is verified; whose that module is, only

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Final, final
+from typing import IO, Annotated, Final, final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -174,7 +174,7 @@ def size_of(word: bytes) -> tuple[int, bool]:
     return size + _TAG, bool(number & _FINAL)
 
 
-def read(file: BinaryIO) -> tuple[bytes, Iterator[bytes]]:
+def read(file: IO[bytes]) -> tuple[bytes, Iterator[bytes]]:
     """A backup's manifest, and behind it its records and last of all the signature.
 
     Raises CryptoRefused, also while one iterates.
@@ -190,7 +190,7 @@ def read(file: BinaryIO) -> tuple[bytes, Iterator[bytes]]:
     return _exactly(file, size), _records(file)
 
 
-def _records(file: BinaryIO) -> Iterator[bytes]:
+def _records(file: IO[bytes]) -> Iterator[bytes]:
     last = False
     while not last:
         word = file.read(WORD.size)
@@ -201,7 +201,7 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
         raise CryptoRefused("something follows the backup's end")
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
+def _exactly(file: IO[bytes], size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
         raise CryptoRefused("the backup was cut off")
