@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secgear.cli import crypto_roles, inputs
+from secgear.cli import crypto_domain, crypto_roles, inputs
 from secgear.cli.crypto_backup import backup
 from secgear.cli.crypto_requests import request
 from secgear.cli.crypto_users import token_policy, user
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.add_typer(crypto_domain.app)
 crypto_roles.add_to(app, audit)
 for group in (request, user, backup):
     app.add_typer(group)
@@ -38,6 +39,14 @@ def init(
     database: Annotated[
         str, typer.Option(help="Another database than the one in the directory, as a URL.")
     ] = "",
+    witness: Annotated[
+        str,
+        typer.Option(
+            help="Who keeps the counter, as secgear serve witness prints it: ADDRESS,KEY. "
+            "A module on several machines needs one.",
+        ),
+    ] = "",
+    root: inputs.Roots = None,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -57,8 +66,11 @@ def init(
     """Found a module: make its image and its store. Keep the audit key that is printed."""
     from secgear.base.signing import load_private_key
     from secgear.cli.serve import checked_url
-    from secgear.services.crypto.host import found
+    from secgear.services.crypto.host import Witness, found
 
+    address, _, public = witness.partition(",")
+    if witness and not re.fullmatch(r"[0-9a-f]{64}", public, re.ASCII):
+        raise UsageError("--witness takes ADDRESS,KEY: the key has 64 hexadecimal digits")
     signer = None if key is None else load_private_key(key)
     status = found(
         directory,
@@ -67,6 +79,8 @@ def init(
         database=checked_url(database),
         key=signer,
         founders=crypto_roles.founders(administrator, threshold, auditor, backup_operator),
+        witness=Witness(address, bytes.fromhex(public)) if witness else None,
+        roots=inputs.read_roots(root),
     )
     if as_json:
         emit({"slots": status.slots, "audit_key": status.audit_key.hex()})

@@ -7,11 +7,14 @@ own socket the host hears every word.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import logging
 import os
 import threading
+import time
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -20,17 +23,28 @@ from secgear import App, Session
 from secgear.base import context
 from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
-from secgear.middleware.sealing import CallCounter
+from secgear.middleware.attestation import collateral as collaterals
+from secgear.middleware.attestation.collateral import Collateral
+from secgear.middleware.sealing import CallCounter, Counter, RemoteCounter
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.roles.operations import parse_founders
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
 from secgear.services.crypto.rpc.frames import MAX_BODY
 from secgear.services.crypto.rpc.messages import build_error
+from secgear.services.crypto.token import membership, rotation
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
 from secgear.services.crypto.token.roles import Roles
-from secgear.services.crypto.token.state import Change, MemberRow, News, Record, Row
+from secgear.services.crypto.token.state import (
+    Change,
+    Founding,
+    MemberRow,
+    News,
+    Record,
+    Root,
+    Row,
+)
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
@@ -47,6 +61,7 @@ MAX_CONNECTIONS: Final = 4096
 TORN: Final = 70
 """Exit status when what is kept and what is known have come apart: the next start reads it anew."""
 _COUNTER: Final = b"secgear crypto counter v1"
+_PAUSE: Final = 0.5  # seconds after a host that can't say what is new
 _logger = logging.getLogger("secgear.crypto")
 
 
@@ -126,6 +141,21 @@ def counter_advance(value: int, mark: bytes) -> tuple[int, bytes]:
     raise NotImplementedError
 
 
+@app.ocall
+def witness_exchange(message: bytes) -> bytes:
+    """Carries a message to the witness that keeps the counter, and its answer back."""
+    raise NotImplementedError
+
+
+@app.ocall
+def store_news(epoch: int, load: int) -> int:
+    """How far the store is: when it is beyond that epoch, or after a while. Negative: never mind.
+
+    load: how many clients this enclave has.
+    """
+    raise NotImplementedError
+
+
 class _HostStore:
     """`Store`, by OCALLs."""
 
@@ -179,21 +209,27 @@ _numbers = itertools.count(1)
 
 
 @app.ecall(raises=[Refused])
-def found(slots: int, policy: str, founders: bytes) -> None:
-    """Begin a new module. policy: to whom it is sealed, ``measurement`` or ``signer``.
+def found(
+    slots: int,
+    policy: str,
+    roots: list[tuple[str, str, str, str]],
+    witness: bytes,
+    founders: bytes,
+) -> None:
+    """Begin a new module.
 
-    founders: who is to have which role, as a document.
+    policy: to whom it is sealed, ``measurement`` or ``signer``. roots: family, name, PEM, subject
+    of each that vouches for members besides the vendors. witness: public key of the one that keeps
+    the counter; b"" where the host does. founders: who is to have which role, as a document.
     """
     if not 1 <= slots <= MAX_SLOTS:
         raise Refused(f"a module has 1 to {MAX_SLOTS} slots")
-    try:
+    seed = os.urandom(32) if witness else b""
+    founding = Founding(tuple(Root(*root) for root in roots), witness, seed)
+    with _refusing():
         said = parse_founders(founders)
         roles = Roles(os.urandom(16), **msgspec.structs.asdict(said))
-        _vault(policy).found(slots, roles=roles)
-    except SecGearError as error:
-        raise Refused(f"{error.code}: {error}") from None
-    except CryptokiError:
-        raise Refused("the store does not keep the module") from None
+        _vault(policy).found(slots, founding, roles)
 
 
 @app.ecall(raises=[Refused])
@@ -202,19 +238,10 @@ def open_module(policy: str) -> Status:
     global _module  # noqa: PLW0603  (an enclave has one module)
     with _lock:
         if _module is None:
-            try:
+            with _refusing():
                 _module = Module(_vault(policy))
-            except SecGearError as error:
-                raise Refused(f"{error.code}: {error}") from None
+            threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
     return status()
-
-
-@app.ecall
-def note(epoch: int) -> int:
-    """The host says how far the store is; waits for nothing. Returns how many are connected."""
-    if _module is not None:
-        _module.vault.note(epoch)
-    return len(_connections)
 
 
 @app.ecall(raises=[Refused])
@@ -225,11 +252,98 @@ def status() -> Status:
     return Status(
         slots=len(module.slots),
         objects=sum(len(slot.table) for slot in module.slots),
-        connections=len(_connections),
+        connections=module.clients,
         audit_key=module.vault.audit_key,
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash,
     )
+
+
+# --- the domain ----------------------------------------------------------------------------------
+
+
+class MemberStatus(msgspec.Struct, frozen=True):
+    """A member of the domain. own: whether it is the platform that this enclave runs on."""
+
+    id: bytes
+    tee: str
+    measurement: bytes
+    own: bool
+
+
+@app.ecall(raises=[Refused])
+def members() -> list[MemberStatus]:
+    """Whose enclaves may open the module."""
+    vault = _opened().vault
+    return [
+        MemberStatus(one.id, one.tee, one.measurement, one.id == vault.member)
+        for one in vault.known.members
+    ]
+
+
+@app.ecall(raises=[Refused])
+def apply(policy: str, roots: list[tuple[str, str, str, str]]) -> tuple[bytes, bytes]:
+    """See `membership.apply`: for an enclave that has not opened a module."""
+    with _refusing():
+        return membership.apply(
+            context.guest(), SealingPolicy(policy), tuple(Root(*root) for root in roots), _now()
+        )
+
+
+@app.ecall(raises=[Refused])
+def admit(application: bytes, collateral: bytes) -> bytes:
+    """See `membership.admit`. collateral: JSON, b"" for none."""
+    with _refusing():
+        return membership.admit(
+            _opened().vault, application, _collateral(collateral), context.guest(), _now()
+        )
+
+
+@app.ecall(raises=[Refused])
+def accept(policy: str, pending: bytes, welcome: bytes, collateral: bytes) -> tuple[bytes, bytes]:
+    """See `membership.accept`."""
+    with _refusing():
+        return membership.accept(
+            pending,
+            welcome,
+            collateral=_collateral(collateral),
+            guest=context.guest(),
+            policy=SealingPolicy(policy),
+            at=_now(),
+        )
+
+
+@app.ecall(raises=[Refused])
+def expel(member: bytes) -> None:
+    """See `membership.expel`."""
+    with _refusing():
+        membership.expel(_opened().vault, member)
+
+
+@app.ecall(raises=[Refused])
+def rotate() -> int:
+    """See `rotation.rotate`."""
+    with _refusing():
+        return rotation.rotate(_opened().vault)
+
+
+def _collateral(data: bytes) -> Collateral:
+    return collaterals.from_json(data) if data else collaterals.Collateral()
+
+
+def _hear(module: Module) -> None:
+    """Hear from the host what others have changed, at once; the vault looks for itself as well.
+
+    On a thread of its own: those of calls may all wait for a change that waits for this.
+    """
+    heard = module.vault.known.epoch
+    while heard >= 0:
+        try:
+            heard = store_news(heard, module.clients)
+        except SecGearError:
+            time.sleep(_PAUSE)
+            continue
+        module.vault.note(heard)
 
 
 # --- clients of the host's socket ----------------------------------------------------------------
@@ -305,8 +419,30 @@ def _opened() -> Module:
 def _vault(policy: str) -> Vault:
     return Vault(
         _HostStore(),
-        lambda _: CallCounter(_COUNTER, counter_read, counter_advance),
+        _counter,
         guest=context.guest(),
         policy=SealingPolicy(policy),
-        now=lambda: datetime.datetime.now(datetime.UTC),
+        now=_now,
     )
+
+
+def _counter(founding: Founding) -> Counter:
+    if founding.witness:
+        return RemoteCounter(founding.seed, founding.witness, witness_exchange)
+    return CallCounter(_COUNTER, counter_read, counter_advance)
+
+
+def _now() -> datetime.datetime:
+    """By the host's clock."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What goes wrong, as the administrator is told."""
+    try:
+        yield
+    except SecGearError as error:
+        raise Refused(f"{error.code}: {error}") from None
+    except CryptokiError as error:
+        raise Refused(f"the store does not do its work: CKR_{error.rv.name}") from None

@@ -52,6 +52,17 @@ class Worker:
         """The enclave is to hear that the store has come to this epoch; with the condition held."""
         self._wanted = max(self._wanted, epoch)
 
+    def news(self, epoch: int, load: int) -> int:
+        """What the enclave asks: how far the store is, once that is beyond what it knows.
+
+        load: how many clients it has.
+        """
+        with self._changed:
+            self._told, self.load = epoch, load
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closed or self._wanted > epoch, LOOK)
+            return max(self._wanted, epoch)
+
     def heard(self, epoch: int) -> bool:
         """Whether it has, or is dead and will read everything; with the condition held."""
         return self._told >= epoch or self._closed or not self._enclave.alive
@@ -67,23 +78,12 @@ class Worker:
     def _attend(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closed or self._wanted > self._told or not self._enclave.alive,
-                    LOOK,
-                )
+                self._changed.wait_for(lambda: self._closed or not self._enclave.alive, LOOK)
                 if self._closed:
                     return
-                wanted, alive = self._wanted, self._enclave.alive
-            if not alive:
-                self._restart()
-                continue
-            try:
-                load = self._enclave.note(wanted)
-            except SecGearError:
-                load = 0  # it has ended, which the next look tells
-            with self._changed:
-                self._told, self.load = max(self._told, wanted), load
-                self._changed.notify_all()
+                if self._enclave.alive:
+                    continue
+            self._restart()
 
     def _restart(self) -> None:
         now = time.monotonic()
@@ -92,14 +92,15 @@ class Worker:
             return
         self._starts.append(now)
         _logger.warning("an enclave has ended; starting another one")
+        with self._changed:
+            self._told = self.load = 0
         try:
             enclave, generation = self._start(self)
         except SecGearError as error:
             self._failed(str(error))
             return
         with self._changed:
-            self._enclave, self._generation = enclave, generation
-            self._told, self.load, self.failure = 0, 0, ""
+            self._enclave, self._generation, self.failure = enclave, generation, ""
             self._changed.notify_all()
 
     def _failed(self, why: str) -> None:

@@ -49,6 +49,7 @@ class Application:
         self._objects: dict[int, tuple[Object, Session]] = {}
         self._last_object = -1
         self._gone = False
+        module.joined()
 
     def __repr__(self) -> str:
         return f"<Application {self.actor}>"
@@ -125,6 +126,8 @@ class Application:
     def leave(self) -> None:
         """The client is gone, though a call of its may still be under way."""
         with self._lock:
+            if not self._gone:
+                self.module.joined(-1)
             self._gone = True
             self.close_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
@@ -26,9 +27,16 @@ class Module:
         # Whether there was anything that ends when the module is zeroised.
         self.held_keys = vault.head.roles.phase is not Phase.ZEROISED
         self.slots = tuple(Slot(number, vault) for number in range(len(vault.tables)))
+        self.clients = 0
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Module of {len(self.slots)} slots>"
+
+    def joined(self, by: int = 1) -> None:
+        """There is a client more, or less."""
+        with self._lock:
+            self.clients += by
 
     def slot(self, number: int) -> Slot:
         """A slot by its number. Raises CryptokiError."""

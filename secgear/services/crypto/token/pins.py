@@ -33,12 +33,13 @@ def counted(pin: Pin, policy: PinPolicy) -> Pin:
     """The PIN with one more failure. Raises CryptokiError when there have been too many."""
     if pin.failures >= policy.tries:
         raise CryptokiError(Rv.PIN_LOCKED)
-    return msgspec.structs.replace(pin, failures=pin.failures + 1)
+    return msgspec.structs.replace(pin, failures=pin.failures + 1, tries=pin.tries + 1)
 
 
 def cleared(pin: Pin, proven: Pin) -> Pin:
     """The PIN after a success. proven: as it was counted; tries that came after it still count."""
-    return msgspec.structs.replace(pin, failures=max(0, pin.failures - proven.failures))
+    later = pin.tries - proven.tries
+    return msgspec.structs.replace(pin, failures=min(pin.failures, later))
 
 
 def fits(pin: Pin, given: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, final
@@ -22,6 +23,7 @@ from secgear.services.crypto.token.users import Who
 from secgear.services.crypto.token.vault import MAX_OBJECTS, Vault
 
 LABEL_SIZE: Final = 32
+_TRYING: Final = 1.0  # seconds that a try of a PIN takes another enclave at most, once counted
 _LOW: Final = 3  # tries that are left when a PIN's count is called low
 
 
@@ -166,10 +168,30 @@ class Slot:
             return counted
 
         # A failure, durably, before anybody knows whether it is one.
-        counted = self._vault.transact(count)
+        counted = self._while_others_try(user, lambda: self._vault.transact(count))
         if not pins.fits(counted, given):  # takes its time, and nobody waits for it
             raise CryptokiError(Rv.PIN_INCORRECT)
         return counted
+
+    def _while_others_try(self, user: Who, count: Callable[[], Pin]) -> Pin:
+        """Tries under way in other enclaves may be what locks a PIN: they end, or it stays locked.
+
+        Raises CryptokiError(PIN_LOCKED) when nothing happens any more.
+        """
+        seen, patience = None, 0.0
+        while True:
+            try:
+                return count()
+            except CryptokiError as error:
+                if error.rv is not Rv.PIN_LOCKED or not self._vault.shared:
+                    raise
+                self._vault.catch_up()
+                present = users.pin_of(self.state, user)
+                if present != seen:
+                    seen, patience = present, time.monotonic() + _TRYING
+                elif time.monotonic() > patience:
+                    raise
+            time.sleep(_TRYING / 20)
 
     def _replace_pin(self, user: Who, proven: Pin, new: Pin | None, event: Event) -> None:
         """After a success. new: another PIN; None for the same, cleared of failures."""

@@ -11,11 +11,15 @@ from secgear.services.crypto.token.roles import Roles
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """A PIN that can be checked: salt and result of scrypt. failures: since the last success."""
+    """A PIN that can be checked: salt and result of scrypt.
+
+    failures: since the last success; one under way counts. tries: all there ever were.
+    """
 
     salt: bytes
     digest: bytes
     failures: int = 0
+    tries: int = 0
 
 
 class Right(enum.IntFlag):
@@ -66,11 +70,15 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Root(msgspec.Struct, frozen=True):
-    """A trust anchor for members' evidence besides those that come with secGear, as PEM."""
+    """A trust anchor for members' evidence besides those that come with secGear, as PEM.
 
-    name: str
+    subject: whose key it is, as `KeyAnchor` has it; empty for a certificate.
+    """
+
     family: str
-    pem: bytes
+    name: str
+    pem: str
+    subject: str = ""
 
 
 class Founding(msgspec.Struct, frozen=True):
@@ -95,7 +103,8 @@ class Head(msgspec.Struct, frozen=True):
     it, by their generation, that objects are still encrypted under. audit_key: signs the audit
     trail, whose end is `audit_seq` and `audit_hash`. next_id: of objects, never used twice. epoch:
     the counter's value that this state has. recent: marks of the states before, the last one first.
-    svn: the highest version that has written here; older ones do not read on.
+    svn: the highest version that has written here; older ones do not read on. expelled: ids of
+    members that were sent away, who do not come back.
     """
 
     domain_key: bytes
@@ -111,6 +120,7 @@ class Head(msgspec.Struct, frozen=True):
     recent: tuple[bytes, ...] = ()
     svn: int = 0
     members: tuple[Member, ...] = ()
+    expelled: tuple[bytes, ...] = ()
     founding: Founding = Founding()
     roles: Roles = Roles(b"")
 

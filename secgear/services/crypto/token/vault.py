@@ -99,7 +99,7 @@ class Vault:
         self.tables: tuple[Table, ...] = ()
         self._lock = threading.RLock()
         self._store, self._make_counter = store, counter
-        self.guest, self._policy = guest, policy
+        self.guest, self.policy = guest, policy
         self._now = now
         self._counter: Counter
         self._credential: Credential
@@ -129,6 +129,11 @@ class Vault:
     def known(self) -> Head:
         """The state that this enclave knows, however old."""
         return self._state.head
+
+    @property
+    def member(self) -> bytes:
+        """This platform's id as a member."""
+        return self._credential.id
 
     @property
     def audit_key(self) -> bytes:
@@ -175,7 +180,7 @@ class Vault:
             self._state = _State(head, now.mark, Keyring.of(head))
             self.tables = tuple(Table() for _ in range(slots))
             draft = Draft(head, self.tables)
-            credential = own.sealed(self.guest, self._policy)
+            credential = own.sealed(self.guest, self.policy)
             draft.members.append(MemberRow(own.id, credential, keyring.grant(head, own.public)))
             draft.record(Event("module founded", "host"))
             if not self._made(draft):
@@ -377,14 +382,15 @@ class Vault:
             raise CryptoModuleError(
                 "the store's head was changed, or is another domain's"
             ) from None
+        if all(member.id != self.member for member in head.members):
+            raise CryptoModuleError("this platform is no member of the module's domain any more")
         return _State(head, mark, Keyring.of(head))
 
     def _granted(self) -> Keyring:
-        own = self._credential.id
         for row in self._store.members():
-            if row.id == own:
+            if row.id == self.member:
                 return keyring.accepted(self._credential, row.grant)
-        raise CryptoModuleError("this enclave is no member of the module's domain any more")
+        raise CryptoModuleError("this platform is no member of the module's domain any more")
 
     # --- changing --------------------------------------------------------------------------------
 

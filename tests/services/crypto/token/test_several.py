@@ -340,6 +340,32 @@ def test_tries_of_a_pin_are_counted_over_all_enclaves(store: MemoryStore) -> Non
         assert refusal(_login, caller) is Rv.PIN_LOCKED
 
 
+def test_right_pins_that_are_tried_in_many_enclaves_at_once_lock_nobody_out(
+    store: MemoryStore,
+) -> None:
+    callers = [connect(open_module(store)) for _ in range(pins.MAX_FAILURES + 2)]
+    failed: list[BaseException] = []
+    together = threading.Barrier(len(callers))
+
+    def work(caller: Caller) -> None:
+        try:
+            together.wait(30)
+            _login(caller)
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(caller,)) for caller in callers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not failed
+    user = open_module(store).vault.known.tokens[0].user
+    assert user is not None
+    assert user.failures == 0
+
+
 def test_a_success_forgives_no_try_that_came_after_it(store: MemoryStore) -> None:
     here, there = two(store)
     fits = pins.fits
