@@ -30,20 +30,30 @@ from secgear.middleware.sealing import CallCounter, Counter, RemoteCounter
 from secgear.services.crypto.local import Clients
 from secgear.services.crypto.pkcs11.rv import CryptokiError
 from secgear.services.crypto.rest.service import Service
+from secgear.services.crypto.roles.operations import parse_founders
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
 from secgear.services.crypto.rpc.marks import INTRODUCTION
 from secgear.services.crypto.token import membership, rotation
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
-from secgear.services.crypto.token.state import Change, Founding, MemberRow, News, Root, Row
+from secgear.services.crypto.token.roles import Roles
+from secgear.services.crypto.token.state import (
+    Change,
+    Founding,
+    MemberRow,
+    News,
+    Record,
+    Root,
+    Row,
+)
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
     "secgear-crypto",
     version="0.1",
     product="secgear-crypto",
-    requires=["cbor2", "cryptography", "h11", "msgspec"],
+    requires=["cbor2", "cryptography", "h11", "msgspec", "pycryptodomex"],
     threads=16,
     log="warning",
 )
@@ -91,6 +101,12 @@ def store_rows(after: int) -> list[tuple[int, int, bytes]]:
 @app.ocall
 def store_since(epoch: int) -> tuple[bytes, list[tuple[int, int, bytes]], list[int], bool]:
     """See `Store.since`: head, changed rows, ids of those that are gone, whether that is all."""
+    raise NotImplementedError
+
+
+@app.ocall
+def store_trail(after: int) -> list[tuple[int, bytes, bytes, bytes]]:
+    """See `Store.trail`: number, body, hash, signature of each."""
     raise NotImplementedError
 
 
@@ -155,6 +171,9 @@ class _HostStore:
         head, rows, gone, whole = store_since(epoch)
         return News(head, tuple(_rows(rows)), tuple(map(_number, gone)), whole)
 
+    def trail(self, after: int) -> list[Record]:
+        return [Record(*row) for row in store_trail(after)]
+
     def members(self) -> list[MemberRow]:
         return [MemberRow(*row) for row in store_members()]
 
@@ -192,19 +211,27 @@ _rest: Service | None = None
 
 
 @app.ecall(raises=[Refused])
-def found(slots: int, policy: str, roots: list[tuple[str, str, str, str]], witness: bytes) -> None:
+def found(
+    slots: int,
+    policy: str,
+    roots: list[tuple[str, str, str, str]],
+    witness: bytes,
+    founders: bytes,
+) -> None:
     """Begin a new module.
 
     policy: to whom it is sealed, ``measurement`` or ``signer``. roots: family, name, PEM, subject
     of each that vouches for members besides the vendors. witness: public key of the one that keeps
-    the counter; b"" where the host does.
+    the counter; b"" where the host does. founders: who is to have which role, as a document.
     """
     if not 1 <= slots <= MAX_SLOTS:
         raise Refused(f"a module has 1 to {MAX_SLOTS} slots")
     seed = os.urandom(32) if witness else b""
     founding = Founding(tuple(Root(*root) for root in roots), witness, seed)
     with _refusing():
-        _vault(policy).found(slots, founding)
+        said = parse_founders(founders)
+        roles = Roles(os.urandom(16), **msgspec.structs.asdict(said))
+        _vault(policy).found(slots, founding, roles)
 
 
 @app.ecall(raises=[Refused])

@@ -14,18 +14,18 @@ Function = Callable[..., tuple[Any, ...]]
 _ROOMS: Final = (
     "attesting",
     "batches",
-    "general",
-    "importing",
-    "batches",
     "combined",
     "general",
+    "importing",
     "keys",
     "messages",
     "objects",
     "operations",
-    "sdf",
-    "versions",
     "recovery",
+    "roles",
+    "sdf",
+    "users",
+    "versions",
 )
 _served: Final[dict[int, Function]] = {}
 
