@@ -34,7 +34,7 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def method(self) -> str:
         """Name of the Python function that serves it: ``C_SignInit`` is ``sign_init``."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.removeprefix("C_")).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.partition("_")[2]).lower()
 
 
 ERROR: Final = Call(0, "ERROR", "", "u")

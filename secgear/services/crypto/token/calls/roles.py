@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from secgear.errors import CryptoRefused
-from secgear.services.crypto.roles import requests, standing
+from secgear.services.crypto.roles import requests
+from secgear.services.crypto.roles import standing as standings
 from secgear.services.crypto.token import authority, governing, reading
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import serves
@@ -41,11 +42,11 @@ def told(function: Callable[..., bytes]) -> Callable[..., tuple[bytes]]:
 
 @serves("S_Standing")
 @told
-def s_standing(app: Application, nonce: bytes) -> bytes:
+def standing(app: Application, nonce: bytes) -> bytes:
     """Who decides here, and the audit key; with a nonce, under evidence of this enclave."""
     vault = app.module.vault
     roles = vault.head.roles
-    said = standing.Standing(
+    said = standings.Standing(
         module=roles.module.hex(),
         audit_key=vault.audit_key.hex(),
         phase=roles.phase.value,
@@ -58,21 +59,21 @@ def s_standing(app: Application, nonce: bytes) -> bytes:
     )
     if not nonce:
         return _encode(said)
-    if len(nonce) != standing.NONCE_SIZE:
-        raise CryptoRefused(f"a nonce has {standing.NONCE_SIZE} bytes")
-    return standing.vouched(said, nonce, vault.guest.evidence(standing.report_data(said, nonce)))
+    if len(nonce) != standings.NONCE_SIZE:
+        raise CryptoRefused(f"a nonce has {standings.NONCE_SIZE} bytes")
+    return standings.vouched(said, nonce, vault.guest.evidence(standings.report_data(said, nonce)))
 
 
 @serves("S_RoleChallenge")
 @told
-def s_role_challenge(app: Application) -> bytes:
+def role_challenge(app: Application) -> bytes:
     """Something to sign, for one login."""
     return app.badge.challenged()
 
 
 @serves("S_RoleLogin")
 @told
-def s_role_login(app: Application, proof: bytes) -> bytes:
+def role_login(app: Application, proof: bytes) -> bytes:
     """Log in with a role, for as long as the connection lasts."""
     roles = app.module.vault.head.roles
     try:
@@ -88,7 +89,7 @@ def s_role_login(app: Application, proof: bytes) -> bytes:
 
 @serves("S_OpenRequest")
 @told
-def s_open_request(app: Application, wish: bytes) -> bytes:
+def open_request(app: Application, wish: bytes) -> bytes:
     """A request, for the administrators to approve."""
     wanted = requests.parse_wish(wish)
 
@@ -110,14 +111,14 @@ def s_open_request(app: Application, wish: bytes) -> bytes:
 
 @serves("S_Execute")
 @told
-def s_execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -> bytes:
+def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -> bytes:
     """Carry out what was approved."""
     return governing.execute(app, request, approvals, secret)
 
 
 @serves("S_BackupPiece")
 @told
-def s_backup_piece(app: Application, number: int) -> bytes:
+def backup_piece(app: Application, number: int) -> bytes:
     """A piece of the backup that this connection has begun; b"" behind the last one."""
     app.badge.require(app.module.vault.head.roles, Role.OPERATOR)
     if app.badge.backup is None:
@@ -130,7 +131,7 @@ def s_backup_piece(app: Application, number: int) -> bytes:
 
 @serves("S_RestoreBegin")
 @told
-def s_restore_begin(app: Application, request: bytes, approvals: bytes, manifest: bytes) -> bytes:
+def restore_begin(app: Application, request: bytes, approvals: bytes, manifest: bytes) -> bytes:
     """Begin a restoration: the key to which custodians send their shares, with evidence."""
     app.badge.restoration = Restoration(app, request, approvals, manifest)
     return app.badge.restoration.target
@@ -138,14 +139,14 @@ def s_restore_begin(app: Application, request: bytes, approvals: bytes, manifest
 
 @serves("S_RestoreShare")
 @told
-def s_restore_share(app: Application, envelope: bytes) -> bytes:
+def restore_share(app: Application, envelope: bytes) -> bytes:
     """Take a share. Answers with how many more it takes."""
     return _encode({"missing": _restoration(app).share(envelope)})
 
 
 @serves("S_RestorePiece")
 @told
-def s_restore_piece(app: Application, record: bytes) -> bytes:
+def restore_piece(app: Application, record: bytes) -> bytes:
     """Take a record."""
     _restoration(app).piece(record)
     return b""
@@ -153,7 +154,7 @@ def s_restore_piece(app: Application, record: bytes) -> bytes:
 
 @serves("S_RestoreEnd")
 @told
-def s_restore_end(app: Application, signature: bytes) -> bytes:
+def restore_end(app: Application, signature: bytes) -> bytes:
     """Take over everything."""
     restoration = _restoration(app)
     app.badge.restoration = None
@@ -162,7 +163,7 @@ def s_restore_end(app: Application, signature: bytes) -> bytes:
 
 @serves("S_AuditRecords")
 @told
-def s_audit_records(app: Application, after: int) -> bytes:
+def audit_records(app: Application, after: int) -> bytes:
     """Some records of the audit trail behind a number, as the host keeps them."""
     app.badge.require(app.module.vault.head.roles, Role.AUDITOR, Role.ADMINISTRATOR)
     return reading.records(app.module, after)
@@ -170,7 +171,7 @@ def s_audit_records(app: Application, after: int) -> bytes:
 
 @serves("S_AuditCheckpoint")
 @told
-def s_audit_checkpoint(app: Application, nonce: bytes) -> bytes:
+def audit_checkpoint(app: Application, nonce: bytes) -> bytes:
     """The end of the audit trail at this moment, signed for a nonce."""
     app.badge.require(app.module.vault.head.roles, Role.AUDITOR, Role.ADMINISTRATOR)
     return reading.checkpoint(app.module, nonce)

@@ -25,7 +25,7 @@ def login_user(
 
 
 @serves("S_SetUser")
-def s_set_user(
+def set_user(
     app: Application, handle: int, name: bytes | None, rights: int, pin: bytes | None
 ) -> tuple[()]:
     """Make a user, or change one; without a PIN that stays."""
@@ -35,7 +35,7 @@ def s_set_user(
 
 
 @serves("S_RemoveUser")
-def s_remove_user(app: Application, handle: int, name: bytes | None) -> tuple[()]:
+def remove_user(app: Application, handle: int, name: bytes | None) -> tuple[()]:
     """Remove one."""
     session = _by_officer(app, handle)
     session.slot.remove_user(_text(name), app.actor)
@@ -43,7 +43,7 @@ def s_remove_user(app: Application, handle: int, name: bytes | None) -> tuple[()
 
 
 @serves("S_ListUsers")
-def s_list_users(app: Application, handle: int) -> tuple[bytes]:
+def list_users(app: Application, handle: int) -> tuple[bytes]:
     """Names, rights and failures of all of them, as JSON."""
     users = app.session(handle).slot.state.users
     return (
@@ -57,7 +57,7 @@ def s_list_users(app: Application, handle: int) -> tuple[bytes]:
 
 
 @serves("S_SetTokenPolicy")
-def s_set_token_policy(app: Application, handle: int, record_uses: int) -> tuple[()]:
+def set_token_policy(app: Application, handle: int, record_uses: int) -> tuple[()]:
     """Whether uses of the token's keys are recorded: 0 or 1."""
     session = _by_officer(app, handle)
     if record_uses not in (0, 1):
