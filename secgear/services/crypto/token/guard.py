@@ -51,7 +51,16 @@ _FREE: Final = (
     "C_FindObjectsFinal C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate "
     "C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate "
     "C_SignFinal C_Verify C_VerifyUpdate C_VerifyFinal C_SeedRandom C_GenerateRandom "
-    "C_WaitForSlotEvent C_SessionCancel S_ListUsers"
+    "C_WaitForSlotEvent C_SessionCancel C_DigestEncryptUpdate C_DecryptDigestUpdate "
+    "C_SignEncryptUpdate C_DecryptVerifyUpdate C_SignRecover C_VerifyRecover "
+    "C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext C_MessageEncryptFinal "
+    "C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext C_MessageDecryptFinal "
+    "C_SignMessage C_SignMessageBegin C_SignMessageNext C_MessageSignFinal "
+    "C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext C_MessageVerifyFinal "
+    "C_VerifySignature C_VerifySignatureUpdate C_VerifySignatureFinal "
+    "S_SetUser S_RemoveUser S_ListUsers S_SetTokenPolicy S_BackupPiece "
+    "S_AttestKey S_AttestModule S_GetImportKey S_FindKey S_ListKeys "
+    "S_CheckPIN S_DigestInitSM2 S_PublicRSA"
 )
 _USE, _MANAGE = Right.USE, Right.MANAGE
 CALLS: Final[Mapping[str, Row]] = {
@@ -72,6 +81,29 @@ CALLS: Final[Mapping[str, Row]] = {
     "C_DeriveKey": Row(_USE, key=2, template=3, does="derive"),
     "C_EncapsulateKey": Row(_USE, key=2, template=3, does="encapsulate"),
     "C_DecapsulateKey": Row(_USE, key=2, template=3, does="decapsulate"),
+    "C_SignRecoverInit": Row(_USE, key=2, does="sign"),
+    "C_VerifyRecoverInit": Row(_USE, key=2, does="verify"),
+    "C_MessageEncryptInit": Row(_USE, key=2, does="encrypt messages"),
+    "C_MessageDecryptInit": Row(_USE, key=2, does="decrypt messages"),
+    "C_MessageSignInit": Row(_USE, key=2, does="sign messages"),
+    "C_MessageVerifyInit": Row(_USE, key=2, does="verify messages"),
+    "C_VerifySignatureInit": Row(_USE, key=2, does="verify"),
+    "S_EncryptBatch": Row(_USE, key=2, does="encrypt a batch"),
+    "S_DecryptBatch": Row(_USE, key=2, does="decrypt a batch"),
+    "S_SignBatch": Row(_USE, key=2, does="sign a batch"),
+    "S_VerifyBatch": Row(_USE, key=2, does="verify a batch"),
+    "S_ImportKey": Row(_MANAGE),
+    "S_NewKey": Row(_MANAGE),
+    "S_ImportNamedKey": Row(_MANAGE),
+    "S_RotateKey": Row(_MANAGE),
+    "S_ConfigureKey": Row(_MANAGE),
+    "S_SetKeyState": Row(_MANAGE),
+    "S_TrimKey": Row(_MANAGE),
+    "S_DestroyKey": Row(_MANAGE),
+    "S_GenerateEnvelopedKey": Row(_USE, key=4, template=2, does="wrap with"),
+    "S_OpenEnvelopedKey": Row(_USE, key=2, template=4, does="unwrap"),
+    "S_ExchangeEnvelope": Row(_MANAGE, key=2, does="unwrap"),
+    "S_WriteValue": Row(changes=1),
 }
 
 

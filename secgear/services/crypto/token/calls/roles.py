@@ -14,7 +14,7 @@ import msgspec
 
 from secgear.errors import CryptoRefused
 from secgear.services.crypto.roles import requests
-from secgear.services.crypto.roles import standing as documents
+from secgear.services.crypto.roles import standing as standings
 from secgear.services.crypto.token import authority, governing, reading
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import serves
@@ -46,7 +46,7 @@ def standing(app: Application, nonce: bytes) -> bytes:
     """Who decides here, and the audit key; with a nonce, under evidence of this enclave."""
     vault = app.module.vault
     roles = vault.head.roles
-    said = documents.Standing(
+    said = standings.Standing(
         module=roles.module.hex(),
         audit_key=vault.audit_key.hex(),
         phase=roles.phase.value,
@@ -59,9 +59,9 @@ def standing(app: Application, nonce: bytes) -> bytes:
     )
     if not nonce:
         return _encode(said)
-    if len(nonce) != documents.NONCE_SIZE:
-        raise CryptoRefused(f"a nonce has {documents.NONCE_SIZE} bytes")
-    return documents.vouched(said, nonce, vault.guest.evidence(documents.report_data(said, nonce)))
+    if len(nonce) != standings.NONCE_SIZE:
+        raise CryptoRefused(f"a nonce has {standings.NONCE_SIZE} bytes")
+    return standings.vouched(said, nonce, vault.guest.evidence(standings.report_data(said, nonce)))
 
 
 @serves("S_RoleChallenge")
