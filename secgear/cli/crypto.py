@@ -10,6 +10,7 @@ import typer
 
 from secgear.cli import inputs
 from secgear.cli.crypto_library import library
+from secgear.cli.crypto_sdf import app as sdf
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.add_typer(sdf)
 app.command("library")(library)
 
 Directory = Annotated[
