@@ -20,6 +20,7 @@ from secgear.cli import (
 from secgear.cli.crypto_backup import backup
 from secgear.cli.crypto_library import library
 from secgear.cli.crypto_requests import request
+from secgear.cli.crypto_sdf import app as sdf
 from secgear.cli.crypto_users import token_policy, user
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.add_typer(sdf)
 app.command("library")(library)
 app.command("http")(crypto_http.http)
 app.command("rotate")(crypto_rotate.rotate)
