@@ -35,7 +35,7 @@ app = App(
     "secgear-crypto",
     version="0.1",
     product="secgear-crypto",
-    requires=["cryptography", "msgspec"],
+    requires=["cbor2", "cryptography", "msgspec"],
     threads=16,
     log="warning",
 )
