@@ -104,9 +104,6 @@ class Clients:
                     threading.Thread(target=self._run, name="clients", daemon=True).start()
         Client(self, connection, version, answer, left).start()
 
-    def __len__(self) -> int:
-        return len(set(self._clients.values()))
-
     def watch(self, number: int, client: Client) -> None:
         """Know a descriptor of a client, and wait for nothing yet."""
         self._clients[number] = client
