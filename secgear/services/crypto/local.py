@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -42,6 +43,10 @@ Answer = Callable[[bytes, int], bytes]
 
 _THREADS: Final = 3  # more only wait for each other: signing holds the interpreter's lock
 _LONG_THREADS: Final = 4
+_SWITCH: Final = 0.001
+"""Seconds that a thread computes in Python while others want to. Each call comes back from the kernel
+three times; beside a thread that computes, Python's 5 ms cost it most of its time (a quarter was left).
+"""
 _UNDER_WAY: Final = 32  # calls of one connection
 _LARGE: Final = 16 << 10  # bytes of a call during which others of its connection are read
 _AT_ONCE: Final = 4  # such calls of one connection
@@ -97,6 +102,7 @@ class Clients:
         """Serve one more. version: None for one that has yet to name it. left: told at its end."""
         with self._lock:
             if self._long is None:
+                sys.setswitchinterval(_SWITCH)
                 self._long = ThreadPoolExecutor(_LONG_THREADS, "long")
                 for _ in range(_THREADS):
                     threading.Thread(target=self._run, name="clients", daemon=True).start()
