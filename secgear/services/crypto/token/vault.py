@@ -58,6 +58,7 @@ LEASE: Final = 5.0
 _RECENT: Final = 16  # marks of earlier heads that a head carries
 _TRIES: Final = 200  # times that others may be faster before a change is given up
 _READS: Final = 50  # times that others may change the store while one reads it
+_PAUSES: Final = (0.1, 0.3, 0.9)  # seconds before the counter is asked again
 _HEAD: Final = b"secgear crypto head v2"
 _OBJECT: Final = b"secgear crypto object v2\0"
 _PLAIN: Final = Founding()
@@ -445,11 +446,16 @@ class Vault:
 
     def _counted(self, state: _State) -> bool:
         """Whether the counter has acknowledged what is kept; False if it is beyond that."""
-        try:
-            now = self._counter.advance(state.head.epoch, state.mark)
-        except SecGearError as error:
-            raise CryptoModuleError("a change is kept, but not counted") from error
-        return (now.value, now.mark) == (state.head.epoch, state.mark)
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                now = self._counter.advance(state.head.epoch, state.mark)
+                return (now.value, now.mark) == (state.head.epoch, state.mark)
+            except SecGearError as error:
+                pause = next(pauses, None)
+                if pause is None or isinstance(error, RolledBack):
+                    raise CryptoModuleError("a change is kept, but not counted") from error
+            time.sleep(pause)
 
     def _drawn_up(
         self, draft: Draft, keys: Keyring, rows: tuple[Row, ...]

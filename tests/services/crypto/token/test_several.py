@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from secgear.errors import CryptoModuleError, RolledBack, ServiceError
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.token import pins, vault
+from secgear.services.crypto.token import pins, slot, vault
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import operations
 from secgear.services.crypto.token.ledger import Event
@@ -88,13 +90,16 @@ def test_a_refused_change_leaves_no_half(store: MemoryStore) -> None:
 def test_without_word_from_the_host_an_enclave_looks_for_itself(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(
+        vault, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+    )
     here, there = two(store)
     one, other = User(connect(here)), User(connect(there))
     key = one.aes(TOKEN=True)
-    clock = vault.time.monotonic()
-    monkeypatch.setattr(vault.time, "monotonic", lambda: clock + vault.LEASE - 1)
+    clock[0] += vault.LEASE - 1
     assert other.find() == []
-    monkeypatch.setattr(vault.time, "monotonic", lambda: clock + vault.LEASE + 1)
+    clock[0] += 2
     assert other.find() == [key]
 
 
@@ -331,12 +336,16 @@ def _login(caller: Caller, pin: bytes = PIN, user: int = 1) -> int:
     return session
 
 
-def test_tries_of_a_pin_are_counted_over_all_enclaves(store: MemoryStore) -> None:
+def test_tries_of_a_pin_are_counted_over_all_enclaves(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot, "_TRYING", 0.1)  # no try is under way here
     callers = [connect(module) for module in two(store)]
     for at in range(pins.MAX_FAILURES):
         caller = callers[at % 2]
         assert refusal(_login, caller, b"wrong") is Rv.PIN_INCORRECT
     for caller in callers:
+        assert refusal(_login, caller) is Rv.PIN_LOCKED
         assert refusal(_login, caller) is Rv.PIN_LOCKED
 
 
