@@ -20,8 +20,9 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple, TypeVar, final
+from typing import Any, Final, Generic, NamedTuple, TypeVar, final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -56,6 +57,7 @@ MAX_OBJECTS: Final = 1 << 20
 LEASE: Final = 5.0
 """Seconds for which an enclave relies on what the counter has said last."""
 _RECENT: Final = 16  # marks of earlier heads that a head carries
+_TOGETHER: Final = 1 << 20  # bytes of objects after which a change takes in no others
 _TRIES: Final = 200  # times that others may be faster before a change is given up
 _READS: Final = 50  # times that others may change the store while one reads it
 _PAUSES: Final = (0.1, 0.3, 0.9)  # seconds before the counter is asked again
@@ -79,6 +81,39 @@ class _Outdone(Exception):
 
 
 @final
+class _Wish(Generic[T]):
+    """A change that somebody waits for."""
+
+    def __init__(self, function: Callable[[Draft], T]) -> None:
+        self.settled = False
+        self._function = function
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+
+    def tried(self, draft: Draft) -> Draft:
+        """The draft with this change, or as it is if that is refused."""
+        self._results, self._error = [], None
+        trial = draft.copy()
+        try:
+            self._results.append(self._function(trial))
+        except Exception as error:  # noqa: BLE001  (who waits for it gets it)
+            self._error = error
+            return draft
+        return trial
+
+    def settle(self, error: BaseException | None) -> None:
+        """What it is part of has come about, or has failed: then nothing in it counts."""
+        self._error = error or self._error
+        self.settled = True
+
+    def result(self) -> T:
+        """What the function has returned. Raises what it, or the change, has raised."""
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+
+@final
 class Vault:
     """The module's durable state, in one of its enclaves.
 
@@ -97,6 +132,7 @@ class Vault:
     ) -> None:
         self.tables: tuple[Table, ...] = ()
         self._lock = threading.RLock()
+        self._wishes: deque[_Wish[Any]] = deque()
         self._store, self._make_counter = store, counter
         self._guest, self.policy = guest, policy
         self._now = now
@@ -383,21 +419,43 @@ class Vault:
     def transact(self, function: Callable[[Draft], T]) -> T:
         """Make a change durable: what `function` writes to a draft. Returns what it returns.
 
-        `function` is run again when another enclave was faster, and may refuse by raising. Raises
+        `function` is run again when another enclave was faster, and may refuse by raising. Changes
+        that several threads wait for are made durable together, so it may be run by another thread,
+        with locks held: it takes none. Raises
         CryptokiError(DEVICE_ERROR) when the host has not kept it, or does not let us know: then it
         has happened in full or not at all. Raises CryptoModuleError when it is kept and the counter
         can't be moved: the enclave has to start again then, because its change could be undone.
         """
+        wish = _Wish(function)
+        self._wishes.append(wish)
         with self._lock:
+            # Whoever has waited for the lock has waited with others: one change is for them all.
+            while not wish.settled:
+                self._settle([self._wishes.popleft() for _ in range(len(self._wishes))])
+        return wish.result()
+
+    def _settle(self, wishes: list[_Wish[Any]]) -> None:
+        """Make what is wished for durable, in one change: each in full or not at all."""
+        error: BaseException | None = None
+        try:
             if self._noted > self._state.head.epoch:
                 self.catch_up()
             for attempt in range(_TRIES):
                 draft = Draft(self._state.head, self.tables)
-                result = function(draft)
+                for number, wish in enumerate(wishes, 1):
+                    draft = wish.tried(draft)
+                    if draft.size > _TOGETHER:
+                        self._wishes.extendleft(reversed(wishes[number:]))
+                        del wishes[number:]
                 if not draft.changed or self._made(draft):
-                    return result
+                    return
                 time.sleep(random.random() * min(attempt, 20) / 1000)  # noqa: S311  (no secret)
             raise CryptokiError(Rv.DEVICE_ERROR)
+        except BaseException as caught:  # noqa: BLE001  (everybody who waits gets it)
+            error = caught
+        finally:
+            for wish in wishes:
+                wish.settle(error)
 
     def outdated(self, most: int) -> list[tuple[int, int]]:
         """Slot and id of some objects that are under an older domain key."""

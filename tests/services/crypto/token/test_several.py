@@ -327,6 +327,92 @@ def test_writers_of_several_enclaves_lose_nothing(store: MemoryStore) -> None:
     assert sorted(User(connect(open_module(store))).find()) == sorted(kept)
 
 
+def together(store: MemoryStore, module: Module, wishes: list[Any]) -> list[Any]:
+    """Have threads wish for these while another change is being made. Returns what each got."""
+    commit, results = store.commit, [None] * len(wishes)
+    queue = module.vault._wishes
+
+    def wish(at: int) -> None:
+        try:
+            results[at] = module.vault.transact(wishes[at])
+        except (CryptokiError, CryptoModuleError) as error:
+            results[at] = error
+
+    threads = [threading.Thread(target=wish, args=(at,)) for at in range(len(wishes))]
+
+    def slow(change: Change) -> bool:
+        store.commit = commit  # type: ignore[method-assign]
+        for at, thread in enumerate(threads, 1):
+            thread.start()
+            while len(queue) < at:
+                time.sleep(0.001)
+        return commit(change)
+
+    store.commit = slow  # type: ignore[method-assign]
+    module.vault.transact(lambda draft: draft.record(Event("first", "test")))
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+def test_changes_that_wait_for_one_another_are_made_durable_together(store: MemoryStore) -> None:
+    module = open_module(store)
+    before = store.changes
+
+    def event(name: str) -> Any:
+        def write(draft: Any) -> str:
+            draft.record(Event(name, "test"))
+            return name
+
+        return write
+
+    def refused(draft: Any) -> None:
+        draft.record(Event("never", "test"))
+        draft.alter(next_id=999)
+        raise CryptokiError(Rv.ACTION_PROHIBITED)
+
+    results = together(store, module, [event("a"), refused, event("b"), event("c")])
+    assert [results[at] for at in (0, 2, 3)] == ["a", "b", "c"]
+    assert results[1].rv is Rv.ACTION_PROHIBITED
+    assert store.changes == before + 2
+    assert module.vault.known.next_id == 1
+    bodies = [record.body for record in store.records[-3:]]
+    for body, name in zip(bodies, (b'"a"', b'"b"', b'"c"'), strict=True):
+        assert name in body
+    verifier = Verifier(module.vault.audit_key)
+    verifier.follow((r.seq, r.body, r.hash, r.signature) for r in store.records)
+    assert verifier.end().seq == len(store.records)
+
+
+def test_changes_that_fail_together_fail_each(store: MemoryStore) -> None:
+    module = open_module(store)
+
+    def refused(draft: Any) -> None:
+        raise CryptokiError(Rv.ACTION_PROHIBITED)
+
+    def breaks(draft: Any) -> None:
+        draft.record(Event("lost", "test"))
+        store.refuse = True
+
+    results = together(store, module, [breaks, refused])
+    assert [one.rv for one in results] == [Rv.DEVICE_ERROR] * 2
+    store.refuse = False
+    assert module.vault.transact(lambda draft: draft.count(0)) == 0
+
+
+def test_what_is_much_is_not_made_durable_together(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = open_module(store)
+    item = module.slots[0].table.get(User(connect(module)).aes(TOKEN=True) >> 1)
+    assert item is not None
+    monkeypatch.setattr(vault, "_TOGETHER", item.size + 1)
+    before = store.changes
+    results = together(store, module, [lambda draft: draft.add(0, item).id] * 5)
+    assert sorted(results) == list(range(2, 7))
+    assert store.changes == before + 1 + 3  # the first, then two, two and one
+
+
 # --- PINs, sessions and logins -------------------------------------------------------------------
 
 
