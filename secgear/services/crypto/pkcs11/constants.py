@@ -103,6 +103,7 @@ class MechanismFlag(enum.IntFlag):
     MESSAGE_SIGN = 1 << 3
     MESSAGE_VERIFY = 1 << 4
     MULTI_MESSAGE = 1 << 5
+    FIND_OBJECTS = 1 << 6
     ENCRYPT = 1 << 8
     DECRYPT = 1 << 9
     DIGEST = 1 << 10

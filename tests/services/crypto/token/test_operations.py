@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.calls import CALLS
-from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, Mgf, ObjectClass
+from secgear.services.crypto.pkcs11.constants import (
+    Attr,
+    KeyType,
+    Mech,
+    MechanismFlag,
+    Mgf,
+    ObjectClass,
+)
 from secgear.services.crypto.pkcs11.mechanism import (
     CtrParams,
     EcdhParams,
@@ -95,7 +102,11 @@ def test_one_operation_of_a_kind_at_a_time(user: User) -> None:
     user.call(*init)
     user.call("C_EncryptInit", None, 0)  # PKCS#11 3.0: ends it
     assert refusal(user.call, "C_Encrypt", bytes(16), ROOM) is Rv.OPERATION_NOT_INITIALIZED
-    user.call("C_SessionCancel", 0)
+    user.call("C_FindObjectsInit", {})
+    user.call("C_SessionCancel", MechanismFlag.SIGN | MechanismFlag.FIND_OBJECTS)
+    assert refusal(user.call, "C_FindObjects", 1) is Rv.OPERATION_NOT_INITIALIZED
+    user.call("C_DigestUpdate", b"goes on")
+    user.call("C_SessionCancel", MechanismFlag.DIGEST)
     assert refusal(user.call, "C_DigestFinal", ROOM) is Rv.OPERATION_NOT_INITIALIZED
 
 
