@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -36,27 +37,41 @@ from tests.services.crypto.conftest import User, template
 from tests.services.crypto.running import PIN, SECGEAR, Server, founded, prepare_token, serving
 
 
+def policy_of(directory: Path) -> bytes:
+    """A policy that trusts exactly the module in a directory."""
+    measurement = Image.load(Home(directory).image).measurement.hex()
+    return (
+        'name = "owner"\n[accept]\ntees = ["process"]\n'
+        f'measurements = ["{measurement}"]\n[allow]\nsimulated = true\ntest_roots = true\n'
+    ).encode()
+
+
+def opened(address: str, policy: bytes) -> Any:
+    """A channel to a module of this machine."""
+    root = SimulatedPlatform(home()).root.public_bytes(Encoding.PEM)
+    anchors = builtin_anchors().adding(Anchor("mine", "simulated", load_pem(root)[0]))
+    return secgear.connect(address, load_policy(policy), service=SERVICE, anchors=anchors)
+
+
+@contextlib.contextmanager
+def connected(address: str, directory: Path) -> Iterator[Caller]:
+    """A caller over such a channel."""
+    with opened(address, policy_of(directory)) as session:
+        caller = Caller(ChannelExchange(session))
+        caller.initialise()
+        yield caller
+
+
 class Place:
     """A running module with an address for channels, and the policy that trusts it."""
 
     def __init__(self, server: Server, directory: Path, address: str) -> None:
         self.server, self.directory, self.address = server, directory, address
-        measurement = Image.load(Home(directory).image).measurement.hex()
         self.policy = directory / "policy.toml"
-        self.policy.write_text(
-            'name = "owner"\n[accept]\ntees = ["process"]\n'
-            f'measurements = ["{measurement}"]\n[allow]\nsimulated = true\ntest_roots = true\n'
-        )
+        self.policy.write_bytes(policy_of(directory))
 
     def connect(self, policy: bytes | None = None) -> Any:
-        root = SimulatedPlatform(home()).root.public_bytes(Encoding.PEM)
-        anchors = builtin_anchors().adding(Anchor("mine", "simulated", load_pem(root)[0]))
-        return secgear.connect(
-            self.address,
-            load_policy(policy or self.policy.read_bytes()),
-            service=SERVICE,
-            anchors=anchors,
-        )
+        return opened(self.address, policy or self.policy.read_bytes())
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Examples of the Chinese standards, and of OpenSSL for their algorithms, through the calls."""
+"""Examples of the Chinese standards and of OpenSSL's tests of their algorithms, through calls."""
 
 from __future__ import annotations
 

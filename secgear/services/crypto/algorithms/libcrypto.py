@@ -52,6 +52,7 @@ _C: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "EVP_PKEY_CTX_new_from_name": (c_void_p, (c_void_p, c_char_p, c_char_p)),
     "EVP_PKEY_CTX_new_from_pkey": (c_void_p, (c_void_p, c_void_p, c_char_p)),
     "EVP_PKEY_CTX_free": (None, (c_void_p,)),
+    "EVP_PKEY_CTX_set_rsa_padding": (c_int, (c_void_p, c_int)),
     "EVP_PKEY_keygen_init": (c_int, (c_void_p,)),
     "EVP_PKEY_generate": (c_int, (c_void_p, POINTER(c_void_p))),
     "EVP_PKEY_fromdata_init": (c_int, (c_void_p,)),

@@ -60,7 +60,7 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def method(self) -> str:
         """Name of the Python function that serves it: ``C_SignInit`` is ``sign_init``."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name[2:]).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.partition("_")[2]).lower()
 
 
 ERROR: Final = Call(0, "ERROR", "", "u")
@@ -160,10 +160,51 @@ _TABLE: Final = (
     Call(93, "C_VerifySignature", "uay", "", since=2),
     Call(94, "C_VerifySignatureUpdate", "uay", "", since=2),
     Call(95, "C_VerifySignatureFinal", "u", "", since=2),
+    # Calls of our own, which PKCS#11 does not have: batches,
     Call(100, "S_EncryptBatch", "uaMuab", "ar", since=OWN),
     Call(101, "S_DecryptBatch", "uaMuab", "ar", since=OWN),
     Call(102, "S_SignBatch", "uaMuab", "ar", since=OWN),
     Call(103, "S_VerifyBatch", "uaMuabab", "ar", since=OWN),
+    # roles, approvals, backups,
+    Call(120, "S_Standing", "ay", "ay"),
+    Call(121, "S_RoleChallenge", "", "ay"),
+    Call(122, "S_RoleLogin", "ay", "ay"),
+    Call(123, "S_OpenRequest", "ay", "ay"),
+    Call(124, "S_Execute", "ayayay", "ay"),
+    Call(125, "S_BackupPiece", "u", "ay"),
+    Call(126, "S_RestoreBegin", "ayayay", "ay"),
+    Call(127, "S_RestoreShare", "ay", "ay"),
+    Call(128, "S_RestorePiece", "ay", "ay"),
+    Call(129, "S_RestoreEnd", "ay", "ay"),
+    Call(130, "S_AuditRecords", "u", "ay"),
+    Call(131, "S_AuditCheckpoint", "ay", "ay"),
+    Call(132, "S_SetUser", "uayuay", ""),
+    Call(133, "S_RemoveUser", "uay", ""),
+    Call(134, "S_ListUsers", "u", "ay"),
+    Call(135, "S_SetTokenPolicy", "uu", ""),
+    # attestation and import of keys,
+    Call(150, "S_AttestKey", "uuayfy", "ay"),
+    Call(151, "S_AttestModule", "ayfy", "ay"),
+    Call(160, "S_GetImportKey", "uayfy", "ay"),
+    Call(161, "S_ImportKey", "uay", "uu"),
+    # named keys and their versions,
+    Call(170, "S_NewKey", "uayMaAaA", "u"),
+    Call(171, "S_ImportNamedKey", "uayaA", "u"),
+    Call(172, "S_RotateKey", "uayu", "uu"),
+    Call(173, "S_ConfigureKey", "uayaA", ""),
+    Call(174, "S_SetKeyState", "uayuu", ""),
+    Call(175, "S_TrimKey", "uayu", ""),
+    Call(176, "S_DestroyKey", "uay", ""),
+    Call(177, "S_FindKey", "uayu", "uuu"),
+    Call(178, "S_ListKeys", "uay", "ay"),
+    # and what GM/T 0018 asks for.
+    Call(190, "S_CheckPIN", "uay", ""),
+    Call(191, "S_GenerateEnvelopedKey", "uMaAMufy", "ayu"),
+    Call(192, "S_OpenEnvelopedKey", "uMuayaA", "u"),
+    Call(193, "S_ExchangeEnvelope", "uMuMuayfy", "ay"),
+    Call(194, "S_DigestInitSM2", "uayay", ""),
+    Call(195, "S_PublicRSA", "uuayfy", "ay"),
+    Call(196, "S_WriteValue", "uuuay", ""),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

@@ -49,6 +49,18 @@ class CertificateType(enum.IntEnum):
     X_509 = 0
 
 
+class KeyState(enum.IntEnum):
+    """Of one version of a key (NIST SP 800-57 part 1 rev. 5, section 7), with KMIP's numbers.
+
+    What was destroyed has no state any more: its objects are gone, and the audit trail says so.
+    """
+
+    PRE_ACTIVE = 1
+    ACTIVE = 2
+    DEACTIVATED = 3
+    COMPROMISED = 4
+
+
 class UserType(enum.IntEnum):
     """CKU_."""
 
@@ -344,3 +356,12 @@ class Attr(enum.IntEnum):
     ALLOWED_MECHANISMS = 0x40000600
     SM2_CONFIRMATION = VENDOR | 0x0
     SM2_PEER_CONFIRMATION = VENDOR | 0x1
+    ENVELOPE = VENDOR | 0x20  # id of the sealed envelope that a key came in
+    ENVELOPES_TAKEN = VENDOR | 0x21  # of an import key: ids, 16 bytes each
+    KEY_NAME = VENDOR | 0x30
+    KEY_VERSION = VENDOR | 0x31
+    KEY_STATE = VENDOR | 0x32
+    KEY_CREATED = VENDOR | 0x33
+    KEY_MIN_DECRYPTION = VENDOR | 0x34
+    KEY_MIN_ENCRYPTION = VENDOR | 0x35
+    KEY_DELETABLE = VENDOR | 0x36

@@ -137,6 +137,11 @@ def write_mechanisms(writer: Writer, mechanisms: Mechanisms) -> None:
             form.write(writer, parameter)
 
 
+def parameter_type(number: int) -> type:
+    """The type of a known mechanism's parameter; bytes, as those of others are taken."""
+    return (_FORMS.get(number) or _OCTETS).kind
+
+
 class _Form:
     """How the parameter of a kind of mechanisms is read and written."""
 
@@ -147,11 +152,11 @@ class _Form:
         *fields: tuple[str, str],
     ) -> None:
         self.read = read
-        self._kind = kind
+        self.kind = kind
         self._fields = fields
 
     def write(self, writer: Writer, parameter: Parameter) -> None:
-        if not isinstance(parameter, self._kind):
+        if not isinstance(parameter, self.kind):
             raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
         for name, how in self._fields:
             getattr(writer, how)(getattr(parameter, name) if name else parameter)

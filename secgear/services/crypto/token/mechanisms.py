@@ -304,9 +304,11 @@ def _digest_rows() -> Iterator[Row]:
         yield Row(number, Flags.DIGEST, digest=digest)
         if number == Mech.SHA_1:
             continue  # neither signatures nor MACs of ours are made with it
+        # GM/T 0018 has one kind of session key, for SM4 and HMAC-SM3 alike.
+        kinds = (*generic, KeyType.SM4) if number == Mech.SM3 else generic
         for suffix, general in (("_HMAC", False), ("_HMAC_GENERAL", True)):
             signer = _hmac_signer(number, general=general)
-            yield Row(Mech[name + suffix], _SIGNER, _SECRET, generic, signer=signer)
+            yield Row(Mech[name + suffix], _SIGNER, _SECRET, kinds, signer=signer)
 
 
 def _digest_maker(algorithm: Any) -> Callable[[], Transform]:

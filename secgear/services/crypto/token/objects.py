@@ -17,6 +17,7 @@ from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, Attr, KeyType,
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template, Value, check_kind, size_of
 from secgear.services.crypto.token.schema import KEYS, RULES, SECRETS, How, Rules
+from secgear.services.crypto.token.usage import usual
 
 MAX_SECRET = 4096  # bytes of a generic secret
 _MIN_CHECKED = 16  # bytes of a key that has a check value
@@ -197,6 +198,7 @@ def create(template: Template, *, so: bool) -> Object:
     if not isinstance(key_type, int):
         raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
     attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
+    attributes.update(usual(number, key_type, template))
     material: Any
     if number == ObjectClass.PUBLIC_KEY:
         material = keys.import_public(key_type, template)

@@ -85,6 +85,7 @@ class Session:
         self.handle = handle
         self.slot = slot
         self.write = write
+        self.generation = slot.opened(write=write)  # counted there until `closed`
         self.lock = threading.RLock()
         self.found: list[int] | None = None
         self._active: dict[Kind, Active] = {}

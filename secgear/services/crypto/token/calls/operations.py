@@ -14,6 +14,7 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.messages import Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import serves
+from secgear.services.crypto.token.lifecycle import check_state
 from secgear.services.crypto.token.mechanisms import Row, lookup, no_parameter
 from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.session import Active, Kind, Messages, Session
@@ -59,6 +60,7 @@ def usable(key: Object, row: Row, classes: tuple[ObjectClass, ...], usage: Attr,
         raise CryptokiError(types)
     if not key.flag(usage):
         raise CryptokiError(Rv.KEY_FUNCTION_NOT_PERMITTED)
+    check_state(key, usage)
     allowed = key.attributes.get(Attr.ALLOWED_MECHANISMS)
     if allowed and row.number not in allowed:  # type: ignore[operator]
         raise CryptokiError(Rv.MECHANISM_INVALID)

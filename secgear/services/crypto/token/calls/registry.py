@@ -12,14 +12,20 @@ Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
 
 _ROOMS: Final = (
+    "attesting",
     "batches",
     "combined",
     "general",
+    "importing",
     "keys",
     "messages",
     "objects",
     "operations",
     "recovery",
+    "roles",
+    "sdf",
+    "users",
+    "versions",
 )
 _served: Final[dict[int, Function]] = {}
 
