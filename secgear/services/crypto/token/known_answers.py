@@ -253,6 +253,8 @@ HKDF_KEY: Final = "0b" * 22
 HKDF_SALT: Final = "000102030405060708090a0b0c"
 HKDF_INFO: Final = "f0f1f2f3f4f5f6f7f8f9"
 HKDF_OUTPUT: Final = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"
+# SP 800-108 with the same key, HKDF_INFO after a counter of 32 bits: one HMAC.
+KDF_OUTPUT: Final = "4f95d5aed6e38be1ee2e10294e0ce5531fc972d1e553907e7eed2c23cf65b9df"
 
 # GB/T 32918.5-2017, annex B. Its signature and its ciphertext are in `algorithms.sm2`.
 SM2_A: Final = "81eb26e941bb5af16df116495f90695272ae2cd63d6c4ae1678418be48230029"

@@ -294,6 +294,10 @@ def _symmetric_rows() -> Iterator[Row]:
     material = (KeyType.HKDF, KeyType.GENERIC_SECRET)
     yield Row(Mech.HKDF_DERIVE, Flags.DERIVE, _SECRET, material)
     yield Row(Mech.HKDF_DATA, Flags.DERIVE, _SECRET, material)
+    yield Row(
+        Mech.SP800_108_COUNTER_KDF, Flags.DERIVE, _SECRET,
+        (KeyType.GENERIC_SECRET, KeyType.AES),
+    )  # fmt: skip
 
 
 def _digest_rows() -> Iterator[Row]:

@@ -26,6 +26,7 @@ from secgear.services.crypto.pkcs11.constants import (
 from secgear.services.crypto.pkcs11.mechanism import (
     EcdhParams,
     HkdfParams,
+    KdfParams,
     Mechanism,
     OaepParams,
     Parameter,
@@ -98,6 +99,7 @@ def _tests(table: _Table) -> Iterator[tuple[tuple[Mech, ...], Callable[[], bool]
     yield (Mech.ECDH1_DERIVE,), _ecdh
     yield (Mech.ECDH1_DERIVE,), _x25519
     yield (Mech.HKDF_DERIVE, Mech.HKDF_DATA), _hkdf
+    yield (Mech.SP800_108_COUNTER_KDF,), _counter_kdf
     yield (Mech.ML_DSA,), functools.partial(_ml_dsa, table)
     yield (Mech.ML_KEM,), _ml_kem
     yield _named("SM2"), _sm2  # whose signatures and encryption are tried when it is loaded
@@ -291,6 +293,13 @@ def _hkdf() -> bool:
     salt, info = _octets(known.HKDF_SALT), _octets(known.HKDF_INFO)
     params = HkdfParams(True, True, Mech.SHA256, Salt.DATA, salt, 0, info)
     return _derived(Mech.HKDF_DERIVE, params, base, 32) == _octets(known.HKDF_OUTPUT)
+
+
+def _counter_kdf() -> bool:
+    base = _object(ObjectClass.SECRET_KEY, KeyType.GENERIC_SECRET, known.HKDF_KEY)
+    params = KdfParams(Mech.SHA256_HMAC, 32, b"", _octets(known.HKDF_INFO))
+    made = _derived(Mech.SP800_108_COUNTER_KDF, params, base, 32)
+    return made == _octets(known.KDF_OUTPUT)
 
 
 def _sm2() -> bool:

@@ -135,7 +135,7 @@ class Session:
     @property
     def held(self) -> int:
         """Bytes that its operations keep until they end."""
-        return sum(map(self.holds, Kind))
+        return sum(map(self.holds, (*self._active, *self._messages)))
 
     def holds(self, kind: Kind) -> int:
         """The same of one operation."""

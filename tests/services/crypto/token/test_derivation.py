@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import threading
 from typing import Any
 
@@ -9,7 +10,12 @@ import pytest
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass, Salt
-from secgear.services.crypto.pkcs11.mechanism import HkdfParams, Mechanism, Sm2ExchangeParams
+from secgear.services.crypto.pkcs11.mechanism import (
+    HkdfParams,
+    KdfParams,
+    Mechanism,
+    Sm2ExchangeParams,
+)
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.mechanisms import MECHANISMS
 from secgear.services.crypto.token.module import Module
@@ -315,3 +321,60 @@ def test_secrets_that_can_be_tried_out_have_no_check_value(user: User) -> None:
     given = refusal(user.secret, b"1234", KeyType.GENERIC_SECRET, CHECK_VALUE=b"abc")
     assert given is Rv.ATTRIBUTE_VALUE_INVALID
     assert len(user.get(user.secret(bytes(16), KeyType.GENERIC_SECRET), Attr.CHECK_VALUE)) == 3
+
+
+# --- SP 800-108 ----------------------------------------------------------------------------------
+
+
+def counter_kdf(user: User, base: int, params: Any, **attributes: Any) -> int:
+    mechanism = Mechanism(Mech.SP800_108_COUNTER_KDF, params)
+    return user.call("C_DeriveKey", mechanism, base, template(**attributes))
+
+
+@pytest.mark.parametrize(("prf", "name"), [("SHA256", "sha256"), ("SHA512", "sha512"),
+                                           ("SHA3_256", "sha3_256")])  # fmt: skip
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"", b"label\0context"), (b"all", b""), (b"a", b"b")]
+)
+def test_the_counter_kdf_is_one_mac_after_the_other(
+    user: User, prf: str, name: str, bits: int, before: bytes, after: bytes
+) -> None:
+    base = user.secret(b"secret" * 6, KeyType.GENERIC_SECRET, DERIVE=True)
+    params = KdfParams(Mech[f"{prf}_HMAC"], bits, before, after)
+    key = counter_kdf(user, base, params, VALUE_LEN=150, **READABLE)
+    blocks = [
+        hmac.digest(b"secret" * 6, before + at.to_bytes(bits // 8, "big") + after, name)
+        for at in range(1, 6)
+    ]
+    assert user.get(key, Attr.VALUE) == b"".join(blocks)[:150]
+
+
+def test_the_counter_kdf_with_cmac(user: User) -> None:
+    base = user.secret(bytes(16), DERIVE=True)
+    key = counter_kdf(
+        user, base, KdfParams(Mech.AES_CMAC, 32, b"", b"fixed"), VALUE_LEN=16, **READABLE
+    )
+    mac = user.secret(bytes(16), SIGN=True)
+    expected = user.run("Sign", Mech.AES_CMAC, mac, b"\0\0\0\1fixed")
+    assert user.get(key, Attr.VALUE) == expected
+
+
+KDF_RULES: list[tuple[KdfParams, dict[str, Any], Rv]] = [
+    (KdfParams(Mech.SHA256_HMAC, 0, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256_HMAC, 40, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256_HMAC, 32, b"", b""), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA_1_HMAC, 32, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256, 32, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.AES_CMAC, 32, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256_HMAC, 32, b"", b"x"), {}, Rv.TEMPLATE_INCOMPLETE),
+    (KdfParams(Mech.SHA224_HMAC, 8, b"", b"x"), {"VALUE_LEN": 4097}, Rv.KEY_SIZE_RANGE),
+]
+
+
+@pytest.mark.parametrize(("params", "attributes", "expected"), KDF_RULES)
+def test_what_the_counter_kdf_refuses(
+    user: User, params: KdfParams, attributes: dict[str, Any], expected: Rv
+) -> None:
+    base = user.secret(bytes(32), KeyType.GENERIC_SECRET, DERIVE=True)
+    assert refusal(counter_kdf, user, base, params, **attributes) is expected
