@@ -24,6 +24,7 @@ from secgear.services.crypto.pkcs11.constants import (
 from secgear.services.crypto.pkcs11.mechanism import (
     CtrParams,
     EcdhParams,
+    EddsaParams,
     GcmParams,
     Mechanism,
     PssParams,
@@ -217,6 +218,8 @@ PAIRS: list[tuple[Mech, dict[str, Any], list[tuple[Mech, Any]]]] = [
     (Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": bytes.fromhex("06052b81040023")},
      [(Mech.ECDSA_SHA512, None), (Mech.ECDSA_SHA3_256, None)]),
     (Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\x13\x0cedwards25519"}, [(Mech.EDDSA, None)]),
+    (Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\x13\x0aedwards448"},
+     [(Mech.EDDSA, None), (Mech.EDDSA, EddsaParams(False, b""))]),
     (Mech.SM2_KEY_PAIR_GEN, {}, [(Mech.SM2, None), (Mech.SM2_SM3, None), (Mech.SM2_SM3, b"ALICE")]),
     (Mech.ML_DSA_KEY_PAIR_GEN, {"PARAMETER_SET": 1}, [(Mech.ML_DSA, None)]),
     (Mech.ML_DSA_KEY_PAIR_GEN, {"PARAMETER_SET": 3}, [(Mech.ML_DSA, None)]),
