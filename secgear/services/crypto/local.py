@@ -60,11 +60,16 @@ _QUICK: Final = """
     C_OpenSession C_CloseSession C_GetSessionInfo C_SessionCancel C_Logout
     C_GetAttributeValue C_GetObjectSize C_FindObjectsInit C_FindObjects C_FindObjectsFinal
     C_EncryptInit C_DecryptInit C_DigestInit C_SignInit C_VerifyInit C_GenerateRandom
+    C_MessageEncryptInit C_MessageDecryptInit C_MessageSignInit C_MessageVerifyInit
 """
 _MEDIUM: Final = """
     C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate C_DecryptFinal
     C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate C_SignFinal
     C_Verify C_VerifyUpdate C_VerifyFinal
+    C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext
+    C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext
+    C_SignMessage C_SignMessageBegin C_SignMessageNext
+    C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext
 """
 """May take a millisecond or so: others of the same connection need not wait for it."""
 
