@@ -13,9 +13,9 @@ import pytest
 
 from secgear.services.crypto.library.build import build
 from secgear.services.crypto.token.module import Module
+from tests.adversary.crypto_host import PIN
 from tests.services.crypto.library.answering import Answering, answering, honest
 from tests.services.crypto.library.cryptoki import Library, Session, copy_of, loaded
-from tests.adversary.crypto_host import PIN
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,22 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import Structure, byref, c_char_p, c_ubyte, c_ulong, c_void_p
+from ctypes import (
+    CDLL,
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_ubyte,
+    c_ulong,
+    c_void_p,
+    cast,
+)
 from pathlib import Path
 from typing import Any
 
+from secgear.services.crypto.library.prototypes import STANDARD
 from secgear.services.crypto.pkcs11.constants import Attr
 from secgear.services.crypto.pkcs11.rv import Rv
 
@@ -51,7 +63,7 @@ class Library:
 
     def __init__(self, path: Path, mode: int = ctypes.DEFAULT_MODE) -> None:
         self.path = path
-        self._library = ctypes.CDLL(str(path), mode)
+        self._library = CDLL(str(path), mode)
 
     def rv(self, name: str, *arguments: Any) -> int:
         function = getattr(self._library, name)
@@ -216,3 +228,24 @@ def loaded(path: Path, mode: int = os.RTLD_LOCAL | os.RTLD_NOW) -> Iterator[Libr
 
 def buffer_of(size: int) -> Any:
     return (c_ubyte * max(size, 1))()
+
+
+class List(Structure):
+    """CK_FUNCTION_LIST_3_2; older ones end earlier."""
+
+    _fields_ = (
+        ("version", c_ubyte * 2),
+        *((name, c_void_p) for name in STANDARD),
+    )
+
+
+def list_of(library: Library) -> List:
+    found = c_void_p()
+    library.call("C_GetFunctionList", byref(found))
+    return cast(found, POINTER(List))[0]
+
+
+def initialise(functions: List, address: str) -> int:
+    args = InitializeArgs(flags=2, reserved=address.encode())
+    function = CFUNCTYPE(c_ulong, c_void_p)(functions.C_Initialize)
+    return int(function(cast(byref(args), c_void_p)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_ubyte, c_ulong, c_void_p, cast
+from ctypes import CDLL, POINTER, byref, c_ubyte, c_ulong, c_void_p, cast
 from pathlib import Path
 
 import pytest
@@ -14,36 +14,19 @@ from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN
 from tests.services.crypto.library.answering import Answering, answering, honest
 from tests.services.crypto.library.cryptoki import (
-    InitializeArgs,
     Interface,
     Library,
     Session,
     buffer_of,
     copy_of,
+    initialise,
+    list_of,
     loaded,
 )
+from tests.services.crypto.library.programs import run
 
 OTHERS = sorted(Path("/usr/lib").glob("*/pkcs11/*.so"))
 """Modules of others, p11-kit's among them."""
-
-
-class List(Structure):
-    _fields_ = (
-        ("version", c_ubyte * 2),
-        *((name, c_void_p) for name in STANDARD),
-    )
-
-
-def list_of(library: Library) -> List:
-    found = c_void_p()
-    library.call("C_GetFunctionList", byref(found))
-    return cast(found, POINTER(List))[0]
-
-
-def initialise(functions: List, address: str) -> int:
-    args = InitializeArgs(flags=2, reserved=address.encode())
-    function = CFUNCTYPE(c_ulong, c_void_p)(functions.C_Initialize)
-    return int(function(cast(byref(args), c_void_p)))
 
 
 def test_two_copies_are_two_modules(
@@ -68,7 +51,7 @@ def test_two_copies_are_two_modules(
 def test_a_module_before_it_with_the_same_names_does_not_catch_its_calls(
     built: Path, tmp_path: Path, server: Answering, module: Module, short: Path
 ) -> None:
-    """The first one's functions are everybody's (RTLD_GLOBAL): the second one's lists are its own."""
+    """The first one's functions are everybody's (RTLD_GLOBAL); the second one's are its own."""
     with (
         answering(short / "second", honest(module)) as second,
         loaded(copy_of(built, tmp_path, "one.so"), os.RTLD_GLOBAL | os.RTLD_NOW) as one,
@@ -85,12 +68,15 @@ def test_a_module_before_it_with_the_same_names_does_not_catch_its_calls(
 def test_modules_of_others_do_not_disturb_it(
     built: Path, tmp_path: Path, server: Answering
 ) -> None:
-    for other in OTHERS:
-        CDLL(str(other), os.RTLD_GLOBAL | os.RTLD_NOW)
-    with loaded(copy_of(built, tmp_path)) as library:
-        assert initialise(list_of(library), server.address) == Rv.OK
-        Session(library, pin=PIN).call("C_GenerateRandom", buffer_of(9), 9)
-        assert server.connections == 1
+    run(built, tmp_path, server, f"""
+        for other in {[str(other) for other in OTHERS]!r}:
+            CDLL(other, os.RTLD_GLOBAL | os.RTLD_NOW)
+        library = Library(path)
+        assert initialise(list_of(library), address) == Rv.OK
+        Session(library).call("C_GenerateRandom", buffer_of(9), 9)
+        library.call("C_Finalize", None)
+    """)  # fmt: skip
+    assert server.connections == 1
 
 
 # --- interfaces ----------------------------------------------------------------------------------
@@ -107,8 +93,11 @@ def test_the_interfaces_are_listed(library: Library) -> None:
     library.call("C_GetInterfaceList", found, byref(count))
     versions = [(one.name, tuple(cast(one.functions, POINTER(c_ubyte))[:2])) for one in found]
     assert versions == [
-        (b"PKCS 11", (3, 2)), (b"PKCS 11", (3, 0)), (b"PKCS 11", (2, 40)), (b"Vendor secGear", (1, 0)),
-    ]  # fmt: skip
+        (b"PKCS 11", (3, 2)),
+        (b"PKCS 11", (3, 0)),
+        (b"PKCS 11", (2, 40)),
+        (b"Vendor secGear", (1, 0)),
+    ]
 
 
 @pytest.mark.parametrize(

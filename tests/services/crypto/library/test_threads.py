@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import byref, c_ulong
+from ctypes import byref
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,13 @@ from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.rpc.messages import build_answer
 from tests.adversary.crypto_host import PIN
 from tests.services.crypto.library.answering import Answering, Peer, answering, called, lying
-from tests.services.crypto.library.cryptoki import Library, Mechanism, Session, buffer_of
+from tests.services.crypto.library.cryptoki import (
+    InitializeArgs,
+    Library,
+    Mechanism,
+    Session,
+    buffer_of,
+)
 
 SECONDS = 60
 
@@ -138,8 +143,6 @@ def test_finalize_ends_the_calls_of_other_threads(library: Library, short: Path)
 
 
 def test_one_of_many_that_initialise_at_once_does(library: Library, server: Answering) -> None:
-    from tests.services.crypto.library.cryptoki import InitializeArgs
-
     args = InitializeArgs(flags=2, reserved=server.address.encode())
     with ThreadPoolExecutor(8) as pool:
         results = sorted(pool.map(lambda _: library.rv("C_Initialize", byref(args)), range(8)))
@@ -204,23 +207,3 @@ def test_signals_neither_end_a_call_nor_are_sent_by_one(library: Library, short:
         signal.signal(signal.SIGALRM, before)
         signal.signal(signal.SIGPIPE, pipe)
     assert heard
-
-
-def test_descriptors_are_closed_and_not_inherited(library: Library, server: Answering) -> None:
-    def sockets() -> set[int]:
-        found = set()
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                found.add(int(name) if os.stat(f"/proc/self/fd/{name}") else -1)
-            except OSError:
-                continue
-        return found
-
-    before = sockets()
-    library.initialise(server.address)
-    size = c_ulong(0)
-    library.call("C_GetSlotList", 1, None, byref(size))
-    ours = sockets() - before
-    assert any(not os.get_inheritable(descriptor) for descriptor in ours)
-    assert not any(os.get_inheritable(descriptor) for descriptor in ours)
-    library.call("C_Finalize", None)
