@@ -118,18 +118,29 @@ class Connections:
             sock.close()
             raise
 
+        # The host is told of the end of what it was told is taken; else its call fails.
+        told = [False, False]  # whether it was taken, whether it is over
+
+        def step(which: int) -> None:
+            with self._lock:
+                told[which] = True
+                done = all(told)
+            if done:
+                inbox.done(slot)
+
         def over() -> None:
             sock.close()
             with self._lock:
                 self._open.discard(slot)
                 service.count -= 1
-            inbox.done(slot)
+            step(1)
 
         mark = inbox.mark(slot)
         mark[:] = bytes(MARK)
         number = sock.fileno()
         end = partial(sock.shutdown, socket.SHUT_RDWR)
         _give(service, Connection(number, number, mark, end, over), note)
+        step(0)
 
     def pumped(self, name: str, note: bytes, inbound: Iterator[bytes]) -> Iterator[bytes]:
         """A connection whose bytes the host carries. Its first piece is empty: it was taken.

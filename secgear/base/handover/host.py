@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Final, final
 
 from secgear.base.faces import Faces
 from secgear.base.handover import HAND_OVER_ECALL, MARK, PUMP_ECALL, SLOT, SLOTS, Door
-from secgear.errors import EnclaveLost, HandOverRefused, ProtocolError, SecGearError
+from secgear.errors import (
+    CallCancelled,
+    CallError,
+    DeadlineExceeded,
+    EnclaveLost,
+    HandOverRefused,
+    ProtocolError,
+    SecGearError,
+)
 
 if TYPE_CHECKING:
     from secgear.base.connection import Connection
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 _PIECE: Final = 64 << 10
 _ANSWER: Final = 30.0  # seconds that an enclave has to take a connection
 _LEAVING: Final = 5.0  # seconds between an enclave leaving its door and its end
+_NO_ANSWER: Final = (CallCancelled, DeadlineExceeded, EnclaveLost)
 _logger = logging.getLogger("secgear")
 
 
@@ -37,12 +46,19 @@ class HandedOver:
         self.lost = False
         self.mark = b""
         self._when_over = when_over
+        self._settled = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<HandedOver {self.socket.fileno()}>"
 
+    def settle(self) -> bool:
+        """Whether this is the first to say what has become of it."""
+        return self._settled.acquire(blocking=False)
+
     def over(self, *, lost: bool, mark: bytes = b"") -> None:
         """The enclave has it no more. mark: what it has noted, where it could."""
+        if not self.settle():
+            return
         self.lost, self.mark = lost, mark
         try:
             self._when_over(self)
@@ -89,10 +105,13 @@ class HandOvers:
             sent = True
             getattr(self._faces, HAND_OVER_ECALL)(slot, name, note)
         except BaseException as error:
+            if not handed.settle():
+                return handed  # the enclave had taken it, and has ended since
             with self._lock:
-                self._held.pop(slot, None)
-                # After any other error the enclave may have it yet: this slot is not used again.
-                if not sent or isinstance(error, HandOverRefused):
+                # Where no answer came, the enclave may have it yet: this slot waits for word of it.
+                answered = isinstance(error, CallError) and not isinstance(error, _NO_ANSWER)
+                if answered or not sent:
+                    self._held.pop(slot, None)
                     self._free.append(slot)
             raise
         return handed

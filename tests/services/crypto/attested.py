@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import Any
 
-from secgear.base.tee import Evidence
+from secgear.base.tee import Evidence, SealingPolicy
 from secgear.middleware.attestation import Policy, load_policy
 from secgear.services.crypto.attestation import KeyAttestation, ModuleAttestation, verify
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import MemoryGuest, MemoryStore, vault_of
+from secgear.services.crypto.token.vault import Vault
+from tests.adversary.crypto_host import MemoryGuest, MemoryStore
 from tests.adversary.vendors.simulated import SimulatedVendor
 
 MEASUREMENT = b"m" * 48
@@ -54,8 +56,18 @@ class VendorGuest(MemoryGuest):
         return VENDOR.evidence(claims, report_data=report_data)
 
 
-def attested_module(store: MemoryStore, **claims: Any) -> Module:
-    return Module(vault_of(store, VendorGuest(**claims)))
+def attested_module(
+    store: MemoryStore, clock: Callable[[], datetime.datetime] = now, **claims: Any
+) -> Module:
+    return Module(
+        Vault(
+            store,
+            lambda _: store,
+            guest=VendorGuest(**claims),
+            policy=SealingPolicy.MEASUREMENT,
+            now=clock,
+        )
+    )
 
 
 def verified(data: bytes, by: Policy = LAX, **more: Any) -> KeyAttestation | ModuleAttestation:

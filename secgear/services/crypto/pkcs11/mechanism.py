@@ -25,6 +25,13 @@ class OaepParams(msgspec.Struct, frozen=True):
     label: bytes
 
 
+class RsaAesParams(msgspec.Struct, frozen=True):
+    """CK_RSA_AES_KEY_WRAP_PARAMS. bits: of the AES key that is made for it."""
+
+    bits: int
+    oaep: OaepParams
+
+
 class CtrParams(msgspec.Struct, frozen=True):
     """CK_AES_CTR_PARAMS. bits: of the block that count. block: the first one, 16 bytes."""
 
@@ -135,6 +142,7 @@ Parameter = (
     bytes
     | PssParams
     | OaepParams
+    | RsaAesParams
     | CtrParams
     | GcmParams
     | CcmParams
@@ -154,3 +162,27 @@ class Mechanism(msgspec.Struct, frozen=True):
 
     type: int
     parameter: Parameter = None
+
+
+class MessageParams(msgspec.Struct, frozen=True):
+    """The parameter of one message (PKCS#11 3.0).
+
+    CK_GCM_MESSAGE_PARAMS, CK_CCM_MESSAGE_PARAMS and CK_SALSA20_CHACHA20_POLY1305_MSG_PARAMS in one.
+    iv: or nonce; where the token makes it, as many bytes as it is to have. fixed_bits: that are to
+    be kept of them. tag: to decrypt; or MAC. tag_bits: of the one to make. size: bytes of the
+    message; of CCM only.
+    """
+
+    iv: bytes
+    fixed_bits: int = 0
+    generator: int = 0
+    tag: bytes = b""
+    tag_bits: int = 128
+    size: int = 0
+
+
+class Mechanisms(msgspec.Struct, frozen=True):
+    """One mechanism with a parameter for each input of a batch, or one parameter for all."""
+
+    type: int
+    parameters: tuple[Parameter, ...] = (None,)

@@ -32,7 +32,7 @@ def row_of(mechanism: Mechanism, flag: MechanismFlag) -> Row:
     """The mechanism's row, if envelopes are made with it. Raises CryptokiError."""
     if mechanism.type not in _ENVELOPES:
         raise CryptokiError(Rv.MECHANISM_INVALID)
-    return lookup(mechanism, flag)
+    return lookup(mechanism.type, flag)
 
 
 def generate(mechanism: Mechanism, template: Template, *, so: bool) -> Object:

@@ -66,7 +66,7 @@ class Keyring:
         return prefix + cipher.encrypt(nonce, data, prefix + label)
 
     def open(self, blob: bytes, label: bytes) -> bytes:
-        """What was given to `seal`. Raises InvalidTag for anything else, KeyError without its key."""
+        """What was given to `seal`. Raises InvalidTag; KeyError without its domain key."""
         if len(blob) < _PREFIX.size:
             raise InvalidTag
         prefix = blob[: _PREFIX.size]

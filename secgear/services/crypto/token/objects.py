@@ -6,7 +6,7 @@ durable. So whoever works with an object works with all of one state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn, final
 
 import msgspec
@@ -37,7 +37,7 @@ class Object:
     wrapped but by unwrapping it. Copies inherit it, and usage can't be added to a key.
     """
 
-    __slots__ = ("attributes", "id", "material", "size", "wraps_sensitive")
+    __slots__ = ("_prepared", "attributes", "id", "material", "size", "wraps_sensitive")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Object:
         self.material = material
         self.wraps_sensitive = wraps_sensitive
         self.size = sum(map(size_of, attributes.values()))
+        self._prepared: dict[Callable[[Any], Any], Any] = {}
 
     def __repr__(self) -> str:
         return f"<Object {self.id}>"
@@ -63,6 +64,15 @@ class Object:
         """The object under another id."""
         attributes = {**self.attributes, int(Attr.UNIQUE_ID): f"{id:016x}".encode()}
         return Object(id, attributes, self.material, wraps_sensitive=self.wraps_sensitive)
+
+    def prepared(self, make: Callable[[Any], Any] | None) -> Any:
+        """The key material as `make` turns it, once: what it makes ends with the object."""
+        if make is None:
+            return self.material
+        made = self._prepared.get(make)
+        if made is None:
+            made = self._prepared[make] = make(self.material)
+        return made
 
     def flag(self, attr: int) -> bool:
         """Whether a boolean attribute is there and true."""

@@ -418,7 +418,9 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(steps=st.lists(STEP, max_size=8))
 def test_whatever_happens_one_version_is_current_and_no_number_comes_twice(
     module: Module, steps: list[tuple[Any, ...]]

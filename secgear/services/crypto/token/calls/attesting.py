@@ -5,8 +5,6 @@ They change nothing, and whoever may see a key may have one about it.
 
 from __future__ import annotations
 
-import datetime
-
 from secgear.errors import GuestError
 from secgear.services.crypto.algorithms import keys
 from secgear.services.crypto.pkcs11.constants import ObjectClass
@@ -38,13 +36,13 @@ def attest_key(
         session.slot.state,
         module.vault.audit_key,
         nonce=_checked(nonce),
-        at=datetime.datetime.now(datetime.UTC),
+        at=module.vault.now(),
     )
     try:
         if item.object_class == ObjectClass.PRIVATE_KEY:
             spki = keys.to_spki(keys.public_of(item.material))
-            return (_fitting(module.attestor.certify(spki, statement), room),)
-        return (_fitting(module.attestor.sign(statement), room),)
+            return (fitting(module.attestor.certify(spki, statement), room),)
+        return (fitting(module.attestor.sign(statement), room),)
     except GuestError as error:
         raise CryptokiError(Rv.DEVICE_ERROR) from error
 
@@ -61,10 +59,10 @@ def attest_module(app: Application, nonce: bytes | None, room: int) -> tuple[byt
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash,
         nonce=_checked(nonce),
-        at=int(datetime.datetime.now(datetime.UTC).timestamp()),
+        at=int(module.vault.now().timestamp()),
     )
     try:
-        return (_fitting(module.attestor.sign(statement), room),)
+        return (fitting(module.attestor.sign(statement), room),)
     except GuestError as error:
         raise CryptokiError(Rv.DEVICE_ERROR) from error
 
@@ -75,6 +73,7 @@ def _checked(nonce: bytes | None) -> bytes:
     return nonce or b""
 
 
-def _fitting(data: bytes, room: int) -> bytes | Size:
+def fitting(data: bytes, room: int) -> bytes | Size:
+    """The data where it fits into the caller's room, else how much room is enough."""
     fits = len(data) <= (0 if room == EMPTY_BUFFER else room)
     return data if fits else Size(len(data) + _SLACK)

@@ -61,7 +61,7 @@ def generate_enveloped_key(
     session = app.session(handle)
     if generator is None or mechanism is None:
         raise CryptokiError(Rv.ARGUMENTS_BAD)
-    lookup(generator, MechanismFlag.GENERATE)
+    lookup(generator.type, MechanismFlag.GENERATE)
     row = envelopes.row_of(mechanism, MechanismFlag.ENCRYPT)
     outer = app.find(session, wrapper, Rv.WRAPPING_KEY_HANDLE_INVALID)
     usable(outer, row, (_SECRET, _PUBLIC), Attr.WRAP, Rv.WRAPPING_KEY_TYPE_INCONSISTENT)
