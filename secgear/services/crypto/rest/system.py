@@ -104,7 +104,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def _initialized(request: Request) -> bool:
-    state = request.service.logins.slot(request.namespace).state
+    state = request.logins.slot(request.namespace).state
     return state.so is not None and state.user is not None
 
 
@@ -132,7 +132,7 @@ def _status(request: Request) -> Status:
     return Status(
         slots=len(module.slots),
         objects=sum(len(slot.table) for slot in module.slots),
-        logins=len(request.service.logins),
+        logins=len(request.logins),
         audit_key=module.vault.audit_key.hex(),
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash.hex(),
@@ -140,10 +140,9 @@ def _status(request: Request) -> Status:
 
 
 def _login(request: Request) -> Auth:
-    logins = request.service.logins
+    logins = request.logins
     text, login = logins.begin(
-        logins.slot(request.namespace), request.path["username"], request.body.password,
-        request.peer,
+        logins.slot(request.namespace), request.path["username"], request.body.password
     )  # fmt: skip
     return _auth(text, login)
 
@@ -176,7 +175,7 @@ def _renew(request: Request) -> Auth:
 
 
 def _revoke(request: Request) -> None:
-    request.service.logins.end(request.caller)
+    request.logins.end(request.caller)
 
 
 def _seconds(given: int | str | None) -> float | None:
