@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from secgear.services.crypto.rest.connection import Reply
 from secgear.services.crypto.rest.logins import Login
 from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rest.routes import Form, Query, Request, Route
+from secgear.services.crypto.rest.work import ROOM, call
 from secgear.services.crypto.token.module import MANUFACTURER
 
 VERSION: Final = "0.1.0+secgear"
@@ -57,7 +59,7 @@ class Initialized(msgspec.Struct, frozen=True):
     initialized: bool
 
 
-class Login_(Body, frozen=True):  # noqa: N801
+class Password(Body, frozen=True):
     """password: the PIN."""
 
     password: str
@@ -90,6 +92,12 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
     explicit_max_ttl: int
     issue_time: str
     expire_time: str
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """A statement about the module, signed by its enclave: COSE_Sign1 in base64."""
+
+    statement: str
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -137,6 +145,19 @@ def _status(request: Request) -> Status:
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash.hex(),
     )
+
+
+def _attestation(request: Request) -> Proof:
+    made = call("S_AttestModule", request.work.app, nonce_of(request), ROOM)
+    return Proof(base64.b64encode(made).decode())
+
+
+def nonce_of(request: Request) -> bytes:
+    """The nonce that is asked for, in hexadecimal; none for what is there. Raises Refusal."""
+    try:
+        return bytes.fromhex(request.query.get("nonce", ""))
+    except ValueError:
+        raise Refusal(400, "nonce: hexadecimal") from None
 
 
 def _login(request: Request) -> Auth:
@@ -203,6 +224,7 @@ def _auth(text: str, login: Login) -> Auth:
     )
 
 
+NONCE: Final = (Query("nonce", "Of who wants new evidence: 8 to 64 bytes, hexadecimal."),)
 ROUTES: Final = (
     Route("GET", "/openapi.json", "This description.", _description, form=Form.PLAIN,
           answer=dict[str, Any], public=True),
@@ -215,9 +237,11 @@ ROUTES: Final = (
           form=Form.PLAIN, public=True),
     Route("GET", "/v1/status", "What the module tells about itself.", _status, answer=Status,
           form=Form.PLAIN),
+    Route("GET", "/v1/attestation", "Proof of which module this is.", _attestation, answer=Proof,
+          form=Form.PLAIN, query=NONCE),
     Route("POST", "/v1/auth/userpass/login/{username}",
           "Log in with a PIN; failures count towards its lock-out.", _login,
-          body=Login_, answer=Auth, form=Form.LOGIN, public=True),
+          body=Password, answer=Auth, form=Form.LOGIN, public=True),
     Route("GET", "/v1/auth/token/lookup-self", "About the token that asks.", _lookup,
           answer=TokenInfo),
     Route("POST", "/v1/auth/token/renew-self", "Let the token count for longer, a day at the most.",

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secgear.services.crypto.pkcs11.constants import Attr, KeyState, KeyType, Mech, ObjectClass
-from secgear.services.crypto.pkcs11.mechanism import GcmParams, Mechanism
+from secgear.services.crypto.pkcs11.mechanism import EcdhParams, GcmParams, Mechanism, Mechanisms
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import MemoryStore, connect, open_module
@@ -183,6 +183,53 @@ def test_states_follow_each_other_as_the_standard_says(
         refused = refusal(user.call, "S_SetKeyState", b"data", 2, after)
         assert refused is Rv.ATTRIBUTE_VALUE_INVALID
         assert states(user)[2] == before
+
+
+BEGINNINGS: list[tuple[str, Mechanism, Any]] = [
+    ("C_EncryptInit", Mechanism(Mech.AES_GCM, GCM), None),
+    ("C_SignInit", Mechanism(Mech.AES_CMAC), None),
+    ("C_VerifyInit", Mechanism(Mech.AES_CMAC), None),
+    ("C_DecryptInit", Mechanism(Mech.AES_GCM, GCM), None),
+    ("C_MessageEncryptInit", Mechanism(Mech.AES_GCM), None),
+    ("C_MessageDecryptInit", Mechanism(Mech.AES_GCM), None),
+    ("S_EncryptBatch", Mechanisms(Mech.AES_GCM, (GCM,)), [b"x"]),
+    ("S_DecryptBatch", Mechanisms(Mech.AES_GCM, (GCM,)), [bytes(16)]),
+    ("S_SignBatch", Mechanisms(Mech.AES_CMAC, (None,)), [b"x"]),
+]
+
+
+@pytest.mark.parametrize(("name", "mechanism", "data"), BEGINNINGS, ids=lambda one: str(one)[:20])
+def test_no_call_uses_a_version_whose_time_has_not_come(
+    user: User, name: str, mechanism: Any, data: Any
+) -> None:
+    aes(user, SIGN=True, VERIFY=True, WRAP=True, UNWRAP=True)
+    _, key = rotate(user, state=PRE_ACTIVE)
+    more = () if data is None else (data,)
+    assert refusal(user.call, name, mechanism, key, *more) is Rv.KEY_FUNCTION_NOT_PERMITTED
+
+
+def test_an_old_version_neither_wraps_nor_derives(user: User) -> None:
+    old = aes(user, WRAP=True, UNWRAP=True)
+    inner = user.aes(EXTRACTABLE=True, SENSITIVE=False)
+    wrap = Mechanism(Mech.AES_KEY_WRAP_KWP)
+    wrapped = user.call("C_WrapKey", wrap, old, inner, 1 << 10)
+    agree = user.call(
+        "S_NewKey", b"agree", Mechanism(Mech.EC_KEY_PAIR_GEN), template(EC_PARAMS=P256),
+        template(DERIVE=True),
+    )  # fmt: skip
+    rotate(user)
+    rotate(user, b"agree")
+    refused = refusal(user.call, "C_WrapKey", wrap, old, inner, 1 << 10)
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+    user.call("C_UnwrapKey", wrap, old, wrapped, template(
+        CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES, TOKEN=False
+    ))  # fmt: skip
+    point = user.get(find(user, b"agree")[2], Attr.EC_POINT)
+    mechanism = Mechanism(Mech.ECDH1_DERIVE, EcdhParams(1, b"", point))
+    refused = refusal(user.call, "C_DeriveKey", mechanism, agree, template(
+        CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.GENERIC_SECRET
+    ))  # fmt: skip
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
 
 
 def test_a_pre_active_version_becomes_the_current_one_when_it_is_activated(user: User) -> None:
