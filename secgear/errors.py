@@ -393,3 +393,9 @@ class CryptoModuleError(SecGearError):
     """The cryptographic module can't start or do its work: its store, settings, audit trail."""
 
     code = "crypto.failed"
+
+
+class CryptoRefused(SecGearError):
+    """The cryptographic module refuses: a role, an approval, a backup is not what it takes."""
+
+    code = "crypto.refused"

@@ -162,6 +162,12 @@ class ModuleAttestation(_Attestation, frozen=True, kw_only=True):
         """The key that verifies its audit trail, 32 bytes; it names the module, too."""
         return self.statement.module
 
+    def require(self, module: bytes | None) -> Self:
+        """This attestation, if it is of the module with this audit key. Raises EvidenceRefused."""
+        if module is not None and self.audit_key != module:
+            raise EvidenceRefused("the attestation is another module's")
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
         said = self.statement

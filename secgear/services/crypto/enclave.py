@@ -7,11 +7,13 @@ own socket the host hears every word.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Final, NoReturn
 
@@ -22,23 +24,36 @@ from secgear.base import context
 from secgear.base.handover.enclave import Connection
 from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
-from secgear.middleware.sealing import CallCounter
+from secgear.middleware.attestation import collateral as collaterals
+from secgear.middleware.attestation.collateral import Collateral
+from secgear.middleware.sealing import CallCounter, Counter, RemoteCounter
 from secgear.services.crypto.local import Clients
 from secgear.services.crypto.pkcs11.rv import CryptokiError
 from secgear.services.crypto.rest.service import Service
+from secgear.services.crypto.roles.operations import parse_founders
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
 from secgear.services.crypto.rpc.marks import INTRODUCTION
+from secgear.services.crypto.token import membership, rotation
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
-from secgear.services.crypto.token.state import Change, MemberRow, News, Row
+from secgear.services.crypto.token.roles import Roles
+from secgear.services.crypto.token.state import (
+    Change,
+    Founding,
+    MemberRow,
+    News,
+    Record,
+    Root,
+    Row,
+)
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
     "secgear-crypto",
     version="0.1",
     product="secgear-crypto",
-    requires=["cryptography", "h11", "msgspec"],
+    requires=["cbor2", "cryptography", "h11", "msgspec", "pycryptodomex"],
     threads=16,
     log="warning",
 )
@@ -90,6 +105,12 @@ def store_since(epoch: int) -> tuple[bytes, list[tuple[int, int, bytes]], list[i
 
 
 @app.ocall
+def store_trail(after: int) -> list[tuple[int, bytes, bytes, bytes]]:
+    """See `Store.trail`: number, body, hash, signature of each."""
+    raise NotImplementedError
+
+
+@app.ocall
 def store_members() -> list[tuple[bytes, bytes, bytes]]:
     """See `Store.members`: id, credential, grant of each."""
     raise NotImplementedError
@@ -123,6 +144,12 @@ def counter_advance(value: int, mark: bytes) -> tuple[int, bytes]:
 
 
 @app.ocall
+def witness_exchange(message: bytes) -> bytes:
+    """Carries a message to the witness that keeps the counter, and its answer back."""
+    raise NotImplementedError
+
+
+@app.ocall
 def store_news(epoch: int, load: int) -> int:
     """How far the store is: when it is beyond that epoch, or after a while. Negative: never mind.
 
@@ -143,6 +170,9 @@ class _HostStore:
     def since(self, epoch: int) -> News:
         head, rows, gone, whole = store_since(epoch)
         return News(head, tuple(_rows(rows)), tuple(map(_number, gone)), whole)
+
+    def trail(self, after: int) -> list[Record]:
+        return [Record(*row) for row in store_trail(after)]
 
     def members(self) -> list[MemberRow]:
         return [MemberRow(*row) for row in store_members()]
@@ -181,16 +211,27 @@ _rest: Service | None = None
 
 
 @app.ecall(raises=[Refused])
-def found(slots: int, policy: str) -> None:
-    """Begin a new module. policy: to whom it is sealed, ``measurement`` or ``signer``."""
+def found(
+    slots: int,
+    policy: str,
+    roots: list[tuple[str, str, str, str]],
+    witness: bytes,
+    founders: bytes,
+) -> None:
+    """Begin a new module.
+
+    policy: to whom it is sealed, ``measurement`` or ``signer``. roots: family, name, PEM, subject
+    of each that vouches for members besides the vendors. witness: public key of the one that keeps
+    the counter; b"" where the host does. founders: who is to have which role, as a document.
+    """
     if not 1 <= slots <= MAX_SLOTS:
         raise Refused(f"a module has 1 to {MAX_SLOTS} slots")
-    try:
-        _vault(policy).found(slots)
-    except SecGearError as error:
-        raise Refused(f"{error.code}: {error}") from None
-    except CryptokiError:
-        raise Refused("the store does not keep the module") from None
+    seed = os.urandom(32) if witness else b""
+    founding = Founding(tuple(Root(*root) for root in roots), witness, seed)
+    with _refusing():
+        said = parse_founders(founders)
+        roles = Roles(os.urandom(16), **msgspec.structs.asdict(said))
+        _vault(policy).found(slots, founding, roles)
 
 
 @app.ecall(raises=[Refused])
@@ -199,12 +240,10 @@ def open_module(policy: str) -> Status:
     global _module, _rest  # noqa: PLW0603  (an enclave has one module)
     with _lock:
         if _module is None:
-            try:
+            with _refusing():
                 _module = Module(_vault(policy))
-                threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
-                _rest = Service(_module, _end)
-            except SecGearError as error:
-                raise Refused(f"{error.code}: {error}") from None
+            threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
+            _rest = Service(_module, _end)
     return status()
 
 
@@ -221,6 +260,78 @@ def status() -> Status:
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash,
     )
+
+
+# --- the domain ----------------------------------------------------------------------------------
+
+
+class MemberStatus(msgspec.Struct, frozen=True):
+    """A member of the domain. own: whether it is the platform that this enclave runs on."""
+
+    id: bytes
+    tee: str
+    measurement: bytes
+    own: bool
+
+
+@app.ecall(raises=[Refused])
+def members() -> list[MemberStatus]:
+    """Whose enclaves may open the module."""
+    vault = _opened().vault
+    return [
+        MemberStatus(one.id, one.tee, one.measurement, one.id == vault.member)
+        for one in vault.known.members
+    ]
+
+
+@app.ecall(raises=[Refused])
+def apply(policy: str, roots: list[tuple[str, str, str, str]]) -> tuple[bytes, bytes]:
+    """See `membership.apply`: for an enclave that has not opened a module."""
+    with _refusing():
+        return membership.apply(
+            context.guest(), SealingPolicy(policy), tuple(Root(*root) for root in roots), _now()
+        )
+
+
+@app.ecall(raises=[Refused])
+def admit(application: bytes, collateral: bytes) -> bytes:
+    """See `membership.admit`. collateral: JSON, b"" for none."""
+    with _refusing():
+        return membership.admit(
+            _opened().vault, application, _collateral(collateral), context.guest(), _now()
+        )
+
+
+@app.ecall(raises=[Refused])
+def accept(policy: str, pending: bytes, welcome: bytes, collateral: bytes) -> tuple[bytes, bytes]:
+    """See `membership.accept`."""
+    with _refusing():
+        return membership.accept(
+            pending,
+            welcome,
+            collateral=_collateral(collateral),
+            guest=context.guest(),
+            policy=SealingPolicy(policy),
+            at=_now(),
+        )
+
+
+@app.ecall(raises=[Refused])
+def expel(member: bytes) -> None:
+    """See `membership.expel`."""
+    with _refusing():
+        membership.expel(_opened().vault, member)
+
+
+@app.ecall(raises=[Refused])
+def rotate() -> int:
+    """See `rotation.rotate`."""
+    with _refusing():
+        return rotation.rotate(_opened().vault)
+
+
+def _collateral(data: bytes) -> Collateral:
+    return collaterals.from_json(data) if data else collaterals.Collateral()
 
 
 def _hear(module: Module) -> None:
@@ -301,8 +412,30 @@ def _opened() -> Module:
 def _vault(policy: str) -> Vault:
     return Vault(
         _HostStore(),
-        lambda _: CallCounter(_COUNTER, counter_read, counter_advance),
+        _counter,
         guest=context.guest(),
         policy=SealingPolicy(policy),
-        now=lambda: datetime.datetime.now(datetime.UTC),
+        now=_now,
     )
+
+
+def _counter(founding: Founding) -> Counter:
+    if founding.witness:
+        return RemoteCounter(founding.seed, founding.witness, witness_exchange)
+    return CallCounter(_COUNTER, counter_read, counter_advance)
+
+
+def _now() -> datetime.datetime:
+    """By the host's clock."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What goes wrong, as the administrator is told."""
+    try:
+        yield
+    except SecGearError as error:
+        raise Refused(f"{error.code}: {error}") from None
+    except CryptokiError as error:
+        raise Refused(f"the store does not do its work: CKR_{error.rv.name}") from None

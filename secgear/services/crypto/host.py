@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -20,12 +20,14 @@ from secgear.base.image import Image, LaunchPolicy
 from secgear.base.launch import launch
 from secgear.base.switchless.options import Switchless
 from secgear.errors import CryptoModuleError, EnclaveError, ServiceError
+from secgear.middleware.sealing import WitnessClient
 from secgear.middleware.sealing.counters import sync_folder
 from secgear.services.crypto.storage import Storage
 from secgear.services.crypto.workers import LOOK, Worker
 
 if TYPE_CHECKING:
     from secgear.base.signing import PrivateKey
+    from secgear.middleware.attestation.bundle import AddedRoot
 
 PROGRAM: Final = Path(__file__).with_name("enclave.py")
 _PATIENCE: Final = 1.0  # seconds that a change waits for other enclaves to hear of it
@@ -33,11 +35,22 @@ _logger = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is settled when a module is founded. policy: to whom it is sealed."""
+    """What is settled when a module is founded. policy: to whom it is sealed.
+
+    witness: address of the one that keeps the counter; empty for the file in the directory.
+    """
 
     policy: str
     tee: str = "auto"
     database: str = ""
+    witness: str = ""
+
+
+class Witness(msgspec.Struct, frozen=True):
+    """Who keeps the counter: address, and public key of 32 bytes."""
+
+    address: str
+    key: bytes
 
 
 @final
@@ -75,6 +88,30 @@ class Home:
         ).database or f"sqlite:///{self.directory.resolve()}/module.db"
         return Storage(database, self.directory / "counter")
 
+    def save(self, settings: Settings) -> None:
+        """Keep the settings, which say that everything else is there to be used."""
+        new = self.directory / "settings.json.new"
+        _write(new, msgspec.json.encode(settings))
+        new.replace(self.directory / "settings.json")
+        sync_folder(self.directory)
+
+    @contextlib.contextmanager
+    def made(self) -> Iterator[None]:
+        """A directory for a module that is to be; nobody else works on it meanwhile.
+
+        Raises CryptoModuleError where there is one, or where others may look in.
+        """
+        here = self.directory
+        here.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if here.stat().st_mode & 0o077:
+            raise CryptoModuleError(
+                f"{here}: others may look into it; chmod 700 {here}, or name a new directory"
+            )
+        with self.alone():
+            if (here / "settings.json").exists():
+                raise CryptoModuleError(f"{here}: a module was founded here already")
+            yield
+
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Nobody else works on this module meanwhile. Raises CryptoModuleError."""
@@ -96,42 +133,52 @@ def found(
     tee: str = "auto",
     database: str = "",
     key: PrivateKey | None = None,
+    founders: bytes = b"{}",
+    witness: Witness | None = None,
+    roots: Sequence[AddedRoot] = (),
 ) -> Any:
     """Found a module in a new directory, and return its status.
 
     key: signs the image; the module is sealed to its signer then, so that later versions by the
-    same signer can take it over. Without, it is sealed to this very image.
+    same signer can take it over. Without, it is sealed to this very image. founders: who has which
+    role in it, the document of `Founders`. witness: who keeps the counter, instead of a file here.
+    roots: who vouches for enclaves that become members, besides the vendors; counts only where the
+    enclave itself needs it.
     Raises CryptoModuleError, BuildError, PlatformUnavailable.
     """
     home = Home(directory)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if directory.stat().st_mode & 0o077:
-        raise CryptoModuleError(
-            f"{directory}: others may look into it; chmod 700 {directory}, or name a new directory"
-        )
-    with home.alone():
-        if (directory / "settings.json").exists():
-            raise CryptoModuleError(f"{directory}: a module was founded here already")
+    with home.made():
         image = build(PROGRAM)
         if key is not None:
             from secgear.base.signing import sign
 
             image = sign(image, key)
         image.save(home.image)
-        settings = Settings("measurement" if key is None else "signer", tee, database)
+        address = witness.address if witness is not None else ""
+        settings = Settings(policy_of(image), tee, database, address)
         storage = home.storage(settings)
         try:
-            status = _founded(image, storage, slots, settings)
-            # The settings come last: they say that everything else is there to be used.
-            _write(directory / "settings.json.new", msgspec.json.encode(settings))
-            (directory / "settings.json.new").replace(directory / "settings.json")
-            sync_folder(directory)
+            status = _founded(
+                image,
+                storage,
+                settings,
+                slots,
+                [(one.family, one.name, one.pem, one.subject) for one in roots],
+                witness.key if witness is not None else b"",
+                founders,
+            )
+            home.save(settings)
         finally:
             storage.close()
     return status
 
 
-def _founded(image: Image, storage: Storage, slots: int, settings: Settings) -> Any:
+def policy_of(image: Image) -> str:
+    """To whom a module with this image is sealed."""
+    return "measurement" if image.signer is None else "signer"
+
+
+def _founded(image: Image, storage: Storage, settings: Settings, *details: Any) -> Any:
     """The status of a module that was founded in this store, which is as it was when it fails."""
     if storage.head():
         raise CryptoModuleError(
@@ -139,8 +186,9 @@ def _founded(image: Image, storage: Storage, slots: int, settings: Settings) -> 
         )
     ours = not settings.database  # nobody else founds in it
     try:
-        with started(image, storage, settings.tee) as enclave, _told():
-            enclave.found(slots, settings.policy)
+        with started(image, storage, settings) as enclave, told():
+            slots, *rest = details
+            enclave.found(slots, settings.policy, *rest)
             ours = True
             return enclave.open_module(settings.policy)
     except BaseException:
@@ -152,7 +200,7 @@ def _founded(image: Image, storage: Storage, slots: int, settings: Settings) -> 
 def started(
     image: Image,
     storage: Storage,
-    tee: str,
+    settings: Settings,
     *,
     counted: Callable[[int], None] = lambda _: None,
     news: Callable[[int, int], int] = lambda *_: -1,
@@ -161,15 +209,31 @@ def started(
 
     counted: is told where the counter is by now. news: what the enclave is told of others' changes.
     """
+    kept = 0
+
+    def commit(epoch: int, *rest: Any, **named: Any) -> bool:
+        nonlocal kept
+        done = storage.commit(epoch, *rest, **named)
+        kept = epoch if done else kept
+        return done
 
     def advance(value: int, mark: bytes) -> tuple[int, bytes]:
         now = storage.counter_advance(value, mark)
         counted(now[0])
         return now
 
+    client = WitnessClient(settings.witness) if settings.witness else None
+
+    def exchange(message: bytes) -> bytes:
+        if client is None:
+            raise CryptoModuleError("the settings name no witness")
+        answer = client.exchange(message)
+        counted(kept)  # what is asked of a witness after a change is to count it
+        return answer
+
     return launch(
         image,
-        tee=tee,
+        tee=settings.tee,
         policy=LaunchPolicy(unsigned=True),
         switchless=Switchless(workers=4, when_busy="stream"),
         ocalls={
@@ -177,8 +241,10 @@ def started(
             "store_rows": storage.rows,
             "store_since": storage.since,
             "store_members": storage.members,
-            "store_commit": storage.commit,
+            "store_trail": storage.trail_after,
+            "store_commit": commit,
             "store_news": news,
+            "witness_exchange": exchange,
             "counter_read": storage.counter_read,
             "counter_advance": advance,
         },
@@ -256,12 +322,12 @@ class Supervisor:
         enclave = started(
             self._image,
             self._storage,
-            self._settings.tee,
+            self._settings,
             counted=lambda epoch: self._spread(worker, epoch),
             news=worker.news,
         )
         try:
-            with _told():
+            with told():
                 enclave.open_module(self._settings.policy)
         except BaseException:
             enclave.close()
@@ -297,7 +363,7 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """The enclave's refusals, as errors of this side."""
     try:
         yield

@@ -74,10 +74,18 @@ def public_of(key: PrivateKey) -> PublicKey:
     return key.public if isinstance(key, sm2.PrivateKey) else key.public_key()
 
 
+_SM2_PKCS8 = (
+    # PrivateKeyInfo of an SM2 key, around its number and its point: all of it has one length
+    # (RFC 5208, RFC 5915; OpenSSL writes and reads the same).
+    bytes.fromhex("308187020100301306072a8648ce3d020106082a811ccf5501822d046d306b0201010420"),
+    bytes.fromhex("a144034200"),
+)
+
+
 def to_pkcs8(key: PrivateKey) -> bytes:
-    """A private key's bytes: PrivateKeyInfo in DER. Raises CryptokiError for SM2."""
+    """A private key's bytes: PrivateKeyInfo in DER."""
     if isinstance(key, sm2.PrivateKey):
-        raise CryptokiError(Rv.KEY_NOT_WRAPPABLE)
+        return _SM2_PKCS8[0] + key.scalar() + _SM2_PKCS8[1] + key.public.point
     der: bytes = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     return der
 
@@ -88,9 +96,15 @@ def from_pkcs8(der: bytes, *, own: bool = False) -> PrivateKey:
     Raises CryptokiError for what is no private key of a kind that the token has.
     """
     try:
+        if der.startswith(_SM2_PKCS8[0]):
+            at = len(_SM2_PKCS8[0])
+            own_key = sm2.PrivateKey.from_scalar(der[at : at + 32])
+            if to_pkcs8(own_key) != der:
+                raise ValueError("another point than the key's")
+            return own_key
         key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=own)
         type_of(key)
-    except (ValueError, TypeError, KeyError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, KeyError, UnsupportedAlgorithm, PlatformUnavailable) as error:
         raise CryptokiError(Rv.WRAPPED_KEY_INVALID) from error
     return key
 

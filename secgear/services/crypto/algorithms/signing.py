@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import algorithms
 from secgear.services.crypto.algorithms import sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, MGF_HASHES
 from secgear.services.crypto.algorithms.keys import PrivateKey, PublicKey
-from secgear.services.crypto.algorithms.operation import Mac, Signer, Transform
+from secgear.services.crypto.algorithms.operation import Collected, Mac, Signer, Transform
 from secgear.services.crypto.pkcs11.mechanism import ContextParams, Parameter, PssParams
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
@@ -118,6 +118,33 @@ class RsaSigner(Signer):
         if self._exact is not None and len(data) != self._exact:
             raise CryptokiError(Rv.DATA_LEN_RANGE)
         return data
+
+
+class RsaRecovery(Collected):
+    """Signatures with PKCS#1 v1.5 that contain what they sign: made, or opened."""
+
+    def __init__(self, key: PrivateKey | PublicKey, *, sign: bool) -> None:
+        super().__init__()
+        self._key, self._sign = key, sign
+        self._length = int(key.key_size + 7) // 8
+
+    def size(self, more: int) -> int:
+        """The modulus's."""
+        return self._length if self._sign else self._length - _PKCS1_OVERHEAD
+
+    def whole(self, data: bytes) -> bytes:
+        """The signature of the data, or what a signature signs. Raises CryptokiError."""
+        scheme = padding.PKCS1v15()
+        if self._sign:
+            if len(data) > self._length - _PKCS1_OVERHEAD:
+                raise CryptokiError(Rv.DATA_LEN_RANGE)
+            return bytes(self._key.sign(data, scheme, NoDigestInfo()))
+        if len(data) != self._length:
+            raise CryptokiError(Rv.SIGNATURE_LEN_RANGE)
+        try:
+            return bytes(self._key.recover_data_from_signature(data, scheme, None))
+        except (InvalidSignature, ValueError):
+            raise CryptokiError(Rv.SIGNATURE_INVALID) from None
 
 
 class EcdsaSigner(Signer):

@@ -151,6 +151,24 @@ class _Verifying(Key):
         return {"ecdsa-sha384": 48, "ecdsa-sha512": 66}.get(fitting or "", 32)
 
 
+class _Paired(Key):
+    @property
+    def public_key_info(self) -> bytes:
+        """SubjectPublicKeyInfo in DER."""
+        spki = self.attributes(Attr.PUBLIC_KEY_INFO).get(Attr.PUBLIC_KEY_INFO)
+        if not isinstance(spki, bytes):
+            raise CryptoModuleError("the module has no public key for this key")
+        return spki
+
+    @property
+    def public_key(self) -> Any:
+        """The same as a key of `cryptography`. Raises UnsupportedAlgorithm where it has none."""
+        try:
+            return load_der_public_key(self.public_key_info)
+        except ValueError as error:
+            raise UnsupportedAlgorithm(str(error)) from None
+
+
 class SecretKey(_Signing, _Verifying):
     """A secret key: AES, ChaCha20, SM4, or one for HMAC."""
 
@@ -211,18 +229,8 @@ class SecretKey(_Signing, _Verifying):
         raise ValueError(f"a {self.kind} key does not encrypt")
 
 
-class PublicKey(_Verifying):
+class PublicKey(_Paired, _Verifying):
     """A public key that is an object of the token."""
-
-    @property
-    def public_key_info(self) -> bytes:
-        """SubjectPublicKeyInfo in DER."""
-        return _spki(self._talk, self.handle)
-
-    @property
-    def public_key(self) -> Any:
-        """The same as a key of `cryptography`. Raises UnsupportedAlgorithm where it has none."""
-        return _loaded(self.public_key_info)
 
     def encrypt(self, data: bytes) -> bytes:
         """Encrypt for the private key: RSA-OAEP with SHA-256, SM2."""
@@ -236,18 +244,8 @@ class PublicKey(_Verifying):
         return SecretKey(self._talk, handle), ciphertext
 
 
-class PrivateKey(_Signing):
+class PrivateKey(_Paired, _Signing):
     """A private key. Its public key need not be an object of the token."""
-
-    @property
-    def public_key_info(self) -> bytes:
-        """SubjectPublicKeyInfo in DER."""
-        return _spki(self._talk, self.handle)
-
-    @property
-    def public_key(self) -> Any:
-        """The same as a key of `cryptography`. Raises UnsupportedAlgorithm where it has none."""
-        return _loaded(self.public_key_info)
 
     def decrypt(self, data: bytes) -> bytes:
         """What `PublicKey.encrypt` was given."""
@@ -315,17 +313,3 @@ def _encryption(key: Key) -> Mechanism:
         case KeyType.SM2:
             return Mechanism(Mech.SM2_ENCRYPT)
     raise ValueError(f"a {key.kind} key does not encrypt")
-
-
-def _spki(talk: Talk, handle: int) -> bytes:
-    spki = talk.read(handle, Attr.PUBLIC_KEY_INFO).get(Attr.PUBLIC_KEY_INFO)
-    if not isinstance(spki, bytes):
-        raise CryptoModuleError("the module has no public key for this key")
-    return spki
-
-
-def _loaded(spki: bytes) -> Any:
-    try:
-        return load_der_public_key(spki)
-    except ValueError as error:
-        raise UnsupportedAlgorithm(str(error)) from None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from secgear.middleware.attestation.policy import Policy
 
 _MAX_SLOTS: Final = 4096
+_LABEL_SIZE: Final = 32  # bytes
 Pin = bytes | Callable[[], bytes]
 """A PIN, or what asks for it when it is needed."""
 
@@ -114,6 +115,21 @@ class Token:
 
     def __repr__(self) -> str:
         return f"<Token {self.label!r}, {self.serial}>"
+
+    def initialise(self, label: str, officer: Pin, user: Pin) -> Token:
+        """Begin the token anew, with both PINs: everything on it is destroyed.
+
+        officer: the security officer's PIN; for a token that has one already, that one.
+        Returns the token as it is now. Raises TokenRefused, ValueError.
+        """
+        name = label.encode()
+        if not 0 < len(name) <= _LABEL_SIZE:
+            raise ValueError(f"a token's label has 1 to {_LABEL_SIZE} bytes")
+        pin = officer() if callable(officer) else officer
+        asked(self._caller, "C_InitToken", self.slot, pin, name.ljust(_LABEL_SIZE))
+        with self.session(pin, officer=True) as session:
+            session.call("C_InitPIN", user() if callable(user) else user)
+        return Token(self._caller, self.slot)
 
     def session(
         self, pin: Pin | None = None, *, write: bool = True, officer: bool = False

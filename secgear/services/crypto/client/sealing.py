@@ -10,7 +10,6 @@ import base64
 import datetime
 from typing import TYPE_CHECKING, Annotated, Final, Self, final
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import (
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from secgear.errors import EnvelopeRefused, KeyFileError
 from secgear.middleware.envelopes import TrustedKey, seal, verify_key
 from secgear.services.crypto.client import algorithms
+from secgear.services.crypto.client.publics import EcAlgorithm
 from secgear.services.crypto.client.talk import template
 from secgear.services.crypto.parcel import Destination, Parcel
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, ObjectClass
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from secgear.middleware.attestation.policy import Policy
     from secgear.middleware.attestation.reference import ReferenceValues
 
-_EC_PUBLIC_KEY: Final = x509.ObjectIdentifier("1.2.840.10045.2.1")
-_SM2_CURVE: Final = x509.ObjectIdentifier("1.2.156.10197.1.301")
 _SM2_PARAMS: Final = bytes.fromhex("06082a811ccf5501822d")
 _BEGIN, _END = b"-----BEGIN PRIVATE KEY-----", b"-----END PRIVATE KEY-----"
 
@@ -166,17 +164,11 @@ def secret_parcel(
 
 
 @asn1.sequence
-class _EcAlgorithm:
-    algorithm: x509.ObjectIdentifier
-    curve: x509.ObjectIdentifier
-
-
-@asn1.sequence
 class _PrivateKeyInfo:
     """RFC 5958, without attributes."""
 
     version: int
-    algorithm: _EcAlgorithm
+    algorithm: EcAlgorithm
     key: bytes
 
 
@@ -200,7 +192,7 @@ def _sm2_scalar(key: bytes) -> bytes | None:
             return None
     try:
         info = asn1.decode_der(_PrivateKeyInfo, der)
-        if (info.algorithm.algorithm, info.algorithm.curve) != (_EC_PUBLIC_KEY, _SM2_CURVE):
+        if not info.algorithm.is_sm2:
             return None
         scalar: bytes = asn1.decode_der(_EcPrivateKey, info.key).scalar
     except ValueError:

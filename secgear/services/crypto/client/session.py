@@ -9,6 +9,7 @@ from secgear.errors import CryptoModuleError
 from secgear.services.crypto.client import algorithms
 from secgear.services.crypto.client.caller import ROOM, Caller
 from secgear.services.crypto.client.keys import CLASSES, Key, PrivateKey, PublicKey, SecretKey
+from secgear.services.crypto.client.publics import public_template
 from secgear.services.crypto.client.talk import Talk, template
 from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
@@ -127,6 +128,24 @@ class Session:
             int(Attr.VALUE): value,
         }
         return SecretKey(self._talk, self._talk.call("C_CreateObject", given))
+
+    def create_public(
+        self,
+        public_key_info: bytes,
+        *,
+        label: str = "",
+        token: bool = False,
+        verify: bool = True,
+        **more: Value,
+    ) -> PublicKey:
+        """A public key of somebody's, from its SubjectPublicKeyInfo, to verify with it.
+
+        more: what else it is for, ``encrypt=True``. Raises ValueError for a kind that the module
+        has not.
+        """
+        given = template(label, None, token=token, verify=verify, **more)
+        given |= public_template(public_key_info)
+        return PublicKey(self._talk, self._talk.call("C_CreateObject", given))
 
     def import_document(self, nonce: bytes = b"") -> bytes:
         """What data owners need to seal keys to this token; see `client.sealing`.

@@ -27,6 +27,7 @@ SOURCES: Final = (
     "sdf_agreement.c",
     "sdf_asymmetric.c",
     "sdf_device.c",
+    "sdf_exports.c",
     "sdf_files.c",
     "sdf_form.c",
     "sdf_handles.c",

@@ -119,7 +119,9 @@ class MechanismFlag(enum.IntFlag):
     DECRYPT = 1 << 9
     DIGEST = 1 << 10
     SIGN = 1 << 11
+    SIGN_RECOVER = 1 << 12
     VERIFY = 1 << 13
+    VERIFY_RECOVER = 1 << 14
     GENERATE = 1 << 15
     GENERATE_KEY_PAIR = 1 << 16
     WRAP = 1 << 17
@@ -244,6 +246,7 @@ class Mech(enum.IntEnum):
     ECDSA_SHA3_384 = 0x1049
     ECDSA_SHA3_512 = 0x104A
     ECDH1_DERIVE = 0x1050
+    RSA_AES_KEY_WRAP = 0x1054
     EC_EDWARDS_KEY_PAIR_GEN = 0x1055
     EC_MONTGOMERY_KEY_PAIR_GEN = 0x1056
     EDDSA = 0x1057
@@ -273,11 +276,13 @@ class Mech(enum.IntEnum):
     SM4_CTR = VENDOR | 0x24
     SM4_GCM = VENDOR | 0x25
     SM4_CCM = VENDOR | 0x26
+    SM4_GCM_WRAP = VENDOR | 0x27
     SM2_KEY_PAIR_GEN = VENDOR | 0x30
     SM2 = VENDOR | 0x31
     SM2_SM3 = VENDOR | 0x32
     SM2_ENCRYPT = VENDOR | 0x33
     SM2_EXCHANGE = VENDOR | 0x34
+    AES_GCM_WRAP = VENDOR | 0x40
 
 
 class Attr(enum.IntEnum):

@@ -25,6 +25,13 @@ class OaepParams(msgspec.Struct, frozen=True):
     label: bytes
 
 
+class RsaAesParams(msgspec.Struct, frozen=True):
+    """CK_RSA_AES_KEY_WRAP_PARAMS. bits: of the AES key that is made for it."""
+
+    bits: int
+    oaep: OaepParams
+
+
 class CtrParams(msgspec.Struct, frozen=True):
     """CK_AES_CTR_PARAMS. bits: of the block that count. block: the first one, 16 bytes."""
 
@@ -135,6 +142,7 @@ Parameter = (
     bytes
     | PssParams
     | OaepParams
+    | RsaAesParams
     | CtrParams
     | GcmParams
     | CcmParams

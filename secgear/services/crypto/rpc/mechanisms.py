@@ -28,6 +28,7 @@ from secgear.services.crypto.pkcs11.mechanism import (
     OaepParams,
     Parameter,
     PssParams,
+    RsaAesParams,
     Sm2ExchangeParams,
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
@@ -161,6 +162,16 @@ class _Form:
             getattr(writer, how)(getattr(parameter, name) if name else parameter)
 
 
+class _RsaAesForm(_Form):
+    """A structure in the structure."""
+
+    def write(self, writer: Writer, parameter: Parameter) -> None:
+        if not isinstance(parameter, RsaAesParams):
+            raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+        writer.u64(parameter.bits)
+        _OAEP.write(writer, parameter.oaep)
+
+
 class _GcmForm(_Form):
     """Its length in bits goes along with the initialisation vector."""
 
@@ -186,6 +197,10 @@ def _read_gcm(reader: Reader) -> GcmParams:
     return GcmParams(iv, aad, bits)
 
 
+def _read_oaep(reader: Reader) -> OaepParams:
+    return OaepParams(reader.u64(), reader.u64(), reader.u64(), _octets(reader))
+
+
 _OCTETS = _Form(bytes, _octets, ("", "array"))
 _PSS = _Form(
     PssParams,
@@ -196,12 +211,13 @@ _PSS = _Form(
 )
 _OAEP = _Form(
     OaepParams,
-    lambda reader: OaepParams(reader.u64(), reader.u64(), reader.u64(), _octets(reader)),
+    _read_oaep,
     ("hash", "u64"),
     ("mgf", "u64"),
     ("source", "u64"),
     ("label", "array"),
 )
+_RSA_AES = _RsaAesForm(RsaAesParams, lambda reader: RsaAesParams(reader.u64(), _read_oaep(reader)))
 _CTR = _Form(
     CtrParams,
     lambda reader: CtrParams(reader.u64(), _octets(reader)),
@@ -285,6 +301,7 @@ _FORMS: Final[Mapping[int, _Form]] = {
     **{int(mech): _PSS for mech in Mech if mech.name.endswith("_PSS")},
     **{int(mech): _LENGTH for mech in Mech if mech.name.endswith("_GENERAL")},
     int(Mech.RSA_PKCS_OAEP): _OAEP,
+    int(Mech.RSA_AES_KEY_WRAP): _RSA_AES,
     int(Mech.AES_CBC): _OCTETS,
     int(Mech.AES_CBC_PAD): _OCTETS,
     int(Mech.AES_CTR): _CTR,

@@ -1,4 +1,4 @@
-"""New keys: generated, wrapped and unwrapped. Pure: no sessions, no store."""
+"""New keys: generated, or agreed on. Pure: no sessions, no store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, keywrap
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 
-from secgear.services.crypto.algorithms import ciphers, keys, sm2
+from secgear.services.crypto.algorithms import keys, sm2
 from secgear.services.crypto.pkcs11.constants import (
     UNAVAILABLE,
     Attr,
@@ -83,65 +83,6 @@ def generate_pair(
         finished(public, keys.public_of(key), wraps_sensitive=wraps_sensitive),
         finished(private, key),
     )
-
-
-def wrap(mechanism: Mechanism, wrapper: Object, key: Object) -> bytes:
-    """C_WrapKey: the key's bytes under the wrapper. Raises CryptokiError."""
-    if key.object_class == ObjectClass.SECRET_KEY:
-        data = bytes(key.material)
-    elif key.object_class == ObjectClass.PRIVATE_KEY and mechanism.type == Mech.AES_KEY_WRAP_KWP:
-        data = keys.to_pkcs8(key.material)
-    else:
-        raise CryptokiError(Rv.KEY_NOT_WRAPPABLE)
-    match mechanism.type:
-        case Mech.AES_KEY_WRAP | Mech.AES_KEY_WRAP_KWP:
-            no_parameter(mechanism.parameter)
-            if mechanism.type == Mech.AES_KEY_WRAP_KWP:
-                return keywrap.aes_key_wrap_with_padding(wrapper.material, data)
-            if len(data) < 16 or len(data) % 8:
-                raise CryptokiError(Rv.KEY_SIZE_RANGE)
-            return keywrap.aes_key_wrap(wrapper.material, data)
-        case Mech.RSA_PKCS:
-            no_parameter(mechanism.parameter)
-            scheme: padding.AsymmetricPadding = padding.PKCS1v15()
-        case _:
-            scheme = ciphers.oaep_of(mechanism.parameter)
-    try:
-        return ciphers.RsaEncryption(wrapper.material, scheme).whole(data)
-    except CryptokiError as error:
-        raise CryptokiError(Rv.KEY_SIZE_RANGE) from error
-
-
-def unwrap(
-    mechanism: Mechanism, unwrapper: Object, wrapped: bytes, template: Template, *, so: bool
-) -> Object:
-    """C_UnwrapKey. Raises CryptokiError.
-
-    What comes out is sensitive: a sensitive key that was wrapped could be read otherwise by who
-    lets it in again, and whoever may unwrap with an RSA key could decrypt with it.
-    """
-    given = combined(template, unwrapper.attributes.get(Attr.UNWRAP_TEMPLATE))
-    object_class, kind = given.get(Attr.CLASS), given.get(Attr.KEY_TYPE)
-    if not isinstance(object_class, int) or not isinstance(kind, int):
-        raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
-    if object_class not in (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY):
-        raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
-    given = dict(given)
-    length = given.pop(Attr.VALUE_LEN, None)
-    attributes = completed(object_class, given, How.MAKE, so=so)
-    if attributes[Attr.SENSITIVE] is not True:
-        raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
-    attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
-    data = _unwrapped(mechanism, unwrapper, wrapped)
-    if object_class == ObjectClass.PRIVATE_KEY:
-        material = keys.from_pkcs8(data)
-        if keys.type_of(material) != kind:
-            raise CryptokiError(Rv.WRAPPED_KEY_INVALID)
-    else:
-        material = checked_secret(kind, data, Rv.WRAPPED_KEY_INVALID)
-        if length is not None and length != len(data):
-            raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
-    return finished(attributes, material)
 
 
 def shared(secret: bytes, template: Template, *, so: bool) -> Object:
@@ -299,31 +240,3 @@ def _test_pair(kind: KeyType, key: Any) -> None:
                 public.verify(key.sign(probe), probe)
     except InvalidSignature:
         raise CryptokiError(Rv.FIPS_SELF_TEST_FAILED) from None
-
-
-# --- unwrapping ----------------------------------------------------------------------------------
-
-
-def _unwrapped(mechanism: Mechanism, unwrapper: Object, wrapped: bytes) -> bytes:
-    try:
-        match mechanism.type:
-            case Mech.AES_KEY_WRAP:
-                no_parameter(mechanism.parameter)
-                return keywrap.aes_key_unwrap(unwrapper.material, wrapped)
-            case Mech.AES_KEY_WRAP_KWP:
-                no_parameter(mechanism.parameter)
-                return keywrap.aes_key_unwrap_with_padding(unwrapper.material, wrapped)
-            case Mech.RSA_PKCS:
-                no_parameter(mechanism.parameter)
-                scheme: padding.AsymmetricPadding = padding.PKCS1v15()
-            case _:
-                scheme = ciphers.oaep_of(mechanism.parameter)
-        return ciphers.RsaDecryption(unwrapper.material, scheme).whole(wrapped)
-    except keywrap.InvalidUnwrap:
-        raise CryptokiError(Rv.WRAPPED_KEY_INVALID) from None
-    except CryptokiError as error:
-        known = {
-            Rv.ENCRYPTED_DATA_INVALID: Rv.WRAPPED_KEY_INVALID,
-            Rv.ENCRYPTED_DATA_LEN_RANGE: Rv.WRAPPED_KEY_LEN_RANGE,
-        }
-        raise CryptokiError(known.get(error.rv, error.rv)) from None

@@ -280,6 +280,8 @@ def _symmetric_rows() -> Iterator[Row]:
     yield Row(Mech.AES_CMAC_GENERAL, _SIGNER, _AES, aes, signer=_cmac_signer(general=True))
     yield Row(Mech.AES_KEY_WRAP, _WRAPPER, _AES, aes)
     yield Row(Mech.AES_KEY_WRAP_KWP, _WRAPPER, _AES, aes)
+    yield Row(Mech.AES_GCM_WRAP, _WRAPPER, _AES, aes)
+    yield Row(Mech.SM4_GCM_WRAP, _WRAPPER, (16, 16), (KeyType.SM4,))
     yield Row(Mech.CHACHA20_KEY_GEN, Flags.GENERATE, (32, 32))
     chacha = (KeyType.CHACHA20,)
     number = Mech.CHACHA20_POLY1305
@@ -316,9 +318,12 @@ def _digest_maker(algorithm: Any) -> Callable[[], Transform]:
 def _rsa_rows() -> Iterator[Row]:
     keys = (KeyType.RSA,)
     yield Row(Mech.RSA_PKCS_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, _RSA)
-    both = _CIPHER | _SIGNER | _WRAPPER
-    yield Row(Mech.RSA_PKCS, both, _RSA, keys, cipher=_rsa_pkcs, signer=_rsa_signer(None))
+    everything = _CIPHER | _SIGNER | _WRAPPER | Flags.SIGN_RECOVER | Flags.VERIFY_RECOVER
+    yield Row(
+        Mech.RSA_PKCS, everything, _RSA, keys, cipher=_rsa_pkcs, signer=_rsa_signer(None),
+    )  # fmt: skip
     yield Row(Mech.RSA_PKCS_OAEP, _CIPHER | _WRAPPER, _RSA, keys, cipher=_rsa_oaep)
+    yield Row(Mech.RSA_AES_KEY_WRAP, _WRAPPER, _RSA, keys)
     yield Row(Mech.RSA_PKCS_PSS, _SIGNER, _RSA, keys, signer=_pss_signer(None))
     for name, digest in NAMES.items():
         yield Row(Mech[f"{name}_RSA_PKCS"], _SIGNER, _RSA, keys, signer=_rsa_signer(digest))
@@ -359,7 +364,7 @@ def _system_rows() -> Iterator[Row]:
     yield Row(Mech.SM2_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR | _CURVE, bits)
     yield Row(Mech.SM2, _SIGNER | _CURVE, bits, keys, signer=_sm2_signer)
     yield Row(Mech.SM2_SM3, _SIGNER | _CURVE, bits, keys, signer=_sm2_sm3_signer)
-    yield Row(Mech.SM2_ENCRYPT, _CIPHER | _CURVE, bits, keys, cipher=_sm2_cipher)
+    yield Row(Mech.SM2_ENCRYPT, _CIPHER | _WRAPPER | _CURVE, bits, keys, cipher=_sm2_cipher)
     yield Row(Mech.SM2_EXCHANGE, Flags.DERIVE | _CURVE, bits, keys)
     sm4 = (KeyType.SM4,)
     yield Row(Mech.SM4_CCM, _AEAD, (16, 16), sm4, cipher=_ccm(ccm.Sm4Ccm), message=_ccm_message)

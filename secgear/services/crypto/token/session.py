@@ -23,6 +23,8 @@ class Kind(enum.Enum):
     SIGN = enum.auto()
     VERIFY = enum.auto()
     VERIFY_SIGNATURE = enum.auto()
+    SIGN_RECOVER = enum.auto()
+    VERIFY_RECOVER = enum.auto()
     MESSAGE_ENCRYPT = enum.auto()
     MESSAGE_DECRYPT = enum.auto()
     MESSAGE_SIGN = enum.auto()
@@ -115,6 +117,11 @@ class Session:
             del self._active[kind]
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
         return active
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation is under way."""
+        return bool(self._active or self._messages)
 
     @property
     def held(self) -> int:

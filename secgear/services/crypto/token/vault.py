@@ -37,6 +37,7 @@ from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.keyring import Credential, Keyring
 from secgear.services.crypto.token.ledger import Event, write
 from secgear.services.crypto.token.objects import Object, pack, unpack
+from secgear.services.crypto.token.roles import Roles
 from secgear.services.crypto.token.state import (
     HEADS,
     Change,
@@ -44,6 +45,7 @@ from secgear.services.crypto.token.state import (
     Head,
     Member,
     MemberRow,
+    Record,
     Row,
     Store,
     TokenState,
@@ -97,7 +99,7 @@ class Vault:
         self.tables: tuple[Table, ...] = ()
         self._lock = threading.RLock()
         self._store, self._make_counter = store, counter
-        self._guest, self._policy = guest, policy
+        self.guest, self.policy = guest, policy
         self._now = now
         self._counter: Counter
         self._credential: Credential
@@ -128,19 +130,28 @@ class Vault:
         """The state that this enclave knows, however old."""
         return self._state.head
 
-    @property
-    def guest(self) -> Guest:
-        """The TEE's services, for this enclave."""
-        return self._guest
-
     def now(self) -> datetime.datetime:
         """The time, by the host's clock."""
         return self._now()
 
     @property
+    def member(self) -> bytes:
+        """This platform's id as a member."""
+        return self._credential.id
+
+    @property
     def audit_key(self) -> bytes:
         """The public key that verifies the audit trail, 32 bytes."""
         return self._credential.audit
+
+    def clock(self) -> int:
+        """Seconds since 1970, by the host's clock."""
+        return int(self._now().timestamp())
+
+    def records(self, after: int) -> list[Record]:
+        """What the host shows of the audit trail behind a number. Raises CryptokiError."""
+        with _device_errors():
+            return self._store.trail(after)
 
     def note(self, epoch: int) -> None:
         """The host says that there is something newer. Waits for nothing."""
@@ -148,8 +159,11 @@ class Vault:
 
     # --- beginning -------------------------------------------------------------------------------
 
-    def found(self, slots: int, founding: Founding = _PLAIN) -> None:
-        """Begin a new module. Raises CryptoModuleError where there is one already."""
+    def found(self, slots: int, founding: Founding = _PLAIN, roles: Roles | None = None) -> None:
+        """Begin a new module, by default one that nobody administrates.
+
+        Raises CryptoModuleError where there is one already.
+        """
         with self._lock:
             if self._store.head():
                 raise CryptoModuleError("the store holds a module already")
@@ -164,12 +178,13 @@ class Vault:
                 tuple(TokenState(os.urandom(8).hex()) for _ in range(slots)),
                 epoch=now.value,
                 founding=founding,
-                members=(Member(own.id, own.public, self._guest.tee, b""),),
+                roles=roles or Roles(os.urandom(16)),
+                members=(Member(own.id, own.public, self.guest.tee, b""),),
             )
             self._state = _State(head, now.mark, Keyring.of(head))
             self.tables = tuple(Table() for _ in range(slots))
             draft = Draft(head, self.tables)
-            credential = own.sealed(self._guest, self._policy)
+            credential = own.sealed(self.guest, self.policy)
             draft.members.append(MemberRow(own.id, credential, keyring.grant(head, own.public)))
             draft.record(Event("module founded", "host"))
             if not self._made(draft):
@@ -185,11 +200,11 @@ class Vault:
             sealed = self._store.head()
             if not sealed:
                 raise CryptoModuleError("the store holds no module; found one first")
-            self._credential = keyring.own_credential(self._store.members(), self._guest)
+            self._credential = keyring.own_credential(self._store.members(), self.guest)
             first = self._read_head(sealed)
-            if first.head.svn > self._guest.svn:
+            if first.head.svn > self.guest.svn:
                 raise CryptoModuleError(
-                    f"version {first.head.svn} has used the module; this is {self._guest.svn}"
+                    f"version {first.head.svn} has used the module; this is {self.guest.svn}"
                 )
             self._counter = self._make_counter(first.head.founding)
             self._state = first
@@ -371,14 +386,15 @@ class Vault:
             raise CryptoModuleError(
                 "the store's head was changed, or is another domain's"
             ) from None
+        if all(member.id != self.member for member in head.members):
+            raise CryptoModuleError("this platform is no member of the module's domain any more")
         return _State(head, mark, Keyring.of(head))
 
     def _granted(self) -> Keyring:
-        own = self._credential.id
         for row in self._store.members():
-            if row.id == own:
+            if row.id == self.member:
                 return keyring.accepted(self._credential, row.grant)
-        raise CryptoModuleError("this enclave is no member of the module's domain any more")
+        raise CryptoModuleError("this platform is no member of the module's domain any more")
 
     # --- changing --------------------------------------------------------------------------------
 
@@ -473,7 +489,7 @@ class Vault:
             audit_seq=records[-1].seq if records else head.audit_seq,
             audit_hash=records[-1].hash if records else head.audit_hash,
             recent=(before.mark, *before.head.recent[: _RECENT - 1]),
-            svn=max(head.svn, self._guest.svn),
+            svn=max(head.svn, self.guest.svn),
         )
         sealed = keys.seal(encode(new), _HEAD)
         change = Change(

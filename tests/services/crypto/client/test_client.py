@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, hmac, keywrap
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from cryptography.hazmat.primitives.serialization import (
@@ -279,6 +279,45 @@ def test_both_sides_derive_the_same_key(session: Session, kind: str) -> None:
     theirs = session.create_secret(value, "AES", label="theirs")
     assert theirs.decrypt(key.encrypt(b"data")) == b"data"
     assert key.attributes(Attr.TOKEN) == {Attr.TOKEN: False}
+
+
+def test_public_keys_of_others_verify(session: Session) -> None:
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    signers: list[tuple[Any, Any]] = [
+        (edwards, edwards.sign),
+        (key := rsa.generate_private_key(65537, 2048), lambda data: key.sign(
+            data, padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())),
+        (curve := ec.generate_private_key(ec.SECP521R1()), lambda data: curve.sign(
+            data, ec.ECDSA(hashes.SHA512()))),
+    ]  # fmt: skip
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    for private, sign in signers:
+        public = session.create_public(private.public_key().public_bytes(*spki))
+        public.verify(sign(b"message"), b"message")
+        with pytest.raises(InvalidSignature):
+            public.verify(sign(b"message"), b"another")
+    own = session.generate_pair("SM2", label="sm2")
+    session.create_public(own.public_key_info).verify(own.sign(b"message"), b"message")
+    agreed = x25519.X25519PrivateKey.generate().public_key().public_bytes(*spki)
+    assert session.create_public(agreed, verify=False).public_key_info == agreed
+    k1 = ec.generate_private_key(ec.SECP256K1()).public_key().public_bytes(*spki)
+    for wrong in (b"no key", k1):
+        with pytest.raises(ValueError, match=r"\w"):
+            session.create_public(wrong)
+
+
+def test_a_token_is_begun_anew(module: Module) -> None:
+    second = module.tokens()[1].initialise("second", b"officer-pin", lambda: b"user-pin-2")
+    assert (second.label, second.initialised) == ("second", True)
+    with second.session(b"user-pin-2") as session:
+        session.generate_key("AES", label="gone")
+    again = second.initialise("again", b"officer-pin", b"user-pin-3")
+    assert again.serial == second.serial
+    with module.token("again").session(b"user-pin-3") as session:
+        assert session.find() == []
+    assert refused(again.initialise, "x", b"wrong-officer", b"user-pin-3") is Rv.PIN_INCORRECT
+    with pytest.raises(ValueError, match="1 to 32 bytes"):
+        again.initialise("l" * 33, b"officer-pin", b"user-pin-3")
 
 
 # --- finding and changing ------------------------------------------------------------------------

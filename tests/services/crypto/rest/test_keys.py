@@ -204,7 +204,7 @@ def test_proof_of_a_key_comes_with_the_nonce_that_is_asked_for(store: MemoryStor
         data = text.encode() if form == "certificates" else base64.b64decode(text)
         said = verified(data, STRICT, nonce=nonce)
         assert isinstance(said, KeyAttestation)
-        assert said.statement.label == name
+        assert said.statement.label == name.encode()
         with pytest.raises(EvidenceRefused):
             verified(data, STRICT, nonce=os.urandom(16))
         for wrong in ("nonce=xyz", "nonce=00", "version=2"):

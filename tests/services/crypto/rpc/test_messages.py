@@ -12,18 +12,22 @@ from hypothesis import strategies as st
 from secgear.services.crypto.pkcs11.calls import BY_NAME, CALLS, Call, split
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
     ChachaParams,
     ContextParams,
     CtrParams,
     EcdhParams,
     EddsaParams,
     GcmParams,
+    HkdfParams,
     LengthParam,
     Mechanism,
     Mechanisms,
     MessageParams,
     OaepParams,
     PssParams,
+    RsaAesParams,
+    Sm2ExchangeParams,
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import KINDS, MAX_ATTRIBUTES, Kind
@@ -57,6 +61,18 @@ P11KIT_PARAMETERS = st.one_of(
     st.builds(PssParams, ulongs, ulongs, ulongs).map(lambda p: Mechanism(Mech.RSA_PKCS_PSS, p)),
     st.builds(OaepParams, ulongs, ulongs, ulongs, octets).map(
         lambda p: Mechanism(Mech.RSA_PKCS_OAEP, p)
+    ),
+    st.builds(OaepParams, ulongs, ulongs, ulongs, octets).flatmap(
+        lambda oaep: st.builds(RsaAesParams, ulongs, st.just(oaep)).map(
+            lambda p: Mechanism(Mech.RSA_AES_KEY_WRAP, p)
+        )
+    ),
+    st.builds(CcmParams, ulongs, octets, octets, ulongs).map(lambda p: Mechanism(Mech.AES_CCM, p)),
+    st.builds(HkdfParams, st.booleans(), st.booleans(), ulongs, ulongs, octets, ulongs, octets).map(
+        lambda p: Mechanism(Mech.HKDF_DERIVE, p)
+    ),
+    st.builds(Sm2ExchangeParams, st.booleans(), ulongs, octets, octets, octets, octets).map(
+        lambda p: Mechanism(Mech.SM2_EXCHANGE, p)
     ),
     st.builds(CtrParams, ulongs, octets).map(lambda p: Mechanism(Mech.AES_CTR, p)),
     st.builds(GcmParams, octets, octets, ulongs).map(lambda p: Mechanism(Mech.AES_GCM, p)),

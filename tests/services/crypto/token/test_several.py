@@ -11,6 +11,7 @@ from secgear.errors import CryptoModuleError, RolledBack, ServiceError
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.roles.operations import PinPolicy
 from secgear.services.crypto.token import pins, vault
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import operations
@@ -333,7 +334,7 @@ def _login(caller: Caller, pin: bytes = PIN, user: int = 1) -> int:
 
 def test_tries_of_a_pin_are_counted_over_all_enclaves(store: MemoryStore) -> None:
     callers = [connect(module) for module in two(store)]
-    for at in range(pins.MAX_FAILURES):
+    for at in range(PinPolicy().tries):
         caller = callers[at % 2]
         assert refusal(_login, caller, b"wrong") is Rv.PIN_INCORRECT
     for caller in callers:
@@ -343,7 +344,7 @@ def test_tries_of_a_pin_are_counted_over_all_enclaves(store: MemoryStore) -> Non
 def test_right_pins_that_are_tried_in_many_enclaves_at_once_lock_nobody_out(
     store: MemoryStore,
 ) -> None:
-    callers = [connect(open_module(store)) for _ in range(pins.MAX_FAILURES + 2)]
+    callers = [connect(open_module(store)) for _ in range(PinPolicy().tries + 2)]
     failed: list[BaseException] = []
     together = threading.Barrier(len(callers))
 

@@ -84,9 +84,21 @@ static CK_RV start(struct sdf_settings *settings)
         if (rv != CKR_OK)
             C_CloseSession(device.session);
     }
-    if (rv != CKR_OK && device.initialised)
+    if (rv != CKR_OK && device.initialised) {
         C_Finalize(NULL);
+        device.initialised = false;
+    }
     return rv;
+}
+
+/* With the lock held, and nobody at work. */
+static void stop(void)
+{
+    C_CloseSession(device.session);
+    atomic_store(&device.login, NOBODY);
+    if (device.initialised)
+        C_Finalize(NULL);
+    device.initialised = false;
 }
 
 SG_EXPORT int SDF_OpenDevice(void **phDeviceHandle)
@@ -104,28 +116,19 @@ SG_EXPORT int SDF_OpenDevice(void **phDeviceHandle)
         result = sdf_settings(&settings) && start(&settings) == CKR_OK ? SDR_OK : SDR_OPENDEVICE;
         explicit_bzero(&settings, sizeof settings);
     }
-    if (result == SDR_OK) {
+    void *handle = result == SDR_OK ? sdf_handle_of(opened, NULL) : NULL;
+    if (handle != NULL) {
         device.devices++;
-        void *handle = sdf_handle_of(opened, NULL);
-        if (handle != NULL)
-            *phDeviceHandle = handle;
-        else
-            result = SDR_NOBUFFER;
+        *phDeviceHandle = handle;
+    } else if (result == SDR_OK) {
+        result = SDR_NOBUFFER;
+        if (device.devices == 0)
+            stop();
     }
     pthread_mutex_unlock(&device.lock);
     if (result != SDR_OK)
         free(opened);
     return result;
-}
-
-/* With the lock held, and nobody at work. */
-static void stop(void)
-{
-    C_CloseSession(device.session);
-    atomic_store(&device.login, NOBODY);
-    if (device.initialised)
-        C_Finalize(NULL);
-    device.initialised = false;
 }
 
 static void close_session(struct sdf_session *session);

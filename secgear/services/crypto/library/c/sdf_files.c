@@ -103,6 +103,8 @@ static int read(struct sdf_session *session, CK_OBJECT_HANDLE file, unsigned off
         return SDR_NOBUFFER;
     CK_ATTRIBUTE value = {CKA_VALUE, whole, SDF_MAX_FILE};
     int result = outcome(C_GetAttributeValue(session->handle, file, &value, 1), SDR_UNKNOWERR);
+    if (result == SDR_OK && value.ulValueLen > SDF_MAX_FILE)
+        result = SDR_HARDFAIL;
     if (result == SDR_OK && offset >= value.ulValueLen)
         result = SDR_FILEOFSERR;
     if (result == SDR_OK) {

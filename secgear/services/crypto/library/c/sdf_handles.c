@@ -1,4 +1,5 @@
-/* Handles: a place in a table with the number of its use, so that an old one fits nothing new. */
+/* Handles: a place in a table and a number that no other handle ever had, so that an old one fits
+ * nothing new, in a child of fork neither. */
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -6,7 +7,7 @@
 
 struct place {
     struct sdf_object *object; /* NULL for a free one */
-    uint32_t turn;
+    uint64_t number;
 };
 
 enum { MOST = 1 << 16, FIRST = 64 };
@@ -14,11 +15,12 @@ enum { MOST = 1 << 16, FIRST = 64 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct place *places;
 static size_t count, next_free;
+static uint64_t newest; /* of 44 bits: enough for a million handles a second in half a year */
 
-/* Bits: 3 of the kind, 16 of the place, 32 of the turn; never 0, and no address of this machine. */
+/* Bits from below: 1, 3 of the kind, 16 of the place, the number. Odd, so no address of anything. */
 static void *handle_at(size_t at)
 {
-    uintptr_t number = (uintptr_t)places[at].turn << 20 | at << 4 | places[at].object->kind << 1 | 1;
+    uintptr_t number = (uintptr_t)places[at].number << 20 | at << 4 | places[at].object->kind << 1 | 1;
     return (void *)number; /* NOLINT: a number is what it is */
 }
 
@@ -49,7 +51,7 @@ void *sdf_handle_of(struct sdf_object *object, const struct sdf_object *owner)
         at++;
     if (at < count || grow()) {
         places[at].object = object;
-        places[at].turn++;
+        places[at].number = ++newest;
         next_free = at + 1;
         handle = handle_at(at);
     }
@@ -122,11 +124,11 @@ struct sdf_object *sdf_take_of(const struct sdf_object *owner)
     return object;
 }
 
+/* What they stand for is the parent's. Another thread of his may have been changing the table, so
+ * nobody looks at it any more. */
 void sdf_handles_forget(void)
 {
     pthread_mutex_init(&lock, NULL);
-    /* What they were is the parent's; turns go on, so that its handles fit nothing here. */
-    for (size_t at = 0; at < count; at++)
-        places[at].object = NULL;
-    next_free = 0;
+    places = NULL;
+    count = next_free = 0;
 }

@@ -112,7 +112,7 @@ void sdf_stream_end(struct sdf_session *session, unsigned streams);
 bool sdf_logged_in(void);
 bool sdf_has_right(const struct sdf_session *session, unsigned index);
 
-/* sdf_keys.c */
+/* sdf_exports.c */
 
 /* The public point of an internal key, as an OCTET STRING in DER. */
 int sdf_export_point(struct sdf_session *session, enum sdf_role role, unsigned index,

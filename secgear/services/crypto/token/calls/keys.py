@@ -9,7 +9,7 @@ from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
-from secgear.services.crypto.token import derivation, generation
+from secgear.services.crypto.token import derivation, generation, wrapping
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.objects import event
 from secgear.services.crypto.token.calls.operations import usable
@@ -75,7 +75,7 @@ def wrap_key(
     classes = (_SECRET, _PUBLIC)
     usable(outer, row, classes, Attr.WRAP, Rv.WRAPPING_KEY_TYPE_INCONSISTENT)
     _check_wrappable(outer, inner)
-    wrapped = generation.wrap(wanted, outer, inner)
+    wrapped = wrapping.wrap(wanted, outer, inner)
     if len(wrapped) > (0 if room == EMPTY_BUFFER else room):
         return (Size(len(wrapped)),)
     session.slot.record(event(app, session, "key wrapped", inner))
@@ -99,7 +99,7 @@ def unwrap_key(
     classes = (_SECRET, _PRIVATE)
     usable(outer, row, classes, Attr.UNWRAP, Rv.UNWRAPPING_KEY_TYPE_INCONSISTENT)
     _check_login(outer)
-    key = generation.unwrap(wanted, outer, wrapped or b"", template, so=app.is_so(session.slot))
+    key = wrapping.unwrap(wanted, outer, wrapped or b"", template, so=app.is_so(session.slot))
     return (app.add(session, [key], event(app, session, "key unwrapped", key))[0],)
 
 

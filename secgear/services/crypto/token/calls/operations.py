@@ -42,6 +42,8 @@ USES: Final[Mapping[Kind, Use]] = {
     Kind.SIGN: Use(MechanismFlag.SIGN, (_SECRET, _PRIVATE), Attr.SIGN),
     Kind.VERIFY: Use(MechanismFlag.VERIFY, (_SECRET, _PUBLIC), Attr.VERIFY),
     Kind.VERIFY_SIGNATURE: Use(MechanismFlag.VERIFY, (_SECRET, _PUBLIC), Attr.VERIFY),
+    Kind.SIGN_RECOVER: Use(MechanismFlag.SIGN_RECOVER, (_PRIVATE,), Attr.SIGN_RECOVER),
+    Kind.VERIFY_RECOVER: Use(MechanismFlag.VERIFY_RECOVER, (_PUBLIC,), Attr.VERIFY_RECOVER),
     Kind.MESSAGE_ENCRYPT: Use(MechanismFlag.MESSAGE_ENCRYPT, (_SECRET,), Attr.ENCRYPT),
     Kind.MESSAGE_DECRYPT: Use(MechanismFlag.MESSAGE_DECRYPT, (_SECRET,), Attr.DECRYPT),
     Kind.MESSAGE_SIGN: Use(MechanismFlag.MESSAGE_SIGN, (_SECRET, _PRIVATE), Attr.SIGN),
@@ -131,13 +133,13 @@ def encrypt_init(app: Application, handle: int, mechanism: Mechanism, key: int) 
 @serves("C_Encrypt")
 def encrypt(app: Application, handle: int, data: bytes | None, room: int) -> Output:
     """Encrypt all of it."""
-    return _whole(app, handle, Kind.ENCRYPT, data, room)
+    return whole(app, handle, Kind.ENCRYPT, data, room)
 
 
 @serves("C_EncryptUpdate")
 def encrypt_update(app: Application, handle: int, data: bytes | None, room: int) -> Output:
     """Encrypt a piece."""
-    return _update(app, handle, Kind.ENCRYPT, data, room)
+    return update(app, handle, Kind.ENCRYPT, data, room)
 
 
 @serves("C_EncryptFinal")
@@ -155,13 +157,13 @@ def decrypt_init(app: Application, handle: int, mechanism: Mechanism, key: int) 
 @serves("C_Decrypt")
 def decrypt(app: Application, handle: int, data: bytes | None, room: int) -> Output:
     """Decrypt all of it."""
-    return _whole(app, handle, Kind.DECRYPT, data, room)
+    return whole(app, handle, Kind.DECRYPT, data, room)
 
 
 @serves("C_DecryptUpdate")
 def decrypt_update(app: Application, handle: int, data: bytes | None, room: int) -> Output:
     """Decrypt a piece."""
-    return _update(app, handle, Kind.DECRYPT, data, room)
+    return update(app, handle, Kind.DECRYPT, data, room)
 
 
 @serves("C_DecryptFinal")
@@ -190,13 +192,13 @@ def digest_init(app: Application, handle: int, mechanism: Mechanism | None) -> t
 @serves("C_Digest")
 def digest(app: Application, handle: int, data: bytes | None, room: int) -> Output:
     """Digest all of it."""
-    return _whole(app, handle, Kind.DIGEST, data, room)
+    return whole(app, handle, Kind.DIGEST, data, room)
 
 
 @serves("C_DigestUpdate")
 def digest_update(app: Application, handle: int, data: bytes | None) -> tuple[()]:
     """Digest a piece."""
-    _feed(app, handle, Kind.DIGEST, data)
+    feed(app, handle, Kind.DIGEST, data)
     return _EMPTY
 
 
@@ -209,7 +211,7 @@ def digest_key(app: Application, handle: int, number: int) -> tuple[()]:
         raise CryptokiError(Rv.KEY_INDIGESTIBLE)
     if key.flag(Attr.SENSITIVE) or not key.flag(Attr.EXTRACTABLE):
         raise CryptokiError(Rv.KEY_INDIGESTIBLE)
-    _feed(app, handle, Kind.DIGEST, key.material)
+    feed(app, handle, Kind.DIGEST, key.material)
     return _EMPTY
 
 
@@ -228,13 +230,13 @@ def sign_init(app: Application, handle: int, mechanism: Mechanism, key: int) -> 
 @serves("C_Sign")
 def sign(app: Application, handle: int, data: bytes | None, room: int) -> Output:
     """Sign all of it."""
-    return _whole(app, handle, Kind.SIGN, data, room)
+    return whole(app, handle, Kind.SIGN, data, room)
 
 
 @serves("C_SignUpdate")
 def sign_update(app: Application, handle: int, data: bytes | None) -> tuple[()]:
     """A piece of what is signed."""
-    _feed(app, handle, Kind.SIGN, data)
+    feed(app, handle, Kind.SIGN, data)
     return _EMPTY
 
 
@@ -269,7 +271,7 @@ def verify(app: Application, handle: int, data: bytes | None, signature: bytes |
 @serves("C_VerifyUpdate")
 def verify_update(app: Application, handle: int, data: bytes | None) -> tuple[()]:
     """A piece of what was signed."""
-    _feed(app, handle, Kind.VERIFY, data)
+    feed(app, handle, Kind.VERIFY, data)
     return _EMPTY
 
 
@@ -309,7 +311,7 @@ def verify_signature(app: Application, handle: int, data: bytes | None) -> tuple
 @serves("C_VerifySignatureUpdate")
 def verify_signature_update(app: Application, handle: int, data: bytes | None) -> tuple[()]:
     """A piece of what was signed."""
-    _feed(app, handle, Kind.VERIFY_SIGNATURE, data)
+    feed(app, handle, Kind.VERIFY_SIGNATURE, data)
     return _EMPTY
 
 
@@ -333,7 +335,8 @@ def _verdict(app: Application, handle: int, data: bytes | None) -> tuple[()]:
     return _EMPTY
 
 
-def _whole(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
+def whole(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
+    """All of an operation. Raises CryptokiError."""
     session = app.session(handle)
     with session.lock:
         result = session.whole(kind, data or b"", room)
@@ -341,7 +344,8 @@ def _whole(app: Application, handle: int, kind: Kind, data: bytes | None, room: 
         return (result,)
 
 
-def _update(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
+def update(app: Application, handle: int, kind: Kind, data: bytes | None, room: int) -> Output:
+    """A piece of what an operation turns into something else. Raises CryptokiError."""
     session = app.session(handle)
     with session.lock:
         result = session.update(kind, data or b"", room)
@@ -357,7 +361,8 @@ def _final(app: Application, handle: int, kind: Kind, room: int) -> Output:
         return (result,)
 
 
-def _feed(app: Application, handle: int, kind: Kind, data: bytes | None) -> None:
+def feed(app: Application, handle: int, kind: Kind, data: bytes | None) -> None:
+    """A piece of what is digested, signed or verified. Raises CryptokiError."""
     session = app.session(handle)
     with session.lock:
         active = session.active(kind)

@@ -14,13 +14,17 @@ Function = Callable[..., tuple[Any, ...]]
 _ROOMS: Final = (
     "attesting",
     "batches",
+    "combined",
     "general",
     "importing",
     "keys",
     "messages",
     "objects",
     "operations",
+    "recovery",
+    "roles",
     "sdf",
+    "users",
     "versions",
 )
 _served: Final[dict[int, Function]] = {}
