@@ -244,7 +244,7 @@ def open_module(policy: str) -> Status:
             with _refusing():
                 _module = Module(_vault(policy))
             threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
-            _rest = Service(_module)
+            _rest = Service(_module, _end)
     return status()
 
 
@@ -403,14 +403,10 @@ def serve(session: Session) -> None:
 
 @app.session(name="http")
 def serve_http(session: Session) -> None:
-    """The same for REST: the messages are pieces of a stream of HTTP/1.1."""
+    """The same for REST: the messages are pieces of streams of HTTP/1.1."""
     _opened()
-    if _rest is None:
-        return
-    try:
+    if _rest is not None:
         _rest.serve(session, _actor(session))
-    except CryptoModuleError as error:
-        _end(error)
 
 
 def _actor(session: Session) -> str:
