@@ -16,6 +16,7 @@ import msgspec
 from secgear.errors import CryptoRefused
 from secgear.services.crypto.roles import requests
 from secgear.services.crypto.roles.operations import (
+    AdmitEnclave,
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 MAX_OPEN: Final = 32  # requests at a time
 CHALLENGE_SIZE: Final = 32
 
-EXECUTED_BY: Final[Mapping[type[Operation], Role]] = {
+EXECUTED_BY: Final[Mapping[type[Operation], Role | None]] = {
     ChangeAdministrators: Role.ADMINISTRATOR,
     ChangeRoles: Role.ADMINISTRATOR,
     ChangePinPolicy: Role.ADMINISTRATOR,
@@ -44,8 +45,9 @@ EXECUTED_BY: Final[Mapping[type[Operation], Role]] = {
     MakeBackup: Role.OPERATOR,
     RestoreBackup: Role.ADMINISTRATOR,
     Zeroise: Role.ADMINISTRATOR,
+    AdmitEnclave: None,
 }
-"""Who hands in what the administrators have approved."""
+"""Who hands in what the administrators have approved; None: whoever it is, the host as well."""
 
 
 @final
@@ -156,7 +158,9 @@ def authorise(
     if asked.module != roles.module.hex():
         raise CryptoRefused("the request is for another module")
     check_phase(roles, asked.operation)
-    badge.require(roles, EXECUTED_BY[type(asked.operation)])
+    executor = EXECUTED_BY[type(asked.operation)]
+    if executor is not None:
+        badge.require(roles, executor)
     digest = bytes.fromhex(requests.digest(request))
     if digest not in {one.digest for one in roles.requests}:
         raise CryptoRefused("the request is not open here: it was executed, or never made here")
