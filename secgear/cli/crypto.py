@@ -12,7 +12,7 @@ from secgear.cli import crypto_domain, crypto_roles, inputs
 from secgear.cli.crypto_backup import backup
 from secgear.cli.crypto_requests import request
 from secgear.cli.crypto_users import token_policy, user
-from secgear.cli.output import AsJson, CommandError, UsageError, emit
+from secgear.cli.output import AsJson, CommandError, UsageError, emit, progress
 
 if TYPE_CHECKING:
     from secgear.services.crypto.trail import End
@@ -169,6 +169,9 @@ def verify(
         str | None,
         typer.Option(help="An earlier end of the trail, NUMBER:HASH, that must still be in it."),
     ] = None,
+    records: Annotated[
+        bool, typer.Option("--records", help="Print each record before, a line of JSON.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify every record, and print the end: keep it elsewhere, for --head."""
@@ -180,7 +183,9 @@ def verify(
     kept = None if head is None else _end(head)
     storage = Home(directory).storage()
     try:
-        end = verify_trail(storage, bytes.fromhex(key), kept)
+        with progress(f"verifying {directory}"):
+            told = (lambda body: typer.echo(body.decode())) if records else None
+            end = verify_trail(storage, bytes.fromhex(key), kept, told)
     finally:
         storage.close()
     if as_json:
