@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secgear.cli import crypto_domain, crypto_roles, inputs
+from secgear.cli import (
+    crypto_attest,
+    crypto_domain,
+    crypto_http,
+    crypto_keys,
+    crypto_roles,
+    crypto_rotate,
+    inputs,
+)
 from secgear.cli.crypto_backup import backup
+from secgear.cli.crypto_library import library
 from secgear.cli.crypto_requests import request
+from secgear.cli.crypto_sdf import app as sdf
 from secgear.cli.crypto_users import token_policy, user
 from secgear.cli.output import AsJson, CommandError, UsageError, emit, progress
 
@@ -20,7 +30,13 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.add_typer(sdf)
+app.command("library")(library)
+app.command("http")(crypto_http.http)
+app.command("rotate")(crypto_rotate.rotate)
 app.add_typer(crypto_domain.app)
+app.add_typer(crypto_keys.app)
+app.add_typer(crypto_attest.app)
 crypto_roles.add_to(app, audit)
 for group in (request, user, backup):
     app.add_typer(group)

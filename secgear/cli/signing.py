@@ -61,6 +61,13 @@ def sign(
         Path | None, typer.Option(help="Sign with this private key.", readable=False)
     ] = None,
     passphrase_file: PassphraseFile = None,
+    pkcs11: Annotated[
+        str | None,
+        typer.Option(
+            help="Sign with a key in a PKCS#11 module: a URI (RFC 7512) with module-path, a "
+            "library or the socket of a module of ours.",
+        ),
+    ] = None,
     digest: Annotated[
         bool, typer.Option("--digest", help="Write what an external signer has to sign.")
     ] = False,
@@ -77,7 +84,7 @@ def sign(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sign an image with --key, or in two steps: --digest, an external signer, --attach.
+    """Sign an image with --key or --pkcs11, or in two steps: --digest, a signer, --attach.
 
     Ed25519: openssl pkeyutl -sign -rawin -inkey KEY -in FILE.tbs -out FILE.sig
     ECDSA P-384: openssl dgst -sha384 -sign KEY -out FILE.sig FILE.tbs
@@ -85,8 +92,8 @@ def sign(
     from secgear.base import signing
     from secgear.base.image import Image
 
-    if [key is not None, digest, attach is not None].count(True) != 1:
-        raise UsageError("sign takes one of --key, --digest, --attach")
+    if [key is not None, pkcs11 is not None, digest, attach is not None].count(True) != 1:
+        raise UsageError("sign takes one of --key, --pkcs11, --digest, --attach")
     if (attach is None) != (public_key is None):
         raise UsageError("--attach and --public-key go together")
     loaded = Image.load(image)
@@ -101,6 +108,10 @@ def sign(
         return
     if key is not None:
         signed = signing.sign(loaded, load_key(key, passphrase_file))
+    elif pkcs11 is not None:
+        from secgear.cli.pkcs11_keys import parse_uri, sign_with
+
+        signed = signing.attach(loaded, *sign_with(parse_uri(pkcs11), signing.to_be_signed(loaded)))
     elif attach is not None and public_key is not None:
         signed = signing.attach(
             loaded, read(attach, _MAX_SMALL_FILE), signing.load_public_key(public_key)

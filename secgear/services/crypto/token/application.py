@@ -344,4 +344,5 @@ class Application:
             session.slot.destroy(item.id, event)
         else:
             with self._lock:
-                self._objects.pop(handle, None)
+                if self._objects.pop(handle, None) is None:
+                    raise CryptokiError(Rv.OBJECT_HANDLE_INVALID)

@@ -6,6 +6,8 @@ import threading
 from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.token import selftest
+from secgear.services.crypto.token.attesting import Attestor
 from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.uses import Uses
@@ -18,10 +20,15 @@ MODEL: Final = "enclave"
 
 @final
 class Module:
-    """All slots over one vault. Made once, when everything was read and found whole."""
+    """All slots over one vault. Made once, when everything was read and found whole.
+
+    Raises CryptoModuleError, also where an algorithm fails its self-test.
+    """
 
     def __init__(self, vault: Vault) -> None:
+        selftest.run()
         self.vault = vault
+        self.attestor = Attestor(vault.guest)
         vault.open()
         self.uses = Uses(vault)
         # Whether there was anything that ends when the module is zeroised.

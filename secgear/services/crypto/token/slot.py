@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import msgspec
 
@@ -25,6 +25,15 @@ from secgear.services.crypto.token.vault import MAX_OBJECTS, Vault
 LABEL_SIZE: Final = 32
 _TRYING: Final = 1.0  # seconds that a try of a PIN takes another enclave at most, once counted
 _LOW: Final = 3  # tries that are left when a PIN's count is called low
+
+
+class Alteration(NamedTuple):
+    """Changes of a token that belong together. new: objects without a number yet. gone: ids."""
+
+    event: Event
+    new: Sequence[Object] = ()
+    changed: Sequence[Object] = ()
+    gone: Sequence[int] = ()
 
 
 @final
@@ -292,6 +301,28 @@ class Slot:
             draft.record(event)
 
         self._vault.transact(destroy)
+
+    def alter(self, decide: Callable[[], Alteration], generation: int) -> list[Object]:
+        """Make several changes durable, all of them or none. Returns the new objects.
+
+        decide: what to change, asked when nobody else changes anything; again, upon a later state,
+        where an enclave beside this one was quicker. generation: as for `keep`.
+        """
+
+        def change(draft: Draft) -> list[Object]:
+            self._check_generation(draft, generation)
+            wanted = decide()
+            new = [draft.add(self.number, item) for item in wanted.new]
+            if draft.count(self.number) > MAX_OBJECTS:
+                raise CryptokiError(Rv.DEVICE_MEMORY)
+            for item in wanted.changed:
+                draft.put(self.number, item)
+            for id in wanted.gone:
+                draft.delete(self.number, id)
+            draft.record(wanted.event)
+            return new
+
+        return self._vault.transact(change)
 
     def record(self, event: Event) -> None:
         """Write something down that changes nothing."""

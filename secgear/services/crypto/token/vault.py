@@ -130,6 +130,10 @@ class Vault:
         """The state that this enclave knows, however old."""
         return self._state.head
 
+    def now(self) -> datetime.datetime:
+        """The time, by the host's clock."""
+        return self._now()
+
     @property
     def member(self) -> bytes:
         """This platform's id as a member."""
