@@ -94,7 +94,7 @@ def begin(app: Application, request: bytes, approvals: bytes) -> bytes:
             raise CryptoRefused("the request is for no backup")
         tables = enumerate(app.module.vault.tables)
         objects = [(slot, item) for slot, table in tables for item in table.all()]
-        made = Backup(draft.head, objects, done.operation, app.module.vault.clock())
+        made = Backup(draft.head, objects, done.operation, int(app.module.vault.now().timestamp()))
         detail: dict[str, str | int | bool] = {"backup": made.digest, "objects": len(objects)}
         draft.record(Event("backup made", app.actor, None, detail))
         return made

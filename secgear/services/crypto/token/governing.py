@@ -68,7 +68,7 @@ def authorised(
 
     Raises CryptoRefused.
     """
-    done = authority.authorise(draft.head.roles, badge, request, approvals, now=vault.clock())
+    done = authority.authorise(draft.head.roles, badge, request, approvals, now=vault.now())
     draft.alter(roles=done.roles)
     detail = {"approved by": ", ".join(done.approvers), "executed by": badge.name}
     draft.record(Event(f"executed: {done.operation.kind}", actor, None, detail))

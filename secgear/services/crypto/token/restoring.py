@@ -52,7 +52,7 @@ class Restoration:
         self._digest = digest_of(manifest)
         done = self._fitting(app, authority.authorise(
             app.module.vault.head.roles, app.badge, request, approvals,
-            now=app.module.vault.clock(),
+            now=app.module.vault.now(),
         ))  # fmt: skip
         self._module = done.roles.module
         self._pair = envelopes.EnclaveKeyPair.create(
@@ -130,7 +130,7 @@ class Restoration:
         def shut(draft: Draft) -> None:
             roles = draft.head.roles
             self._fitting(app, authority.authorise(
-                roles, app.badge, self._request, self._approvals, now=vault.clock()
+                roles, app.badge, self._request, self._approvals, now=vault.now()
             ))  # fmt: skip
             for slot in range(len(draft.head.tokens)):
                 draft.clear(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +63,7 @@ OPERATIONS = {
         Zeroise(),
     )
 }
+HOUR = datetime.timedelta(hours=1)
 NAMES = {Role.ADMINISTRATOR: "alice", Role.AUDITOR: "dave", Role.OPERATOR: "erin"}
 
 
@@ -181,7 +183,7 @@ def test_approvals_that_do_not_count(what: str, said: str) -> None:
             request = altered(request, nonce="00" * 16)
             given = approvals(request, "alice", "bob")
         case "expired":
-            now += 3600
+            now += HOUR
         case "no approvals":
             given = b'{"secgear-crypto-approval": 1}'
         case "not the one encoding":
@@ -197,7 +199,7 @@ def test_approvals_that_do_not_count(what: str, said: str) -> None:
 
 def test_a_longer_life_is_another_request() -> None:
     request, current = opened(roles(), Zeroise())
-    longer = altered(request, expires=NOW + 7200)
+    longer = altered(request, expires=int((NOW + 2 * HOUR).timestamp()))
     who = badge(current, Role.ADMINISTRATOR, "alice")
     given = approvals(longer, "alice", "bob")
     assert "not open here" in refusal(authorise, current, who, longer, given, now=NOW)
@@ -268,7 +270,9 @@ def test_open_requests_are_limited_and_expire() -> None:
         _, current = opened(current, Zeroise(), seconds=10)
     assert "requests are open" in refusal(opened, current, Zeroise())
     alice = badge(current, Role.ADMINISTRATOR, "alice")
-    _, later = open_request(current, alice, Zeroise(), seconds=10, now=NOW + 10)
+    _, later = open_request(
+        current, alice, Zeroise(), seconds=10, now=NOW + datetime.timedelta(seconds=10)
+    )
     assert len(later.requests) == 1
     for seconds in (0, -1, 7 * 86400 + 1):
         said = refusal(open_request, later, alice, Zeroise(), seconds=seconds, now=NOW)

@@ -31,6 +31,7 @@ from secgear.services.crypto.roles.operations import (
     Zeroise,
 )
 from secgear.services.crypto.token import membership
+from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.guard import ALWAYS
 from secgear.services.crypto.token.roles import Phase
@@ -284,12 +285,11 @@ def test_every_call_but_these_is_shut_with_the_module(governed: MemoryStore, pha
     roles = msgspec.structs.replace(module.vault.head.roles, phase=phase)
     module.vault.transact(lambda draft: draft.alter(roles=roles))
     module = opened(governed)
-    arguments = {"u": 0, "y": 0, "ay": b"", "aA": {}, "fy": 0, "fu": 0, "fA": [], "M": None}
-    arguments["z"] = b""
+    app = Application(module, "test", initialised=True)
     for call in BY_NAME.values():
         if call.id in table() and call.name not in ALWAYS:
-            given = [arguments[form] for form in split(call.request)]
-            assert refusal(connect(module).call, call.name, *given) is Rv.TOKEN_NOT_PRESENT
+            given = [0] * len(split(call.request))
+            assert refusal(table()[call.id], app, *given) is Rv.TOKEN_NOT_PRESENT, call.name
     connect(module).call("C_GetInfo")
 
 
