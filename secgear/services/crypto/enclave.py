@@ -317,11 +317,18 @@ def apply(policy: str, roots: list[tuple[str, str, str, str]]) -> tuple[bytes, b
 
 
 @app.ecall(raises=[Refused])
-def admit(application: bytes, collateral: bytes) -> bytes:
+def admit(
+    application: bytes, collateral: bytes, request: bytes = b"", approvals: bytes = b""
+) -> bytes:
     """See `membership.admit`. collateral: JSON, b"" for none."""
     with _refusing():
         return membership.admit(
-            _opened().vault, application, _collateral(collateral), context.guest(), _now()
+            _opened().vault,
+            application,
+            _collateral(collateral),
+            context.guest(),
+            _now(),
+            (request, approvals),
         )
 
 
