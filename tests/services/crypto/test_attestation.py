@@ -427,6 +427,7 @@ def test_whatever_the_bytes_are_the_answer_is_an_error_of_ours(data: bytes) -> N
             read(data)
 
 
+ATTESTOR = Attestor(VendorGuest())
 STATEMENT = KeyStatement(
     version=1, module=bytes(32), token="demo", serial="1", class_=3, type=0,
     flags=("local", "sign"), generated_by=0, at=1,
@@ -440,6 +441,19 @@ def test_a_statement_with_a_changed_byte_is_another_one_or_none(data: st.DataObj
     content[at] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(EvidenceMalformed):
         assert KeyStatement.from_cbor(bytes(content)) != STATEMENT
+
+
+@given(st.binary(max_size=100))
+def test_whatever_a_label_is_it_fits_into_a_certificate(label: bytes) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    statement = msgspec.structs.replace(STATEMENT, label=label)
+    assert said(ATTESTOR.certify(spki, statement)) == statement
+
+
+def test_a_secret_keys_label_that_looks_like_a_certificate_is_a_label(user: User) -> None:
+    label = b"-----BEGIN CERTIFICATE-----"
+    assert said(attest(user, user.aes(LABEL=label))).label == label
 
 
 @pytest.mark.parametrize(

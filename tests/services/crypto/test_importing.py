@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from secgear.services.crypto.attestation import KeyAttestation
 from secgear.services.crypto.parcel import MAX_ENVELOPE, Destination, Parcel
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token import importing
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect
@@ -273,6 +275,24 @@ def test_an_envelope_ends_with_the_token_it_is_for(store: MemoryStore, module: M
     officer.call("C_Logout")
     officer.call("C_Login", 1, PIN)
     assert refusal(officer.call, "S_ImportKey", envelope) is Rv.KEY_HANDLE_INVALID
+
+
+def test_of_many_who_import_an_envelope_at_once_one_does(module: Module, user: User) -> None:
+    envelope = sealed(user, private(LABEL=b"raced"))
+    others = [User(connect(module)) for _ in range(6)]
+    start = threading.Barrier(6)
+
+    def work(other: User) -> Any:
+        start.wait(30)
+        try:
+            return other.call("S_ImportKey", envelope)
+        except CryptokiError as error:
+            return error.rv
+
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(work, others))
+    assert results.count(Rv.FUNCTION_REJECTED) == 5
+    assert len(user.find(LABEL=b"raced")) == 1
 
 
 def test_what_the_host_does_not_keep_was_not_taken(store: MemoryStore, user: User) -> None:

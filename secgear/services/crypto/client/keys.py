@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.client import algorithms
 from secgear.services.crypto.client.caller import ROOM
-from secgear.services.crypto.client.talk import Talk, TokenRefused, template
+from secgear.services.crypto.client.talk import Talk, TokenRefused, as_octets, template
 from secgear.services.crypto.pkcs11.constants import Attr, Kdf, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import ChachaParams, EcdhParams, Mechanism
 from secgear.services.crypto.pkcs11.rv import Rv
@@ -123,8 +123,7 @@ class _Signing(Key):
 
         nonce: of a verifier who wants new evidence, 8 to 64 bytes.
         """
-        data: bytes = self._talk.call("S_AttestKey", self.handle, nonce, ROOM)
-        return data
+        return self._talk.octets("S_AttestKey", self.handle, nonce, ROOM)
 
 
 class _Verifying(Key):
@@ -190,8 +189,7 @@ class SecretKey(_Signing, _Verifying):
     def wrap(self, key: SecretKey | PrivateKey) -> bytes:
         """Another key's bytes under this one (RFC 5649), where its attributes let it leave."""
         mechanism = Mechanism(Mech.AES_KEY_WRAP_KWP)
-        data: bytes = self._talk.call("C_WrapKey", mechanism, self.handle, key.handle, ROOM)
-        return data
+        return self._talk.octets("C_WrapKey", mechanism, self.handle, key.handle, ROOM)
 
     def unwrap(
         self,
@@ -241,7 +239,7 @@ class PublicKey(_Paired, _Verifying):
         ciphertext, handle = self._talk.call(
             "C_EncapsulateKey", Mechanism(Mech.ML_KEM), self.handle, _secret(kind, more), ROOM
         )
-        return SecretKey(self._talk, handle), ciphertext
+        return SecretKey(self._talk, handle), as_octets(ciphertext)
 
 
 class PrivateKey(_Paired, _Signing):

@@ -18,7 +18,7 @@ from secgear.services.crypto.client.caller import (
     SocketExchange,
 )
 from secgear.services.crypto.client.session import Session
-from secgear.services.crypto.client.talk import TokenRefused, asked
+from secgear.services.crypto.client.talk import TokenRefused, as_octets, asked
 from secgear.services.crypto.pkcs11.constants import SessionFlag, TokenFlag, UserType
 from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.rpc.messages import HANDSHAKE
@@ -97,8 +97,7 @@ class Module:
 
     def attest(self, nonce: bytes = b"") -> bytes:
         """Proof of which module this is, for `secgear.services.crypto.attestation.verify`."""
-        data: bytes = asked(self._caller, "S_AttestModule", nonce, ROOM)
-        return data
+        return as_octets(asked(self._caller, "S_AttestModule", nonce, ROOM))
 
 
 @final

@@ -152,8 +152,7 @@ class Session:
 
         nonce: 32 bytes of a data owner who wants new evidence.
         """
-        data: bytes = self._talk.call("S_GetImportKey", nonce, ROOM)
-        return data
+        return self._talk.octets("S_GetImportKey", nonce, ROOM)
 
     def import_key(self, envelope: bytes) -> SecretKey | PrivateKey:
         """The key that a data owner has sealed to this token. Each envelope is taken once."""
@@ -189,8 +188,7 @@ class Session:
 
     def random(self, size: int) -> bytes:
         """Random bytes of the module's, up to 1 MiB."""
-        data: bytes = self._talk.call("C_GenerateRandom", size)
-        return data
+        return self._talk.octets("C_GenerateRandom", size)
 
     def _one(self, kind: type[_Found], number: int, label: str | None, id: bytes | None) -> _Found:
         handles = self._talk.search({**template(label, id), int(Attr.CLASS): int(number)})

@@ -57,6 +57,13 @@ def asked(caller: Caller, name: str, *arguments: Any) -> Any:
     return results[0] if len(results) == 1 else results
 
 
+def as_octets(result: Any) -> bytes:
+    """Bytes of an answer, not their number. Raises CryptoModuleError."""
+    if not isinstance(result, bytes):
+        raise CryptoModuleError("the module's answer is larger than any has to be")
+    return result
+
+
 @final
 class Talk:
     """Calls in one session. Safe for threads: an operation of several calls is not interrupted."""
@@ -74,23 +81,27 @@ class Talk:
         with self._lock:
             return asked(self._caller, name, self._handle, *arguments)
 
+    def octets(self, name: str, *arguments: Any) -> bytes:
+        """A call in this session whose result is bytes."""
+        return as_octets(self.call(name, *arguments))
+
     def cipher(self, what: str, mechanism: Mechanism, key: int, data: bytes) -> bytes:
         """C_EncryptInit and C_Encrypt, or C_DecryptInit and C_Decrypt. Raises ValueError, too."""
         if len(data) > MAX_DATA:
             raise ValueError(f"{len(data)} bytes at once; a key in the module takes {MAX_DATA}")
         with self._lock:
             self.call(f"C_{what}Init", mechanism, key)
-            return self._octets(self.call(f"C_{what}", data, ROOM))
+            return self.octets(f"C_{what}", data, ROOM)
 
     def sign(self, mechanism: Mechanism, key: int, data: bytes) -> bytes:
         """C_SignInit and what follows, for data of any length."""
         with self._lock:
             self.call("C_SignInit", mechanism, key)
             if len(data) <= _PIECE:
-                return self._octets(self.call("C_Sign", data, ROOM))
+                return self.octets("C_Sign", data, ROOM)
             for at in range(0, len(data), _PIECE):
                 self.call("C_SignUpdate", data[at : at + _PIECE])
-            return self._octets(self.call("C_SignFinal", ROOM))
+            return self.octets("C_SignFinal", ROOM)
 
     def check(self, mechanism: Mechanism, key: int, data: bytes, signature: bytes) -> None:
         """C_VerifyInit and what follows."""
@@ -120,12 +131,6 @@ class Talk:
         rooms = [Room(attr, MAX_BYTES) for attr in attrs]
         filled, _ = self.call("C_GetAttributeValue", handle, rooms)
         return {Attr(attr): value for attr, _, value in filled if value is not None}
-
-    @staticmethod
-    def _octets(result: Any) -> bytes:
-        if not isinstance(result, bytes):
-            raise CryptoModuleError("the module's answer is larger than any has to be")
-        return result
 
 
 def template(label: str | None = None, id: bytes | None = None, **more: Value) -> dict[int, Value]:

@@ -41,9 +41,11 @@ from secgear.services.crypto.client import (
 )
 from secgear.services.crypto.client import algorithms as named_algorithms
 from secgear.services.crypto.client.sealing import private_parcel, secret_parcel
+from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.rpc.buffer import OWN
+from secgear.services.crypto.rpc.messages import Size, build_answer
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore
@@ -131,6 +133,17 @@ def test_what_connects_to_nothing_says_so(tmp_path: Path) -> None:
         connect("tcp://127.0.0.1:1")
     with pytest.raises(ValueError, match="needs a policy"):
         connect(tmp_path / "nobody.sock", anchors=VENDOR.anchors)
+
+
+def test_a_host_that_answers_with_nonsense_gets_an_error_of_ours() -> None:
+    """Between client and enclave by the socket is the host, which may say anything."""
+    ok = build_answer(BY_NAME["C_Initialize"], (), OWN)
+    answers = iter([ok, build_answer(BY_NAME["S_AttestModule"], (Size(7),), OWN), b"\0\0"])
+    module = Module(lambda _: next(answers))
+    with pytest.raises(CryptoModuleError, match="larger than any"):
+        module.attest()
+    with pytest.raises(TokenRefused, match="CKR_DEVICE_ERROR"):
+        module.attest()
 
 
 # --- secret keys ---------------------------------------------------------------------------------
