@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,6 +195,9 @@ def crypto(
         str | None,
         typer.Option(help="Address for attested channels from afar, for example tcp://[::]:8442."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, max=64, help="Enclaves; 0 is one for each core, 8 at most.")
+    ] = 0,
 ) -> None:
     """Run a cryptographic module: keys in the enclave, PKCS#11 for unmodified applications."""
     service_logs()
@@ -207,7 +211,14 @@ def crypto(
         if places.attested is not None:
             note(f"attested channels at {places.attested}")
 
-    serve(directory, ready, socket=socket, mode=int(socket_mode, 8), attested=attested)
+    serve(
+        directory,
+        ready,
+        socket=socket,
+        mode=int(socket_mode, 8),
+        attested=attested,
+        workers=workers or min(len(os.sched_getaffinity(0)), 8),
+    )
 
 
 def _common(

@@ -44,9 +44,7 @@ def keygen(
     """Make a signing key that only you can read. An existing file is never overwritten."""
     from secgear.base import signing
 
-    if passphrase and passphrase_file is not None:
-        raise UsageError("keygen takes one of --passphrase and --passphrase-file")
-    secret = _ask(confirm=True) if passphrase else _passphrase(passphrase_file)
+    secret = new_passphrase(passphrase, passphrase_file)
     algorithm = _SHORT.get(algorithm, algorithm)
     key = signing.generate_key(algorithm)
     signing.save_private_key(key, output, secret)
@@ -109,7 +107,7 @@ def sign(
             typer.echo(f"to be signed  {path}")
         return
     if key is not None:
-        signed = signing.sign(loaded, _load_key(key, passphrase_file))
+        signed = signing.sign(loaded, load_key(key, passphrase_file))
     elif pkcs11 is not None:
         from secgear.cli.pkcs11_keys import parse_uri, sign_with
 
@@ -123,10 +121,11 @@ def sign(
     report(signed, path, as_json=as_json)
 
 
-def _load_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
+def load_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
+    """A private key from its file, and its passphrase from another or the terminal."""
     from secgear.base import signing
 
-    secret = _passphrase(passphrase_file)
+    secret = passphrase_of(passphrase_file)
     try:
         return signing.load_private_key(path, secret)
     except KeyFileError as error:
@@ -141,7 +140,15 @@ def _ask(*, confirm: bool = False) -> bytes:
     return secret.encode()
 
 
-def _passphrase(path: Path | None) -> bytes | None:
+def new_passphrase(asked: bool, path: Path | None) -> bytes | None:
+    """The passphrase of a new key file: from the terminal if `asked`, or of a file, or none."""
+    if asked and path is not None:
+        raise UsageError("give one of --passphrase and --passphrase-file")
+    return _ask(confirm=True) if asked else passphrase_of(path)
+
+
+def passphrase_of(path: Path | None) -> bytes | None:
+    """A file's first line; None without a file. Raises UsageError."""
     if path is None:
         return None
     secret = read(path, _MAX_SMALL_FILE).split(b"\n", 1)[0].rstrip(b"\r")

@@ -62,7 +62,7 @@ def attested_module(
     return Module(
         Vault(
             store,
-            store,
+            lambda _: store,
             guest=VendorGuest(**claims),
             policy=SealingPolicy.MEASUREMENT,
             now=clock,

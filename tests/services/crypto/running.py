@@ -50,12 +50,17 @@ class Server:
     @property
     def enclave(self) -> int:
         """Process id of the enclave: the server's only child."""
+        (found,) = self.enclaves
+        return found
+
+    @property
+    def enclaves(self) -> set[int]:
+        """Process ids of all enclaves: the server's children."""
         children = Path(f"/proc/{self.process.pid}/task")
         found: set[int] = set()
         for task in children.iterdir():
             found |= {int(word) for word in (task / "children").read_text().split()}
-        assert len(found) == 1, found
-        return found.pop()
+        return found
 
     def kill(self, sig: int = signal.SIGKILL) -> None:
         self.process.send_signal(sig)
@@ -72,6 +77,8 @@ class Server:
 @contextlib.contextmanager
 def serving(directory: Path, *arguments: str, ready: int = 1) -> Iterator[Server]:
     """Run the server until the block ends. ready: lines that it says when it is."""
+    if "--workers" not in arguments:
+        arguments = (*arguments, "--workers", "1")
     process = subprocess.Popen(
         [*SECGEAR, "serve", "crypto", "--directory", str(directory), *arguments],
         stderr=subprocess.PIPE,

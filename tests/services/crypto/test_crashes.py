@@ -162,7 +162,7 @@ def test_a_changed_store_is_refused(directory: Path, table: str) -> None:
         assert "record 1 is missing or was changed" in secgear(*verify, fails=True)
     else:
         said = secgear("serve", "crypto", "--directory", str(directory), fails=True)
-        assert "was changed" in said or "sealing.other" in said
+        assert "were changed" in said or "was changed" in said or "sealing.other" in said
 
 
 def test_a_removed_object_is_noticed(directory: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_removed_object_is_noticed(directory: Path) -> None:
         database.execute("DELETE FROM crypto_objects WHERE id = 1")
     database.close()
     said = secgear("serve", "crypto", "--directory", str(directory), fails=True)
-    assert "some were removed" in said
+    assert "removed" in said
 
 
 def test_a_trail_that_was_cut_off_is_noticed_by_who_kept_its_end(directory: Path) -> None:

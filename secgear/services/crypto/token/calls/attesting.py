@@ -20,7 +20,7 @@ _SLACK = 1024
 
 
 @serves("S_AttestKey")
-def s_attest_key(
+def attest_key(
     app: Application, handle: int, key: int, nonce: bytes | None, room: int
 ) -> tuple[bytes | Size]:
     """Proof of where a key is and what may become of it.
@@ -48,7 +48,7 @@ def s_attest_key(
 
 
 @serves("S_AttestModule")
-def s_attest_module(app: Application, nonce: bytes | None, room: int) -> tuple[bytes | Size]:
+def attest_module(app: Application, nonce: bytes | None, room: int) -> tuple[bytes | Size]:
     """Proof of which module this is: its audit key, its tokens, the end of its audit trail."""
     module = app.module
     head = module.vault.head

@@ -15,10 +15,11 @@ from secgear.services.crypto.token.calls.objects import event
 from secgear.services.crypto.token.calls.registry import serves
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.session import Session
+from secgear.services.crypto.token.slot import Alteration
 
 
 @serves("S_GetImportKey")
-def s_get_import_key(
+def get_import_key(
     app: Application, handle: int, nonce: bytes | None, room: int
 ) -> tuple[bytes | Size]:
     """The public key to which data owners seal keys for this token, with evidence about it.
@@ -31,18 +32,21 @@ def s_get_import_key(
         raise CryptokiError(Rv.ARGUMENTS_BAD)
     guest, at = app.module.vault.guest, app.module.vault.now()
     try:
-        with app.module.vault.lock:
-            found = list(importing.import_keys(session.slot.table))
-            pair = next((pair for item, pair in found if importing.usable(item, pair, at)), None)
-            if pair is None:
-                _check_user(app, session)
-                new = importing.new_key(_destination(app, session), guest, at=at)
-                pair = importing.pair_of(new)
-                session.slot.keep([new], event(app, session, "import key made", new))
-                for item, old in found:
-                    if old.key.expires <= at:
-                        told = event(app, session, "import key expired", item)
-                        session.slot.destroy(item.id, told)
+        found = list(importing.import_keys(session.slot.table))
+        pair = next((pair for item, pair in found if importing.usable(item, pair, at)), None)
+        if pair is None:
+            _check_user(app, session)
+            new = importing.new_key(_destination(app, session), guest, at=at)
+            pair = importing.pair_of(new)
+            expired = [item.id for item, old in found if old.key.expires <= at]
+            record = event(app, session, "import key made", new)
+            table = session.slot.table
+
+            def decide() -> Alteration:
+                gone = [id for id in expired if table.get(id) is not None]
+                return Alteration(record, new=[new], gone=gone)
+
+            session.slot.alter(decide, session.generation)
         document = pair.attest(nonce or NO_CONTEXT, guest=guest).to_cbor()
     except (GuestError, EnvelopeError) as error:
         raise CryptokiError(Rv.DEVICE_ERROR) from error
@@ -50,7 +54,7 @@ def s_get_import_key(
 
 
 @serves("S_ImportKey")
-def s_import_key(app: Application, handle: int, envelope: bytes | None) -> tuple[int, int]:
+def import_key(app: Application, handle: int, envelope: bytes | None) -> tuple[int, int]:
     """The key in an envelope: handles of the private or secret key, and of its public key or 0."""
     session = app.session(handle)
     _check_user(app, session)
@@ -68,11 +72,14 @@ def s_import_key(app: Application, handle: int, envelope: bytes | None) -> tuple
     record = Event(
         told.action, told.actor, told.slot, {**told.detail, "envelope": envelope_id.hex()}
     )
-    with app.module.vault.lock:
+
+    def decide() -> Alteration:
         newest = slot.table.get(item.id)
         if newest is None or Attr.ENVELOPES_TAKEN not in newest.attributes:
             raise CryptokiError(Rv.KEY_HANDLE_INVALID)
-        kept = slot.keep(made, record, replaced=[importing.taking(newest, envelope_id)])
+        return Alteration(record, new=made, changed=[importing.taking(newest, envelope_id)])
+
+    kept = slot.alter(decide, session.generation)
     handles = [one.id << 1 for one in kept]
     return handles[0], handles[1] if len(handles) > 1 else 0
 
