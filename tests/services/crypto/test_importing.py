@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -26,6 +27,7 @@ from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, Object
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token import importing
+from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect
 from tests.services.crypto.attested import (
@@ -183,12 +185,14 @@ def test_an_import_key_names_module_and_token_and_takes_nonces(module: Module, u
     key = EnclaveKey.from_cbor(document(user, NONCE))
     assert key.context == NONCE
     (purpose,) = key.purposes
-    serial = module.slots[0].state.serial
-    assert Destination.of_purpose(purpose) == Destination(module.vault.audit_key, serial)
+    state = module.slots[0].state
+    assert Destination.of_purpose(purpose) == Destination(
+        module.vault.audit_key, state.serial, state.generation
+    )
     assert EnclaveKey.from_cbor(document(user)).id == key.id, "it is the same key"
     assert verify_key(key, STRICT, at=now(), context=NONCE, anchors=VENDOR.anchors)
     assert refusal(user.call, "S_GetImportKey", b"short", ROOM) is Rv.ARGUMENTS_BAD
-    for purpose in ("", "secgear crypto import 00 1", "something else"):
+    for purpose in ("", "secgear crypto import 00 1 1", "something else"):
         with pytest.raises(EnvelopeMalformed):
             Destination.of_purpose(purpose)
 
@@ -275,6 +279,25 @@ def test_an_envelope_ends_with_the_token_it_is_for(store: MemoryStore, module: M
     officer.call("C_Logout")
     officer.call("C_Login", 1, PIN)
     assert refusal(officer.call, "S_ImportKey", envelope) is Rv.KEY_HANDLE_INVALID
+
+
+def test_an_import_key_out_of_a_backup_opens_nothing(store: MemoryStore, module: Module) -> None:
+    """Its ledger may not know what was taken since; a restored token is of a new generation."""
+    user = User(connect(module))
+    envelope = sealed(user, private(LABEL=b"taken since"))
+    old = EnclaveKey.from_cbor(document(user)).id
+
+    def restore(draft: Draft) -> None:
+        state = draft.token(0)
+        later = msgspec.structs.replace(state, generation=state.generation + 1)
+        draft.set_token(0, later)
+
+    module.vault.transact(restore)
+    again = User(connect(module))
+    assert refusal(again.call, "S_ImportKey", envelope) is Rv.WRAPPED_KEY_INVALID
+    assert EnclaveKey.from_cbor(document(again)).id != old
+    assert len(again.find(LABEL=b"secgear import key")) == 1, "the old one is of no use"
+    assert again.call("S_ImportKey", sealed(again, private()))
 
 
 def test_of_many_who_import_an_envelope_at_once_one_does(module: Module, user: User) -> None:
@@ -379,7 +402,7 @@ def test_large_rsa_keys_fit(user: User) -> None:
 def test_nothing_of_this_is_a_word_about_a_host_that_seals_for_itself(user: User) -> None:
     """Who owns the data decides by a policy; a document of another enclave is not trusted."""
     other = VendorGuest(measurement=b"o" * 48)
-    key = importing.new_key(Destination(bytes(32), "1"), other, at=now())
+    key = importing.new_key(Destination(bytes(32), "1", 1), other, at=now())
     text = importing.pair_of(key).key.to_cbor()
     with pytest.raises(Untrusted):
         sealed(user, private(), text)
