@@ -38,6 +38,9 @@ Policy = Annotated[
     typer.Option(help="The policy (TOML) under which the module is trusted.", readable=False),
 ]
 TokenLabel = Annotated[str, typer.Option("--token", help="The token's label.")]
+UserName = Annotated[
+    str | None, typer.Option(help="The user's name; the user without one by default.")
+]
 PinFile = Annotated[
     Path | None,
     typer.Option(help="File whose first line is the user's PIN.", readable=False),
@@ -112,13 +115,14 @@ def _session_at(
     socket: Socket = None,
     address: Address = None,
     policy: Policy = None,
+    user: UserName = None,
     pin_file: PinFile = None,
     root: Roots = None,
     reference_values: ReferenceFiles = None,
 ) -> Iterator[Session]:
     with (
         module_at(socket, address, policy, root, reference_values) as module,
-        module.token(token).session(lambda: pin_of(pin_file)) as session,
+        module.token(token).session(lambda: pin_of(pin_file), user=user) as session,
     ):
         yield session
 

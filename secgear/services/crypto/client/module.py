@@ -131,11 +131,17 @@ class Token:
         return Token(self._caller, self.slot)
 
     def session(
-        self, pin: Pin | None = None, *, write: bool = True, officer: bool = False
+        self,
+        pin: Pin | None = None,
+        *,
+        user: str | None = None,
+        write: bool = True,
+        officer: bool = False,
     ) -> Session:
         """A session, with a login where there is a PIN. A context manager.
 
-        pin: the user's, or the security officer's. Whoever is logged in through this connection is
+        pin: the user's, or the security officer's. user: the user's name, where they have one.
+        Whoever is logged in through this connection is
         it in all sessions on the token. Raises TokenRefused.
         """
         flags = SessionFlag.SERIAL_SESSION | (SessionFlag.RW_SESSION if write else 0)
@@ -143,8 +149,11 @@ class Token:
         if pin is None:
             return session
         try:
-            user = UserType.SO if officer else UserType.USER
-            session.call("C_Login", user, pin() if callable(pin) else pin)
+            secret = pin() if callable(pin) else pin
+            if user is not None:
+                session.call("C_LoginUser", UserType.USER, secret, user.encode())
+            else:
+                session.call("C_Login", UserType.SO if officer else UserType.USER, secret)
         except TokenRefused as refused:
             if refused.rv is not Rv.USER_ALREADY_LOGGED_IN:
                 session.close()

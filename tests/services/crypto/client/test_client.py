@@ -48,6 +48,7 @@ from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.rpc.messages import Size, build_answer
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
+from secgear.services.crypto.token.state import Right
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore
 from tests.services.crypto.attested import (
     LAX,
@@ -216,6 +217,36 @@ def test_keys_leave_wrapped_where_they_may(session: Session) -> None:
     )
     made = outside.unwrap(keywrap.aes_key_wrap_with_padding(known, b"v" * 16), "SM4")
     assert made.kind == "SM4"
+
+
+def test_many_messages_go_together(session: Session) -> None:
+    key = session.generate_key("AES", label="many")
+    messages = [b"message %d" % number for number in range(600)] + [bytes(900_000)] * 3
+    made = key.encrypt_many(messages, b"for you")
+    assert len({one.nonce for one in made}) == len(messages)
+    assert key.decrypt_many(made, b"for you") == messages
+    assert key.decrypt(made[7], b"for you") == b"message 7"
+    changed = [*made[:300], Encrypted(made[300].nonce, bytes(40)), *made[301:]]
+    with pytest.raises(TokenRefused, match="CKR_ENCRYPTED_DATA_INVALID"):
+        key.decrypt_many(changed, b"for you")
+    with pytest.raises(ValueError, match="in a batch"):
+        key.encrypt_many([bytes(2 << 20)])
+    assert key.encrypt_many([]) == key.decrypt_many([]) == []
+    pair = session.generate_pair("EC", label="many")
+    signatures = pair.sign_many(messages[:300])
+    for signature, message in zip(signatures, messages[:300], strict=True):
+        pair.public_key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+
+
+def test_users_with_names_log_in(module: Module, session: Session) -> None:
+    token = module.token("first")
+    session.call("C_Logout")
+    with token.session(SO_PIN, officer=True) as officer:
+        officer.call("S_SetUser", b"payments", int(Right.USE), b"payments-pin")
+        officer.call("C_Logout")
+    assert refused(token.session, b"payments-pin", user="nobody") is Rv.USER_PIN_NOT_INITIALIZED
+    with token.session(b"payments-pin", user="payments") as named:
+        assert refused(named.generate_key, "AES", label="x") is Rv.ACTION_PROHIBITED
 
 
 # --- key pairs -----------------------------------------------------------------------------------
