@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Self, TypeVar, final
 
-from secgear.errors import CryptoModuleError
+from secgear.errors import CryptoModuleError, SecGearError
 from secgear.services.crypto.client import algorithms
 from secgear.services.crypto.client.caller import ROOM, Caller
 from secgear.services.crypto.client.keys import CLASSES, Key, PrivateKey, PublicKey, SecretKey
@@ -37,7 +38,8 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with contextlib.suppress(SecGearError):  # it is over, also where nobody can be told
+            self.close()
 
     def close(self) -> None:
         """End it; with the last one of a token its login ends. Idempotent."""

@@ -147,6 +147,24 @@ def test_a_host_that_answers_with_nonsense_gets_an_error_of_ours() -> None:
         module.attest()
 
 
+def test_what_went_wrong_is_not_hidden_by_the_end_of_a_session(store: MemoryStore) -> None:
+    app = Application(attested_module(store), "test")
+    gone = []
+
+    def exchange(body: bytes) -> bytes:
+        if gone:
+            raise CryptoModuleError("the module's host has closed the connection")
+        return answer(app, body, OWN)
+
+    with (
+        pytest.raises(ZeroDivisionError),
+        Module(exchange) as module,
+        module.token("first").session(PIN),
+    ):
+        gone.append(True)
+        raise ZeroDivisionError
+
+
 # --- secret keys ---------------------------------------------------------------------------------
 
 
