@@ -91,15 +91,26 @@ def on_token(command: Callable[..., None]) -> Callable[..., None]:
 
     The options that say which token and who asks are added to the command's own.
     """
+    return _with_session(command, _session_at)
+
+
+def on_any_token(command: Callable[..., None]) -> Callable[..., None]:
+    """The same, with nobody logged in."""
+    return _with_session(command, _public_session_at)
+
+
+def _with_session(
+    command: Callable[..., None], opened: Callable[..., contextlib.AbstractContextManager[Session]]
+) -> Callable[..., None]:
     # Typer wants annotations as objects; the session's is none of its business.
     unknown = {"Session": object}
     own = inspect.signature(command, locals=unknown, eval_str=True)
-    place = inspect.signature(_session_at, locals=unknown, eval_str=True)
+    place = inspect.signature(opened, locals=unknown, eval_str=True)
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
         where = {name: given.pop(name) for name in place.parameters}
-        with _session_at(**where) as session:
+        with opened(**where) as session:
             command(session, **given)
 
     added = [*list(own.parameters.values())[1:], *place.parameters.values()]
@@ -107,6 +118,22 @@ def on_token(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+@contextlib.contextmanager
+def _public_session_at(
+    token: TokenLabel,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+) -> Iterator[Session]:
+    with (
+        module_at(socket, address, policy, root, reference_values) as module,
+        module.token(token).session() as session,
+    ):
+        yield session
 
 
 @contextlib.contextmanager
@@ -120,10 +147,8 @@ def _session_at(
     root: Roots = None,
     reference_values: ReferenceFiles = None,
 ) -> Iterator[Session]:
-    with (
-        module_at(socket, address, policy, root, reference_values) as module,
-        module.token(token).session(lambda: pin_of(pin_file), user=user) as session,
-    ):
+    with _public_session_at(token, socket, address, policy, root, reference_values) as session:
+        session.login(lambda: pin_of(pin_file), user=user)
         yield session
 
 

@@ -211,7 +211,11 @@ def test_a_key_of_another_machine_comes_in_and_the_host_never_has_it(place: Plac
     file, document, envelope = (owner / name for name in ("key.pem", "import.key", "key.envelope"))
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     nonce = os.urandom(32).hex()
-    place.keys("import-key", "--nonce", nonce, "-o", str(document))
+    place.keys("import-key", "-o", str(owner / "first.key"))
+    # The owner asks for it with a nonce, over a channel of their own, and has no PIN.
+    channel = place.channel[: place.channel.index("--pin-file")]
+    fetch = ("crypto", "keys", "import-key", "--token", "demo", *channel)
+    assert code(*fetch, "--nonce", nonce, "-o", str(document)) == (0, "")
     seal = (
         "crypto", "keys", "seal", str(file), "--to", str(document), *place.trust,
         "--label", "moved", "--id", "07", "-o", str(envelope),

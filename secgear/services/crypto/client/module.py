@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
@@ -17,10 +16,9 @@ from secgear.services.crypto.client.caller import (
     Exchange,
     SocketExchange,
 )
-from secgear.services.crypto.client.session import Session
-from secgear.services.crypto.client.talk import TokenRefused, as_octets, asked
-from secgear.services.crypto.pkcs11.constants import SessionFlag, TokenFlag, UserType
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.client.session import Pin, Session
+from secgear.services.crypto.client.talk import as_octets, asked
+from secgear.services.crypto.pkcs11.constants import SessionFlag, TokenFlag
 from secgear.services.crypto.rpc.messages import HANDSHAKE
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 _MAX_SLOTS: Final = 4096
 _LABEL_SIZE: Final = 32  # bytes
-Pin = bytes | Callable[[], bytes]
-"""A PIN, or what asks for it when it is needed."""
 
 
 def connect(place: str | Path, policy: Policy | None = None, **more: Any) -> Module:
@@ -149,15 +145,7 @@ class Token:
         if pin is None:
             return session
         try:
-            secret = pin() if callable(pin) else pin
-            if user is not None:
-                session.call("C_LoginUser", UserType.USER, secret, user.encode())
-            else:
-                session.call("C_Login", UserType.SO if officer else UserType.USER, secret)
-        except TokenRefused as refused:
-            if refused.rv is not Rv.USER_ALREADY_LOGGED_IN:
-                session.close()
-                raise
+            session.login(pin, user=user, officer=officer)
         except BaseException:
             session.close()
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar, final
 
 from secgear.errors import CryptoModuleError, SecGearError
@@ -11,11 +11,14 @@ from secgear.services.crypto.client import algorithms
 from secgear.services.crypto.client.caller import ROOM, Caller
 from secgear.services.crypto.client.keys import CLASSES, Key, PrivateKey, PublicKey, SecretKey
 from secgear.services.crypto.client.publics import public_template
-from secgear.services.crypto.client.talk import Talk, template
-from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
+from secgear.services.crypto.client.talk import Talk, TokenRefused, template
+from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass, UserType
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
+from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.pkcs11.values import Value
 
+Pin = bytes | Callable[[], bytes]
+"""A PIN, or what asks for it when it is needed."""
 _Found = TypeVar("_Found", bound=Key)
 
 
@@ -46,6 +49,18 @@ class Session:
         if not self._closed:
             self._closed = True
             self._talk.call("C_CloseSession")
+
+    def login(self, pin: Pin, *, user: str | None = None, officer: bool = False) -> None:
+        """Log in, unless this connection is logged in on the token already. See `Token.session`."""
+        secret = pin() if callable(pin) else pin
+        try:
+            if user is not None:
+                self._talk.call("C_LoginUser", UserType.USER, secret, user.encode())
+            else:
+                self._talk.call("C_Login", UserType.SO if officer else UserType.USER, secret)
+        except TokenRefused as refused:
+            if refused.rv is not Rv.USER_ALREADY_LOGGED_IN:
+                raise
 
     def call(self, name: str, *arguments: Any) -> Any:
         """A call of PKCS#11 in this session, as the table of calls has it."""

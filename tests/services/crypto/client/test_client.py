@@ -156,13 +156,13 @@ def test_what_went_wrong_is_not_hidden_by_the_end_of_a_session(store: MemoryStor
             raise CryptoModuleError("the module's host has closed the connection")
         return answer(app, body, OWN)
 
-    with (
-        pytest.raises(ZeroDivisionError),
-        Module(exchange) as module,
-        module.token("first").session(PIN),
-    ):
-        gone.append(True)
-        raise ZeroDivisionError
+    def work() -> None:
+        with Module(exchange) as module, module.token("first").session(PIN):
+            gone.append(True)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
 
 
 # --- secret keys ---------------------------------------------------------------------------------
