@@ -184,12 +184,12 @@ class Session:
         """All keys with these attributes: ``find(label="web")``, ``find(sign=True)``."""
         wanted = template(label, id, **more)
         given = wanted.get(Attr.CLASS)
-        handles = [
-            handle
-            for number in ([given] if given is not None else sorted(CLASSES))
-            for handle in self._talk.search({**wanted, int(Attr.CLASS): number})
+        return [
+            kind(self._talk, handle)
+            for number, kind in sorted(CLASSES.items())
+            if given in (None, number)
+            for handle in self._talk.search({**wanted, int(Attr.CLASS): int(number)})
         ]
-        return [self._key(handle) for handle in handles]
 
     def private_key(self, label: str | None = None, id: bytes | None = None) -> PrivateKey:
         """The one private key with this label or id. Raises CryptoModuleError."""
