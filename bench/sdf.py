@@ -1,7 +1,7 @@
 """GM/T 0018 through the shared library, against what OpenSSL does in its own process.
 
-`openssl speed` has no boundary to cross, no key to look after and no bytes to move; it is run before
-and after our calls.
+`openssl speed` has no boundary to cross, no key to look after and no bytes to move; it is run
+before and after our calls.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@
 First the controls: a seeded race and a seeded overflow, which must be found, or nothing below means
 anything. Then the ring without Python under ThreadSanitizer and under AddressSanitizer with
 UndefinedBehaviorSanitizer; then the extension itself in Python, under its own tests and under
-a scribbling peer; then the PKCS#11 library, which has a control of its own, under its tests and under a module
-that damages its answers. Where its tools are there, the ring is also built for aarch64 and emulated: that
-shows that it works there, not how a real one orders memory. quick: without Python, fewer messages.
+a scribbling peer; then the PKCS#11 library, which has a control of its own, under its tests and
+under a module that damages its answers. Where its tools are there, the ring is also built for
+aarch64 and emulated: that shows that it works there, not how a real one orders memory.
+quick: without Python, fewer messages.
 NATIVE_SCRIBBLES: how many scribbles, 100,000 by default.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from secgear.services.crypto.library import build as library
+from secgear.services.crypto.library import build as library  # noqa: E402
 
 TRANSPORT = ROOT / "secgear" / "base" / "transport"
 HARNESS = Path(__file__).with_name("harness.c")
