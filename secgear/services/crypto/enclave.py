@@ -244,7 +244,7 @@ def open_module(policy: str) -> Status:
             with _refusing():
                 _module = Module(_vault(policy))
             threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
-            _rest = Service(_module)
+            _rest = Service(_module, _end)
     return status()
 
 
@@ -317,11 +317,18 @@ def apply(policy: str, roots: list[tuple[str, str, str, str]]) -> tuple[bytes, b
 
 
 @app.ecall(raises=[Refused])
-def admit(application: bytes, collateral: bytes) -> bytes:
+def admit(
+    application: bytes, collateral: bytes, request: bytes = b"", approvals: bytes = b""
+) -> bytes:
     """See `membership.admit`. collateral: JSON, b"" for none."""
     with _refusing():
         return membership.admit(
-            _opened().vault, application, _collateral(collateral), context.guest(), _now()
+            _opened().vault,
+            application,
+            _collateral(collateral),
+            context.guest(),
+            _now(),
+            (request, approvals),
         )
 
 
@@ -403,14 +410,10 @@ def serve(session: Session) -> None:
 
 @app.session(name="http")
 def serve_http(session: Session) -> None:
-    """The same for REST: the messages are pieces of a stream of HTTP/1.1."""
+    """The same for REST: the messages are pieces of streams of HTTP/1.1."""
     _opened()
-    if _rest is None:
-        return
-    try:
+    if _rest is not None:
         _rest.serve(session, _actor(session))
-    except CryptoModuleError as error:
-        _end(error)
 
 
 def _actor(session: Session) -> str:

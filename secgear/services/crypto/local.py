@@ -44,8 +44,9 @@ Answer = Callable[[bytes, int], bytes]
 _THREADS: Final = 3  # more only wait for each other: signing holds the interpreter's lock
 _LONG_THREADS: Final = 4
 _SWITCH: Final = 0.001
-"""Seconds that a thread computes in Python while others want to. Each call comes back from the kernel
-three times; beside a thread that computes, Python's 5 ms cost it most of its time (a quarter was left).
+"""Seconds that a thread computes in Python while others want to, in place of Python's 5 ms.
+
+Each call comes back from the kernel three times, and waits as long each time if one computes.
 """
 _UNDER_WAY: Final = 32  # calls of one connection
 _LARGE: Final = 16 << 10  # bytes of a call during which others of its connection are read
@@ -66,9 +67,14 @@ _BRIEF: Final = """
     C_OpenSession C_CloseSession C_GetSessionInfo C_SessionCancel C_Logout
     C_GetAttributeValue C_GetObjectSize C_FindObjectsInit C_FindObjects C_FindObjectsFinal
     C_EncryptInit C_DecryptInit C_DigestInit C_SignInit C_VerifyInit C_GenerateRandom
+    C_MessageEncryptInit C_MessageDecryptInit C_MessageSignInit C_MessageVerifyInit
     C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate C_DecryptFinal
     C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate C_SignFinal
     C_Verify C_VerifyUpdate C_VerifyFinal
+    C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext
+    C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext
+    C_SignMessage C_SignMessageBegin C_SignMessageNext
+    C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext
 """
 """Calls that are answered at once. All others may take their time or wait for the host."""
 
