@@ -77,7 +77,12 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
             *("CK_BYTE_PTR pBefore", "CK_ULONG ulBeforeLen"),
             *("CK_BYTE_PTR pAfter", "CK_ULONG ulAfterLen"),
         ),
-        ("u64 prfType", "u64 ulCounterBits", "array pBefore:ulBeforeLen", "array pAfter:ulAfterLen"),
+        (
+            "u64 prfType",
+            "u64 ulCounterBits",
+            "array pBefore:ulBeforeLen",
+            "array pAfter:ulAfterLen",
+        ),
         own=True,
     ),
     "Sm2ExchangeParams": Layout(
