@@ -70,21 +70,6 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
             *("array pSalt:ulSaltLen", "u64 hSaltKey", "array pInfo:ulInfoLen"),
         ),
     ),
-    "KdfParams": Layout(
-        "CK_SECGEAR_COUNTER_KDF_PARAMS",
-        (
-            *("CK_MECHANISM_TYPE prfType", "CK_ULONG ulCounterBits"),
-            *("CK_BYTE_PTR pBefore", "CK_ULONG ulBeforeLen"),
-            *("CK_BYTE_PTR pAfter", "CK_ULONG ulAfterLen"),
-        ),
-        (
-            "u64 prfType",
-            "u64 ulCounterBits",
-            "array pBefore:ulBeforeLen",
-            "array pAfter:ulAfterLen",
-        ),
-        own=True,
-    ),
     "Sm2ExchangeParams": Layout(
         "CK_SECGEAR_SM2_EXCHANGE_PARAMS",
         (

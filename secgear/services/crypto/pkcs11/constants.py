@@ -235,6 +235,7 @@ class Mech(enum.IntEnum):
     SHA3_512_HMAC = 0x2D1
     SHA3_512_HMAC_GENERAL = 0x2D2
     GENERIC_SECRET_KEY_GEN = 0x350
+    SP800_108_COUNTER_KDF = 0x3AC
     EC_KEY_PAIR_GEN = 0x1040
     ECDSA = 0x1041
     ECDSA_SHA1 = 0x1042
@@ -284,7 +285,6 @@ class Mech(enum.IntEnum):
     SM2_ENCRYPT = VENDOR | 0x33
     SM2_EXCHANGE = VENDOR | 0x34
     AES_GCM_WRAP = VENDOR | 0x40
-    COUNTER_KDF = VENDOR | 0x41
 
 
 class Attr(enum.IntEnum):

@@ -84,11 +84,10 @@ class HkdfParams(msgspec.Struct, frozen=True):
 
 
 class KdfParams(msgspec.Struct, frozen=True):
-    """The KDF of NIST SP 800-108 in counter mode, ours: CKM_COUNTER_KDF.
+    """CK_SP800_108_KDF_PARAMS of PKCS#11 3.0 in counter mode, as far as it is offered.
 
-    PKCS#11 3.0 has CK_SP800_108_KDF_PARAMS, a list of parts that are put together; here they are
-    put together already. prf: the number of a MAC. counter_bits: of the counter, big endian.
-    before, after: what the PRF reads around it.
+    Its list of parts is put together already. prf: the number of a MAC. counter_bits: of the
+    counter, big endian. before, after: what the PRF reads around it. One key is derived.
     """
 
     prf: int

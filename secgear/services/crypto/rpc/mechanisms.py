@@ -325,7 +325,7 @@ _FORMS: Final[Mapping[int, _Form]] = {
     int(Mech.ECDH1_DERIVE): _ECDH,
     int(Mech.HKDF_DERIVE): _HKDF,
     int(Mech.HKDF_DATA): _HKDF,
-    int(Mech.COUNTER_KDF): _KDF,
+    int(Mech.SP800_108_COUNTER_KDF): _KDF,
     int(Mech.SM2_EXCHANGE): _SM2_EXCHANGE,
     int(Mech.EDDSA): _EDDSA,
     int(Mech.ML_DSA): _CONTEXT,

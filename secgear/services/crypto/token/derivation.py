@@ -271,5 +271,5 @@ _DERIVERS: Final[Mapping[int, tuple[type, _Deriver]]] = {
     int(Mech.SM2_EXCHANGE): (Sm2ExchangeParams, _sm2_exchange),
     int(Mech.HKDF_DERIVE): (HkdfParams, _hkdf),
     int(Mech.HKDF_DATA): (HkdfParams, _hkdf),
-    int(Mech.COUNTER_KDF): (KdfParams, _counter_kdf),
+    int(Mech.SP800_108_COUNTER_KDF): (KdfParams, _counter_kdf),
 }

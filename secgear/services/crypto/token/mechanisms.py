@@ -302,7 +302,7 @@ def _symmetric_rows() -> Iterator[Row]:
     yield Row(Mech.HKDF_DERIVE, Flags.DERIVE, _SECRET, material)
     yield Row(Mech.HKDF_DATA, Flags.DERIVE, _SECRET, material)
     yield Row(
-        Mech.COUNTER_KDF, Flags.DERIVE, _SECRET,
+        Mech.SP800_108_COUNTER_KDF, Flags.DERIVE, _SECRET,
         (KeyType.GENERIC_SECRET, KeyType.AES),
     )  # fmt: skip
 

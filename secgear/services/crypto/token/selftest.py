@@ -100,7 +100,7 @@ def _tests(table: _Table) -> Iterator[tuple[tuple[Mech, ...], Callable[[], bool]
     for raw in known.MONTGOMERY:
         yield (Mech.ECDH1_DERIVE,), functools.partial(_montgomery, raw)
     yield (Mech.HKDF_DERIVE, Mech.HKDF_DATA), _hkdf
-    yield (Mech.COUNTER_KDF,), _counter_kdf
+    yield (Mech.SP800_108_COUNTER_KDF,), _counter_kdf
     yield (Mech.ML_DSA,), functools.partial(_ml_dsa, table)
     yield (Mech.ML_KEM,), _ml_kem
     yield _named("SM2"), _sm2  # whose signatures and encryption are tried when it is loaded
@@ -300,7 +300,7 @@ def _hkdf() -> bool:
 def _counter_kdf() -> bool:
     base = _object(ObjectClass.SECRET_KEY, KeyType.GENERIC_SECRET, known.HKDF_KEY)
     params = KdfParams(Mech.SHA256_HMAC, 32, b"", _octets(known.HKDF_INFO))
-    made = _derived(Mech.COUNTER_KDF, params, base, 32)
+    made = _derived(Mech.SP800_108_COUNTER_KDF, params, base, 32)
     return made == _octets(known.KDF_OUTPUT)
 
 

@@ -76,7 +76,7 @@ P11KIT_PARAMETERS = st.one_of(
         lambda p: Mechanism(Mech.SM2_EXCHANGE, p)
     ),
     st.builds(KdfParams, ulongs, ulongs, octets, octets).map(
-        lambda p: Mechanism(Mech.COUNTER_KDF, p)
+        lambda p: Mechanism(Mech.SP800_108_COUNTER_KDF, p)
     ),
     st.builds(CtrParams, ulongs, octets).map(lambda p: Mechanism(Mech.AES_CTR, p)),
     st.builds(GcmParams, octets, octets, ulongs).map(lambda p: Mechanism(Mech.AES_GCM, p)),

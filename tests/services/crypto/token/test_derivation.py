@@ -336,7 +336,7 @@ def test_secrets_that_can_be_tried_out_have_no_check_value(user: User) -> None:
 
 
 def counter_kdf(user: User, base: int, params: Any, **attributes: Any) -> int:
-    mechanism = Mechanism(Mech.COUNTER_KDF, params)
+    mechanism = Mechanism(Mech.SP800_108_COUNTER_KDF, params)
     return user.call("C_DeriveKey", mechanism, base, template(**attributes))
 
 
