@@ -6,9 +6,9 @@ First the controls: a seeded race and a seeded overflow, which must be found, or
 anything. Then the ring without Python under ThreadSanitizer and under AddressSanitizer with
 UndefinedBehaviorSanitizer; then the extension itself in Python, under its own tests and under
 a scribbling peer; then the PKCS#11 library, which has a control of its own, under its tests and
-under a module that damages its answers. Where its tools are there, the ring is also built for aarch64 and
-emulated: that shows that it works there, not how a real one orders memory. quick: without Python,
-fewer messages.
+under a module that damages its answers. Where its tools are there, the ring is also built for
+aarch64 and emulated: that shows that it works there, not how a real one orders memory. quick:
+without Python, fewer messages.
 NATIVE_SCRIBBLES: how many scribbles, 100,000 by default. NATIVE_ROUNDS: of damaged answers, 500.
 """
 
