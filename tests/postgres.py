@@ -7,6 +7,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -37,12 +38,14 @@ def _account() -> str | None:
 
 
 class Cluster:
-    """A running server."""
+    """A server that runs, until it is killed."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, options: dict[str, str]) -> None:
         self._programs = programs
         self._folder = folder
+        self._options = options
         self._count = itertools.count()
+        self.start()
 
     def database(self) -> str:
         """The URL of a new, empty database."""
@@ -54,6 +57,41 @@ class Cluster:
         )
         return f"postgresql://owner@/{name}?host={self._folder}"
 
+    def start(self) -> None:
+        """Run it; returns when it answers."""
+        self._server = subprocess.Popen(
+            [
+                self._programs / "postgres",
+                "-D",
+                self._folder / "data",
+                "-k",
+                self._folder,
+                "-h",
+                "",
+                "-c",
+                "max_connections=200",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder,
+            start_new_session=True,
+            **self._options,
+        )
+        _wait(self._programs, self._folder, self._server)
+
+    def kill(self) -> None:
+        """As a crash does: all of its processes at once."""
+        os.killpg(self._server.pid, signal.SIGKILL)
+        self._server.wait()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._server.send_signal(signal.SIGINT)  # without waiting for who is connected
+        try:
+            self._server.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
@@ -64,42 +102,19 @@ def cluster() -> Iterator[Cluster]:
     if account is not None:
         shutil.chown(folder, account)
     options = {"user": account} if account else {}
-    data = folder / "data"
     try:
         subprocess.run(
-            [programs / "initdb", "-D", data, "-A", "trust", "-U", "owner", "--no-sync"],
+            [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "owner", "--no-sync"],
             check=True,
             capture_output=True,
             cwd=folder,
             **options,
         )
-        server = subprocess.Popen(
-            [
-                programs / "postgres",
-                "-D",
-                data,
-                "-k",
-                folder,
-                "-h",
-                "",
-                "-c",
-                "max_connections=200",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            **options,
-        )
+        running = Cluster(programs, folder, options)
         try:
-            _wait(programs, folder, server)
-            yield Cluster(programs, folder)
+            yield running
         finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            running.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,9 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secgear.cli import inputs
+from secgear.cli import (
+    crypto_attest,
+    crypto_domain,
+    crypto_http,
+    crypto_keys,
+    crypto_roles,
+    crypto_rotate,
+    inputs,
+)
+from secgear.cli.crypto_backup import backup
 from secgear.cli.crypto_library import library
-from secgear.cli.output import AsJson, CommandError, UsageError, emit
+from secgear.cli.crypto_requests import request
+from secgear.cli.crypto_sdf import app as sdf
+from secgear.cli.crypto_users import token_policy, user
+from secgear.cli.output import AsJson, CommandError, UsageError, emit, progress
 
 if TYPE_CHECKING:
     from secgear.services.crypto.trail import End
@@ -18,7 +30,17 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.add_typer(sdf)
 app.command("library")(library)
+app.command("http")(crypto_http.http)
+app.command("rotate")(crypto_rotate.rotate)
+app.add_typer(crypto_domain.app)
+app.add_typer(crypto_keys.app)
+app.add_typer(crypto_attest.app)
+crypto_roles.add_to(app, audit)
+for group in (request, user, backup):
+    app.add_typer(group)
+app.command("token-policy")(token_policy)
 
 Directory = Annotated[
     Path, typer.Argument(help="The module's directory.", file_okay=False, readable=False)
@@ -33,6 +55,14 @@ def init(
     database: Annotated[
         str, typer.Option(help="Another database than the one in the directory, as a URL.")
     ] = "",
+    witness: Annotated[
+        str,
+        typer.Option(
+            help="Who keeps the counter, as secgear serve witness prints it: ADDRESS,KEY. "
+            "A module on several machines needs one.",
+        ),
+    ] = "",
+    root: inputs.Roots = None,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -41,15 +71,33 @@ def init(
             readable=False,
         ),
     ] = None,
+    administrator: crypto_roles.People = None,
+    threshold: Annotated[
+        int | None, typer.Option(min=1, help="How many administrators decide together.")
+    ] = None,
+    auditor: crypto_roles.People = None,
+    backup_operator: crypto_roles.People = None,
     as_json: AsJson = False,
 ) -> None:
     """Found a module: make its image and its store. Keep the audit key that is printed."""
     from secgear.base.signing import load_private_key
     from secgear.cli.serve import checked_url
-    from secgear.services.crypto.host import found
+    from secgear.services.crypto.host import Witness, found
 
+    address, _, public = witness.partition(",")
+    if witness and not re.fullmatch(r"[0-9a-f]{64}", public, re.ASCII):
+        raise UsageError("--witness takes ADDRESS,KEY: the key has 64 hexadecimal digits")
     signer = None if key is None else load_private_key(key)
-    status = found(directory, slots=slots, tee=tee, database=checked_url(database), key=signer)
+    status = found(
+        directory,
+        slots=slots,
+        tee=tee,
+        database=checked_url(database),
+        key=signer,
+        founders=crypto_roles.founders(administrator, threshold, auditor, backup_operator),
+        witness=Witness(address, bytes.fromhex(public)) if witness else None,
+        roots=inputs.read_roots(root),
+    )
     if as_json:
         emit({"slots": status.slots, "audit_key": status.audit_key.hex()})
     else:
@@ -137,6 +185,9 @@ def verify(
         str | None,
         typer.Option(help="An earlier end of the trail, NUMBER:HASH, that must still be in it."),
     ] = None,
+    records: Annotated[
+        bool, typer.Option("--records", help="Print each record before, a line of JSON.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify every record, and print the end: keep it elsewhere, for --head."""
@@ -148,7 +199,9 @@ def verify(
     kept = None if head is None else _end(head)
     storage = Home(directory).storage()
     try:
-        end = verify_trail(storage, bytes.fromhex(key), kept)
+        with progress(f"verifying {directory}"):
+            told = (lambda body: typer.echo(body.decode())) if records else None
+            end = verify_trail(storage, bytes.fromhex(key), kept, told)
     finally:
         storage.close()
     if as_json:

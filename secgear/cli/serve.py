@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,6 +195,13 @@ def crypto(
         str | None,
         typer.Option(help="Address for attested channels from afar, for example tcp://[::]:8442."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, max=64, help="Enclaves; 0 is one for each core, 8 at most.")
+    ] = 0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Address for Prometheus, for example 127.0.0.1:9100."),
+    ] = None,
 ) -> None:
     """Run a cryptographic module: keys in the enclave, PKCS#11 for unmodified applications."""
     service_logs()
@@ -206,8 +214,18 @@ def crypto(
         note(f"cryptographic module at {places.socket}")
         if places.attested is not None:
             note(f"attested channels at {places.attested}")
+        if places.metrics is not None:
+            note(f"metrics at {places.metrics}")
 
-    serve(directory, ready, socket=socket, mode=int(socket_mode, 8), attested=attested)
+    serve(
+        directory,
+        ready,
+        socket=socket,
+        mode=int(socket_mode, 8),
+        attested=attested,
+        workers=workers or min(len(os.sched_getaffinity(0)), 8),
+        metrics=metrics,
+    )
 
 
 def _common(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import threading
 from typing import ClassVar, Self
 
 from secgear.base.sandbox.secret import SecretMemory, SecretPool
@@ -15,7 +16,7 @@ from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import Module
-from secgear.services.crypto.token.state import Change, Record, Row
+from secgear.services.crypto.token.state import Change, MemberRow, News, Record, Row
 from secgear.services.crypto.token.vault import Vault
 
 SO_PIN, PIN = b"so-pin-1234", b"user-pin-1234"
@@ -52,16 +53,23 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.sealed = b""
+        self.epoch = 0
         self.objects: dict[int, Row] = {}
+        self.changed: dict[int, int] = {}  # epoch of each object's last change
+        self.gone: dict[int, int] = {}
+        self.kept_members: dict[bytes, MemberRow] = {}
         self.records: list[Record] = []
         self.value, self.mark = 0, NO_MARK
         self.changes = 0
+        self._lock = threading.Lock()
         self.refuse = self.forget = self.stuck = False
 
     def copy(self) -> Self:
         other = type(self)()
         other.__dict__.update(self.__dict__)
-        other.objects, other.records = dict(self.objects), list(self.records)
+        for name in ("objects", "changed", "gone", "kept_members"):
+            setattr(other, name, dict(getattr(self, name)))
+        other.records = list(self.records)
         return other
 
     def head(self) -> bytes:
@@ -70,17 +78,42 @@ class MemoryStore:
     def rows(self, after: int) -> list[Row]:
         return [self.objects[id] for id in sorted(self.objects) if id > after][:3]
 
-    def commit(self, change: Change) -> None:
+    def since(self, epoch: int) -> News:
+        rows = [self.objects[id] for id, at in self.changed.items() if at > epoch]
+        gone = [id for id, at in self.gone.items() if at > epoch]
+        return News(self.sealed, tuple(rows), tuple(gone))
+
+    def trail(self, after: int) -> list[Record]:
+        return self.records[after : after + 3]
+
+    def members(self) -> list[MemberRow]:
+        return list(self.kept_members.values())
+
+    def commit(self, change: Change) -> bool:
         if self.refuse:
             raise ServiceError("the disk is full")
-        self.changes += 1
-        self.sealed = change.head
-        self.objects.update({row.id: row for row in change.put})
-        for id in change.delete:
-            del self.objects[id]
-        self.records += change.records
+        with self._lock:
+            if self.sealed and change.epoch != self.epoch + 1:
+                return False
+            self.epoch = change.epoch
+            self.changes += 1
+            self.sealed = change.head
+            for row in change.put:
+                self.objects[row.id], self.changed[row.id] = row, change.epoch
+            for id in change.delete:
+                del self.objects[id]
+                del self.changed[id]
+                self.gone[id] = change.epoch
+            for member in change.members:
+                before = self.kept_members.get(member.id)
+                credential = member.credential or (before.credential if before else b"")
+                self.kept_members[member.id] = MemberRow(member.id, credential, member.grant)
+            for member_id in change.expelled:
+                del self.kept_members[member_id]
+            self.records += change.records
         if self.forget:
             raise ServiceError("the connection was lost")
+        return True
 
     def read(self) -> Standing:
         return Standing(self.value, self.mark)
@@ -88,15 +121,16 @@ class MemoryStore:
     def advance(self, value: int, mark: bytes) -> Standing:
         if self.stuck:
             raise ServiceError("the counter does not answer")
-        if value == self.value + 1:
-            self.value, self.mark = value, mark
-        return self.read()
+        with self._lock:
+            if value == self.value + 1:
+                self.value, self.mark = value, mark
+            return self.read()
 
 
 def vault_of(store: MemoryStore, guest: Guest | None = None) -> Vault:
     return Vault(
         store,
-        store,
+        lambda _: store,
         guest=guest or MemoryGuest(),
         policy=SealingPolicy.MEASUREMENT,
         now=lambda: datetime.datetime(2026, 11, 28, tzinfo=datetime.UTC),

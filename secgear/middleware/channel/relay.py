@@ -50,6 +50,7 @@ class Stats(msgspec.Struct, frozen=True):
 class Relay:
     """Listens for clients of an enclave. A context manager; leaving it ends all connections.
 
+    enclave: whose, or what gives one of several equal ones for each connection.
     address: where to listen, as for `connect`; port 0 takes a free one, see `address`.
     limit: connections at once. per_client: at once from one address, which of IPv6 is the first
     64 bits, as whoever has one has them all (Unix sockets have none).
@@ -60,18 +61,19 @@ class Relay:
 
     def __init__(
         self,
-        enclave: Enclave,
+        enclave: Enclave | Callable[[], Enclave],
         address: str = "tcp://127.0.0.1:0",
         *,
         limit: int = 256,
         per_client: int = 64,
         stall: float = 60.0,
     ) -> None:
-        if SESSION_ECALL not in enclave.interface.ecalls:
+        self._pick = enclave if callable(enclave) else lambda: enclave
+        interface = self._pick().interface
+        if SESSION_ECALL not in interface.ecalls:
             raise ChannelError(
-                f"{enclave.interface.name} takes no sessions: declare a handler with @app.session"
+                f"{interface.name} takes no sessions: declare a handler with @app.session"
             )
-        self._enclave = enclave
         self._limit = limit
         self._per_client = per_client
         self._stall = stall
@@ -192,7 +194,7 @@ class Relay:
         inbound = _Inbound(connection, self._poller, lambda size: self._count("received", size))
         failed = False
         try:
-            for piece in self._enclave.call(SESSION_ECALL, client, inbound):
+            for piece in self._pick().call(SESSION_ECALL, client, inbound):
                 stream.send(piece)
                 self._count("sent", len(piece))
         except ChannelError:

@@ -24,6 +24,18 @@ SOURCES: Final = (
     "mechanisms.c",
     "module.c",
     "pieces.c",
+    "sdf_agreement.c",
+    "sdf_asymmetric.c",
+    "sdf_device.c",
+    "sdf_exports.c",
+    "sdf_files.c",
+    "sdf_form.c",
+    "sdf_handles.c",
+    "sdf_keys.c",
+    "sdf_objects.c",
+    "sdf_pieces.c",
+    "sdf_settings.c",
+    "sdf_symmetric.c",
     "settings.c",
     "transport.c",
 )
@@ -87,7 +99,7 @@ def install_headers(folder: Path) -> list[Path]:
     """Write the headers that programs in C need. Raises CryptoModuleError."""
     generated = files()
     texts = {name: generated[name] for name in ("functions.h", "secgear.h")}
-    texts["pkcs11.h"] = (PLACE / "pkcs11.h").read_text()
+    texts |= {name: (PLACE / name).read_text() for name in ("pkcs11.h", "sdf.h")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

@@ -7,7 +7,7 @@ anything of it is done, and nothing may follow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,8 +21,16 @@ from secgear.services.crypto.rpc.attributes import (
     write_rooms,
     write_template,
 )
-from secgear.services.crypto.rpc.buffer import MalformedMessage, Reader, Writer
-from secgear.services.crypto.rpc.mechanisms import read_mechanism, write_mechanism
+from secgear.services.crypto.rpc.buffer import NULL, MalformedMessage, Reader, Writer
+from secgear.services.crypto.rpc.mechanisms import (
+    MAX_BATCH,
+    read_mechanism,
+    read_mechanisms,
+    read_message_params,
+    write_mechanism,
+    write_mechanisms,
+    write_message_params,
+)
 
 HANDSHAKE: Final = b"PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1"
 """What C_Initialize says first."""
@@ -44,15 +52,23 @@ class Request(msgspec.Struct, frozen=True):
     arguments: tuple[Any, ...]
 
 
+class _Known(NamedTuple):
+    """A call as requests for it are read. beginning: call id and signature."""
+
+    call: Call
+    beginning: bytes
+    readers: tuple[Callable[[Reader], Any], ...]
+
+
 def parse_request(body: bytes, version: int) -> Request:
     """A request. Raises MalformedMessage, CryptokiError for what can be parsed but not meant."""
-    reader = Reader(body, version)
-    call = CALLS.get(reader.u32())
-    if call is None or call.since > version:
-        raise CryptokiError(Rv.FUNCTION_NOT_SUPPORTED)
-    signature, readers = _REQUESTS[call.id]
-    if reader.array() != signature:
+    known = _REQUESTS.get(body[:4])
+    if known is None or known.call.since > version:
+        raise CryptokiError(Rv.FUNCTION_NOT_SUPPORTED) if len(body) >= 4 else MalformedMessage
+    call, beginning, readers = known
+    if not body.startswith(beginning):
         raise MalformedMessage
+    reader = Reader(body, version, len(beginning))
     arguments = tuple([read(reader) for read in readers])
     reader.end()
     return Request(call, arguments)
@@ -70,10 +86,11 @@ def build_request(call: Call, arguments: Sequence[Any], version: int) -> bytes:
 
 def build_answer(call: Call, results: Sequence[Any], version: int) -> bytes:
     """The answer to `call` that went well."""
-    signature, writers = _ANSWERS[call.id]
+    beginning, writers = _ANSWERS[call.id]
+    if not writers:
+        return beginning
     writer = Writer(version)
-    writer.u32(call.id)
-    writer.array(signature)
+    writer.raw(beginning)
     for write, value in zip(writers, results, strict=True):
         write(writer, value)
     return writer.done()
@@ -98,12 +115,19 @@ def parse_answer(call: Call, body: bytes, version: int) -> tuple[Any, ...]:
     if id == ERROR.id and signature == ERROR.response.encode():
         number = reader.u64()
         reader.end()
-        raise CryptokiError(Rv(number) if number in _RETURN_VALUES else Rv.DEVICE_ERROR)
+        raise CryptokiError(_return_value(number))
     if id != call.id or signature != call.response.encode():
         raise MalformedMessage
     results = tuple(_READ_RESULT[form](reader) for form in split(call.response))
     reader.end()
     return results
+
+
+def _beginning(id: int, signature: str) -> bytes:
+    writer = Writer(0)
+    writer.u32(id)
+    writer.array(signature.encode())
+    return writer.done()
 
 
 # --- arguments -----------------------------------------------------------------------------------
@@ -148,6 +172,39 @@ def _read_numbers(reader: Reader) -> list[int] | Size:
     return [reader.u64() for _ in range(reader.count(MAX_ITEMS))]
 
 
+def _read_batch(reader: Reader) -> list[bytes]:
+    return [reader.octets() for _ in range(reader.count(MAX_BATCH))]
+
+
+def _write_batch(writer: Writer, items: Sequence[bytes]) -> None:
+    writer.u32(len(items))
+    for item in items:
+        writer.array(item)
+
+
+def _read_results(reader: Reader) -> list[bytes | Rv]:
+    results: list[bytes | Rv] = []
+    for _ in range(reader.count(MAX_BATCH)):
+        item = reader.array()
+        results.append(_return_value(reader.u64()) if item is None else item)
+    return results
+
+
+def _write_results(writer: Writer, results: Sequence[bytes | Rv]) -> None:
+    """Each as bytes; those of one that failed are not there, and its return value follows."""
+    writer.u32(len(results))
+    for result in results:
+        if isinstance(result, bytes):
+            writer.array(result)
+        else:
+            writer.u32(NULL)
+            writer.u64(result)
+
+
+def _return_value(number: int) -> Rv:
+    return Rv(number) if number in _RETURN_VALUES else Rv.DEVICE_ERROR
+
+
 def _read_version(reader: Reader) -> tuple[int, int]:
     return reader.u8(), reader.u8()
 
@@ -167,6 +224,9 @@ _READ_ARGUMENT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "fu": Reader.u32,
     "fA": read_rooms,
     "M": read_mechanism,
+    "aM": read_mechanisms,
+    "P": read_message_params,
+    "ab": _read_batch,
 }
 _WRITE_ARGUMENT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "u": Writer.u64,
@@ -178,6 +238,9 @@ _WRITE_ARGUMENT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "fu": Writer.u32,
     "fA": write_rooms,
     "M": write_mechanism,
+    "aM": write_mechanisms,
+    "P": write_message_params,
+    "ab": _write_batch,
 }
 _WRITE_RESULT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "u": Writer.u64,
@@ -186,6 +249,7 @@ _WRITE_RESULT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "ay": _write_array,
     "au": _write_numbers,
     "aA": write_filled,
+    "ar": _write_results,
 }
 _READ_RESULT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "u": Reader.u64,
@@ -194,13 +258,21 @@ _READ_RESULT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "ay": _read_bytes_result,
     "au": _read_numbers,
     "aA": read_filled,
+    "ar": _read_results,
 }
 _REQUESTS: Final = {
-    call.id: (call.request.encode(), tuple(_READ_ARGUMENT[form] for form in split(call.request)))
+    call.id.to_bytes(4, "big"): _Known(
+        call,
+        _beginning(call.id, call.request),
+        tuple(_READ_ARGUMENT[form] for form in split(call.request)),
+    )
     for call in CALLS.values()
 }
 _ANSWERS: Final = {
-    call.id: (call.response.encode(), tuple(_WRITE_RESULT[form] for form in split(call.response)))
+    call.id: (
+        _beginning(call.id, call.response),
+        tuple(_WRITE_RESULT[form] for form in split(call.response)),
+    )
     for call in CALLS.values()
 }
 _RETURN_VALUES: Final = frozenset(int(rv) for rv in Rv)

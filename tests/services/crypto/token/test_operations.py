@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.calls import CALLS
-from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, Mgf, ObjectClass
+from secgear.services.crypto.pkcs11.constants import (
+    Attr,
+    KeyType,
+    Mech,
+    MechanismFlag,
+    Mgf,
+    ObjectClass,
+)
 from secgear.services.crypto.pkcs11.mechanism import (
     CtrParams,
     EcdhParams,
+    EddsaParams,
     GcmParams,
     Mechanism,
     PssParams,
@@ -95,7 +103,11 @@ def test_one_operation_of_a_kind_at_a_time(user: User) -> None:
     user.call(*init)
     user.call("C_EncryptInit", None, 0)  # PKCS#11 3.0: ends it
     assert refusal(user.call, "C_Encrypt", bytes(16), ROOM) is Rv.OPERATION_NOT_INITIALIZED
-    user.call("C_SessionCancel", 0)
+    user.call("C_FindObjectsInit", {})
+    user.call("C_SessionCancel", MechanismFlag.SIGN | MechanismFlag.FIND_OBJECTS)
+    assert refusal(user.call, "C_FindObjects", 1) is Rv.OPERATION_NOT_INITIALIZED
+    user.call("C_DigestUpdate", b"goes on")
+    user.call("C_SessionCancel", MechanismFlag.DIGEST)
     assert refusal(user.call, "C_DigestFinal", ROOM) is Rv.OPERATION_NOT_INITIALIZED
 
 
@@ -206,6 +218,8 @@ PAIRS: list[tuple[Mech, dict[str, Any], list[tuple[Mech, Any]]]] = [
     (Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": bytes.fromhex("06052b81040023")},
      [(Mech.ECDSA_SHA512, None), (Mech.ECDSA_SHA3_256, None)]),
     (Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\x13\x0cedwards25519"}, [(Mech.EDDSA, None)]),
+    (Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\x13\x0aedwards448"},
+     [(Mech.EDDSA, None), (Mech.EDDSA, EddsaParams(False, b""))]),
     (Mech.SM2_KEY_PAIR_GEN, {}, [(Mech.SM2, None), (Mech.SM2_SM3, None), (Mech.SM2_SM3, b"ALICE")]),
     (Mech.ML_DSA_KEY_PAIR_GEN, {"PARAMETER_SET": 1}, [(Mech.ML_DSA, None)]),
     (Mech.ML_DSA_KEY_PAIR_GEN, {"PARAMETER_SET": 3}, [(Mech.ML_DSA, None)]),
@@ -310,14 +324,7 @@ def test_random_bytes(user: User) -> None:
 def test_what_is_not_supported_says_so(user: User) -> None:
     served = table()
     names = {call.name for call in CALLS.values() if call.id not in served}
-    assert names == {
-        "C_GetOperationState", "C_SetOperationState", "C_SignRecoverInit", "C_SignRecover",
-        "C_VerifyRecoverInit", "C_VerifyRecover", "C_DigestEncryptUpdate",
-        "C_DecryptDigestUpdate", "C_SignEncryptUpdate", "C_DecryptVerifyUpdate", "C_LoginUser",
-    }  # fmt: skip
-    assert refusal(user.call, "C_SignRecoverInit", Mechanism(Mech.RSA_PKCS), 1) is (
-        Rv.FUNCTION_NOT_SUPPORTED
-    )
+    assert not names
 
 
 def test_many_threads_in_sessions_of_their_own_get_right_results(module: Module) -> None:
@@ -430,3 +437,23 @@ def test_right_pins_at_once_do_not_lock_each_other_out(module: Module) -> None:
     for thread in threads:
         thread.join()
     assert len(users) == len(callers)
+
+
+def test_an_operation_that_a_logout_overtakes_does_not_begin(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, private = user.ec(TOKEN=True)
+    other = User(user.caller, login=False)
+    find = Application.find
+
+    def find_and_leave(app: Application, *arguments: Any) -> Any:
+        found = find(app, *arguments)
+        monkeypatch.undo()
+        other.caller.call("C_Logout", other.session)
+        return found
+
+    monkeypatch.setattr(Application, "find", find_and_leave)
+    refused = refusal(user.call, "C_SignInit", Mechanism(Mech.ECDSA), private)
+    assert refused is Rv.USER_NOT_LOGGED_IN
+    assert refusal(user.call, "C_Sign", bytes(32), ROOM) is Rv.OPERATION_NOT_INITIALIZED
+    user.call("C_VerifyInit", Mechanism(Mech.ECDSA), public)  # which is not private
