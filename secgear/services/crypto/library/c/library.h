@@ -147,10 +147,11 @@ typedef void (*sg_encoder)(struct sg_writer *writer, const void *parameter, size
 /* How its parameter is written; NULL for a mechanism that is not known. */
 sg_encoder sg_encoder_of(uint32_t mechanism);
 void sg_encode_octets(struct sg_writer *writer, const void *parameter, size_t size);
+void sg_encode_kdf(struct sg_writer *writer, const void *parameter, size_t size);
 /* An array in a structure. */
 void sg_encode_array(struct sg_writer *writer, const void *data, CK_ULONG size);
-/* Whether the parameter is a structure of this size. */
-bool sg_encodable(struct sg_writer *writer, size_t size, size_t expected);
+/* Whether there is a structure of this size. */
+bool sg_encodable(struct sg_writer *writer, const void *parameter, size_t size, size_t expected);
 
 /* Of the generated numbers: what an attribute's value is, and which return values there are. */
 enum sg_kind { SG_BYTES, SG_BOOL, SG_ULONG, SG_MECHANISMS, SG_TEMPLATE };
