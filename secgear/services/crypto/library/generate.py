@@ -69,7 +69,7 @@ _PUT: Final[Mapping[str, str]] = {
     "D": "sg_need_document(&call, a{0}, a{0}_size);",
     "P": "sg_put_mechanisms(&call, a{0}, a{0}_count);",
     "I": "sg_put_inputs(&call, a{0}, a{0}_count);",
-    "O": "sg_need(&call, a{0});",
+    "O": "sg_need_results(&call, a{0}, a{0}_count);",
 }
 _GET: Final[Mapping[str, str]] = {
     "H": "sg_get_ulong(&call, a{0});",

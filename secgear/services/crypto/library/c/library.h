@@ -96,7 +96,8 @@ struct sg_call {
     struct sg_reader in;
     struct sg_answer answer;
     uint32_t id;
-    size_t limit; /* bytes that the answer may have */
+    size_t limit;    /* bytes that the answer may have */
+    CK_ULONG inputs; /* of a batch */
     CK_RV rv;      /* why the call went no further */
     CK_RV outcome; /* of a call that was answered: CKR_OK or CKR_BUFFER_TOO_SMALL, mostly */
     bool entered, answered;
@@ -134,6 +135,8 @@ void sg_get_attributes(struct sg_call *call, CK_ATTRIBUTE *attributes, CK_ULONG 
 /* batches.c: of our own calls. */
 
 void sg_need_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size);
+/* As many results as inputs: of the batch whose inputs were put last. */
+void sg_need_results(struct sg_call *call, const CK_SECGEAR_RESULT *results, CK_ULONG count);
 void sg_put_mechanisms(struct sg_call *call, const CK_MECHANISM *mechanisms, CK_ULONG count);
 void sg_put_inputs(struct sg_call *call, const CK_SECGEAR_INPUT *inputs, CK_ULONG count);
 void sg_get_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size);
