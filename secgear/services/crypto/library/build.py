@@ -33,6 +33,7 @@ SOURCES: Final = (
     "sdf_handles.c",
     "sdf_keys.c",
     "sdf_objects.c",
+    "sdf_once.c",
     "sdf_pieces.c",
     "sdf_settings.c",
     "sdf_symmetric.c",

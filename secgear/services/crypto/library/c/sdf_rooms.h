@@ -23,7 +23,7 @@ enum {
     SDF_DIGEST = 32,        /* of SM3 */
     SDF_TAG = 16,           /* of GCM and CCM */
     SDF_PIECE = 1 << 20,    /* of data that goes in one call */
-    SDF_MAX_AEAD = 2 << 20, /* of data that has to be in one call */
+    SDF_MAX_AEAD = 1 << 20, /* of data that has to be in one call */
     SDF_MAX_FILE = 65536,   /* of a file: what an attribute can hold */
     SDF_MAX_NAME = 128,     /* of a file's name */
     SDF_MAX_ID = 8191,      /* of an identity, whose number of bits has 16 */
@@ -127,6 +127,17 @@ CK_RV sdf_read_point(struct sdf_session *session, CK_OBJECT_HANDLE key, uint8_t 
 
 /* Takes an agreement of this session away, and with it the handle of its ephemeral key. */
 struct sdf_object *sdf_take_agreement(struct sdf_session *session, void *handle, CK_OBJECT_HANDLE *ephemeral);
+
+/* sdf_once.c: what is done in one call. Sizes of results go in as the room there is. */
+
+CK_RV sdf_sign(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *data,
+               CK_ULONG size, CK_BYTE *signature, CK_ULONG *signature_size);
+CK_RV sdf_verify(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *data,
+                 CK_ULONG size, const CK_BYTE *signature, CK_ULONG signature_size);
+CK_RV sdf_encrypt(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *from,
+                  CK_ULONG size, CK_BYTE *to, CK_ULONG *made);
+CK_RV sdf_decrypt(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *from,
+                  CK_ULONG size, CK_BYTE *to, CK_ULONG *made);
 
 /* sdf_symmetric.c */
 

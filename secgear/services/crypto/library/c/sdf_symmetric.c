@@ -48,27 +48,27 @@ int sdf_mode_of(unsigned algorithm, const unsigned char *iv, struct sdf_mode *mo
 /* --- encryption -------------------------------------------------------------------------------- */
 
 struct direction {
+    CK_RV (*once)(CK_ULONG, CK_MECHANISM_PTR, CK_ULONG, const CK_BYTE *, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
     CK_RV (*init)(CK_ULONG, CK_MECHANISM_PTR, CK_ULONG);
-    CK_RV (*whole)(CK_ULONG, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
     CK_RV (*update)(CK_ULONG, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
     CK_RV (*final)(CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
 };
 
-static const struct direction ENCRYPTION = {C_EncryptInit, C_Encrypt, C_EncryptUpdate, C_EncryptFinal};
-static const struct direction DECRYPTION = {C_DecryptInit, C_Decrypt, C_DecryptUpdate, C_DecryptFinal};
+static const struct direction ENCRYPTION = {sdf_encrypt, C_EncryptInit, C_EncryptUpdate, C_EncryptFinal};
+static const struct direction DECRYPTION = {sdf_decrypt, C_DecryptInit, C_DecryptUpdate, C_DecryptFinal};
 
 /* As much output as input, which may be in one place. What does not fit in one call is in several. */
 static CK_RV run(const struct direction *to, CK_SESSION_HANDLE session, struct sdf_mode *mode,
                  CK_OBJECT_HANDLE key, const uint8_t *from, uint8_t *into, size_t size)
 {
+    CK_ULONG made = size;
+    if (size <= SDF_PIECE) {
+        CK_RV done = to->once(session, &mode->mechanism, key, from, size, into, &made);
+        return done == CKR_OK && made != size ? CKR_DEVICE_ERROR : done;
+    }
     CK_RV rv = to->init(session, &mode->mechanism, key);
     if (rv != CKR_OK)
         return rv;
-    CK_ULONG made = size;
-    if (size <= SDF_PIECE) {
-        rv = to->whole(session, (CK_BYTE_PTR)from, size, into, &made);
-        return rv == CKR_OK && made != size ? CKR_DEVICE_ERROR : rv;
-    }
     for (size_t at = 0; at < size && rv == CKR_OK; at += made) {
         size_t part = size - at < SDF_PIECE ? size - at : SDF_PIECE;
         made = part;
@@ -246,9 +246,9 @@ SG_EXPORT int SDF_AuthEnc(void *hSessionHandle, void *hKeyHandle, unsigned int u
     if (result == SDR_OK) {
         CK_ULONG made = uiDataLength + SDF_TAG;
         uint8_t *text = malloc(made);
-        CK_RV rv = text == NULL ? CKR_HOST_MEMORY : C_EncryptInit(session->handle, &mode.mechanism, key);
-        if (rv == CKR_OK)
-            rv = C_Encrypt(session->handle, pucData, uiDataLength, text, &made);
+        CK_RV rv = text == NULL ? CKR_HOST_MEMORY
+                                : sdf_encrypt(session->handle, &mode.mechanism, key, pucData, uiDataLength, text,
+                                              &made);
         result = rv == CKR_MECHANISM_PARAM_INVALID ? SDR_INARGERR : sdf_error(rv, SDR_SYMOPERR);
         if (result == SDR_OK && made != uiDataLength + SDF_TAG)
             result = SDR_HARDFAIL;
@@ -285,11 +285,11 @@ SG_EXPORT int SDF_AuthDec(void *hSessionHandle, void *hKeyHandle, unsigned int u
     if (result == SDR_OK) {
         CK_ULONG size = uiEncDataLength + SDF_TAG, made = uiEncDataLength;
         uint8_t *text = malloc(size);
-        CK_RV rv = text == NULL ? CKR_HOST_MEMORY : C_DecryptInit(session->handle, &mode.mechanism, key);
-        if (rv == CKR_OK) {
+        CK_RV rv = CKR_HOST_MEMORY;
+        if (text != NULL) {
             memcpy(text, pucEncData, uiEncDataLength);
             memcpy(text + uiEncDataLength, pucAuthData, SDF_TAG);
-            rv = C_Decrypt(session->handle, text, size, pucData, &made);
+            rv = sdf_decrypt(session->handle, &mode.mechanism, key, text, size, pucData, &made);
         }
         result = rv == CKR_ENCRYPTED_DATA_INVALID     ? SDR_MACERR
                  : rv == CKR_MECHANISM_PARAM_INVALID ? SDR_INARGERR
