@@ -15,6 +15,7 @@ from bench import (
     envelopes,
     memory,
     ring,
+    sdf,
     sealing,
     service,
     start,
@@ -33,6 +34,7 @@ TIMED = {
     "channel": channel.main,
     "sealing": sealing.main,
     "crypto": crypto.main,
+    "sdf": sdf.main,
 }
 
 
