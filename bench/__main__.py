@@ -14,6 +14,7 @@ from bench import (
     crypto,
     envelopes,
     memory,
+    rest,
     ring,
     sdf,
     sealing,
@@ -34,6 +35,7 @@ TIMED = {
     "channel": channel.main,
     "sealing": sealing.main,
     "crypto": crypto.main,
+    "rest": rest.main,
     "sdf": sdf.main,
 }
 

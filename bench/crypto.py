@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from bench.crypto_data import encryption
 from bench.cryptoki import (
     CLASS,
     EC_PARAMS,
@@ -47,7 +48,12 @@ def main(*, quick: bool) -> list[Row]:
             library.prepare(SO_PIN, PIN)
             library.open()
             library.login(USER, PIN)
-        return [*_signatures(libraries, quick), *_others(libraries, quick)]
+        socket = Path(folder) / "module" / "pkcs11.sock"
+        return [
+            *_signatures(libraries, quick),
+            *_others(libraries, quick),
+            *encryption(libraries["softhsm"], socket, PIN, _openssl, quick=quick),
+        ]
 
 
 def _signatures(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:

@@ -63,7 +63,8 @@ def build(
 ) -> None:
     """Make the library. address: of its module, for one that asks nobody else.
 
-    flags: more of the compiler's. place: where the sources are. Raises CryptoModuleError without a compiler, or when it fails.
+    flags: more of the compiler's. place: where the sources are. Raises CryptoModuleError without a
+    compiler, or when it fails.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if not compiler or shutil.which(compiler[0]) is None:

@@ -263,7 +263,9 @@ def calls() -> str:
         if name in STRUCTURES:
             bodies.append(_filling(name, BY_NAME[name]))
         elif name not in BY_HAND:
-            bodies.append(_body(name, kinds(name), None if name in UNSUPPORTED else BY_NAME.get(name)))
+            bodies.append(
+                _body(name, kinds(name), None if name in UNSUPPORTED else BY_NAME.get(name))
+            )
     bodies += [_body(name, derived(call), call) for name, call in own_calls()]
     own = ",\n    ".join(["{1, 0}", "S_Free", *(name for name, _ in own_calls())])
     lists = "".join(
@@ -314,9 +316,9 @@ def _inside(name: str) -> str:
 
 
 def _filling(name: str, call: Call) -> str:
-    before, _, members = STRUCTURES[name]
-    readers = {"v": "sg_get_version(&call, &info->{0});", "u": "sg_get_ulong(&call, &info->{0});"}
-    text = "sg_get_text(&call, info->{0}, sizeof info->{0});"
+    before, structure, members = STRUCTURES[name]
+    readers = {"v": "sg_get_version(&call, &got.{0});", "u": "sg_get_ulong(&call, &got.{0});"}
+    text = "sg_get_text(&call, got.{0}, sizeof got.{0});"
     lines = [
         "sg_need(&call, info);",
         *(_PUT[kind].format(i) for i, kind in enumerate(before)),
@@ -326,15 +328,21 @@ def _filling(name: str, call: Call) -> str:
             for form, member in zip(call.response, members, strict=True)
         ),
     ]
-    return f"{_head(name)}({_parameters(name)})\n{{\n" + _calling(call, lines)
+    return f"{_head(name)}({_parameters(name)})\n{{\n    {structure} got = {{0}};\n" + _calling(
+        call,
+        lines,
+        "    CK_RV rv = sg_end(&call);\n    if (rv == CKR_OK)\n"
+        "        *info = got;\n    return rv;\n",
+    )
 
 
-def _calling(call: Call, lines: list[str]) -> str:
+def _calling(call: Call, lines: list[str], end: str = "    return sg_end(&call);\n") -> str:
     return (
         "    struct sg_call call;\n"
         f'    sg_begin(&call, {call.id}, "{call.request}");\n'
         + "".join(f"    {line}\n" for line in lines)
-        + "    return sg_end(&call);\n}\n"
+        + end
+        + "}\n"
     )
 
 

@@ -229,7 +229,8 @@ def test_functions_of_other_days_say_so(session: Session) -> None:
 def test_an_attribute_that_is_none_is_refused(
     session: Session, attribute: Attribute, expected: Rv
 ) -> None:
-    made = (Attribute * 2)(*template(CLASS=0).array, attribute)
+    sound = template(CLASS=0)  # keeps the value that the copy points to
+    made = (Attribute * 2)(*sound.array, attribute)
     assert session.rv("C_CreateObject", made, 2, ONE) == expected
 
 
