@@ -41,7 +41,7 @@ def main(*, quick: bool) -> list[Row]:
     ours, softhsm = _first("pkcs11/p11-kit-client.so"), _first("softhsm/libsofthsm2.so")
     if ours is None or softhsm is None:
         raise SystemExit("crypto: needs p11-kit-modules and softhsm2 (Debian)")
-    with tempfile.TemporaryDirectory() as folder, _module(Path(folder) / "module"):
+    with tempfile.TemporaryDirectory() as folder, module(Path(folder) / "module"):
         _softhsm_home(Path(folder))
         libraries = {"softhsm": Library(softhsm), "secgear": Library(ours)}
         for library in libraries.values():
@@ -97,7 +97,7 @@ def _others(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _module(directory: Path) -> Iterator[None]:
+def module(directory: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "secgear.cli"]
     subprocess.run([*command, "crypto", "init", str(directory)], check=True, capture_output=True)
     with subprocess.Popen(
