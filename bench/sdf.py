@@ -101,7 +101,7 @@ def _prepare(folder: Path, socket: Path) -> None:
     place = ["--socket", str(socket), "--pin-file"]
     for command in (
         ["token", "bench", *place, str(pins)],
-        ["sdf", "key", "sign", "1", *place, str(pin)],
+        ["sdf", "key", "sign", "1", "--token", "bench", *place, str(pin)],
         ["library", "--output", str(folder / "library.so")],
     ):
         subprocess.run([*_COMMAND, *command], check=True, capture_output=True)
