@@ -26,6 +26,7 @@ SOURCES: Final = (
     "pieces.c",
     "sdf_agreement.c",
     "sdf_asymmetric.c",
+    "sdf_auth.c",
     "sdf_device.c",
     "sdf_exports.c",
     "sdf_files.c",
