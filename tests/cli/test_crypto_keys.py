@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -152,6 +153,21 @@ def test_wrong_words_are_explained(place: Place) -> None:
     status, error = code(*listed, *by)
     assert (status, "empty" in error) == (2, True)
     place.keys("list")  # the count of failures is cleared
+
+
+def test_a_pin_is_asked_for_without_a_file_and_not_shown(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def prompt(_: str, *, hide_input: bool, err: bool) -> str:
+        asked.append(hide_input and err)
+        return PIN
+
+    monkeypatch.setattr(typer, "prompt", prompt)
+    where = ("--token", "demo", "--socket", str(place.server.socket))
+    assert PIN not in printed("crypto", "keys", "list", "--json", *where)
+    assert asked == [True]
 
 
 def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None:
