@@ -188,6 +188,32 @@ def request_restore(
     _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
 
 
+@request.command("admit")
+def request_admit(
+    application: Annotated[Path, typer.Argument(help="The application.", readable=False)],
+    name: Name,
+    key: Key,
+    output: Output,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+    passphrase_file: PassphraseFile = None,
+    hours: Hours = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Have the enclaves of another machine become members; for `crypto domain admit`."""
+    import hashlib
+
+    from secgear.services.crypto.roles.operations import AdmitEnclave
+
+    digest = hashlib.sha256(read(application, reach.MAX_APPLICATION)).hexdigest()
+    place = Place(socket, address, policy, root, reference_values)
+    operation = AdmitEnclave(digest)
+    _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
+
+
 @request.command("zeroise")
 def request_zeroise(
     name: Name,
