@@ -34,6 +34,7 @@ from secgear.services.crypto.client import connect
 from secgear.services.crypto.host import Home
 from tests.services.crypto.running import (
     PIN,
+    SO_PIN,
     Server,
     founded,
     prepare_token,
@@ -168,6 +169,21 @@ def test_a_pin_is_asked_for_without_a_file_and_not_shown(
     where = ("--token", "demo", "--socket", str(place.server.socket))
     assert PIN not in printed("crypto", "keys", "list", "--json", *where)
     assert asked == [True]
+
+
+def test_a_user_with_a_name_logs_in_and_may_what_they_may(place: Place) -> None:
+    with (
+        connect(place.server.socket) as module,
+        module.token("demo").session(SO_PIN.encode(), officer=True) as officer,
+    ):
+        officer.call("S_SetUser", b"payments", 1, b"payments-pin")  # uses keys, makes none
+    pin = place.folder / "payments"
+    pin.write_text("payments-pin\n")
+    there = ("--token", "demo", "--socket", str(place.server.socket), "--user", "payments")
+    by = (*there, "--pin-file", str(pin))
+    assert json.loads(printed("crypto", "keys", "list", "--json", *by))["keys"] is not None
+    status, error = code("crypto", "keys", "generate", "EC", "--label", "x", *by)
+    assert (status, error) == (1, "CKR_ACTION_PROHIBITED")
 
 
 def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None:
