@@ -11,8 +11,7 @@ from secgear.services.crypto.pkcs11.constants import SessionFlag
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rest.refusals import Refusal
-from secgear.services.crypto.rpc.messages import Request, Size
-from secgear.services.crypto.token import guard
+from secgear.services.crypto.rpc.messages import Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import versions as calls
 from secgear.services.crypto.token.calls.registry import table
@@ -26,18 +25,17 @@ _FUNCTIONS: Final = table()
 
 
 def call(name: str, app: Application, *arguments: Any) -> Any:
-    """A call's one result, or all of them, if the guard lets it through.
+    """A call's one result, or all of them.
 
     Raises CryptokiError as the call does, Refusal for what the user has no right to, and
     CryptoModuleError when the module has to start again.
     """
     try:
-        guard.check(app, Request(BY_NAME[name], arguments))
+        results = _FUNCTIONS[BY_NAME[name].id](app, *arguments)
     except CryptokiError as error:
         if error.rv is Rv.ACTION_PROHIBITED:
             raise Refusal(403, "permission denied") from None
         raise
-    results = _FUNCTIONS[BY_NAME[name].id](app, *arguments)
     return results[0] if len(results) == 1 else results
 
 
