@@ -9,13 +9,13 @@ from typing import Any, Final, Self, final
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import SessionFlag
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.pkcs11.rv import CryptokiError
 from secgear.services.crypto.rest.refusals import Refusal
-from secgear.services.crypto.rpc.messages import Request, Size
-from secgear.services.crypto.token import guard
+from secgear.services.crypto.rpc.messages import Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import versions as calls
 from secgear.services.crypto.token.calls.registry import table
+from secgear.services.crypto.token.guard import NoRight
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.versions import Named
 
@@ -32,12 +32,9 @@ def call(name: str, app: Application, *arguments: Any) -> Any:
     CryptoModuleError when the module has to start again.
     """
     try:
-        guard.check(app, Request(BY_NAME[name], arguments))
-    except CryptokiError as error:
-        if error.rv is Rv.ACTION_PROHIBITED:
-            raise Refusal(403, "permission denied") from None
-        raise
-    results = _FUNCTIONS[BY_NAME[name].id](app, *arguments)
+        results = _FUNCTIONS[BY_NAME[name].id](app, *arguments)
+    except NoRight:
+        raise Refusal(403, "permission denied") from None
     return results[0] if len(results) == 1 else results
 
 

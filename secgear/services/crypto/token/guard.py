@@ -23,6 +23,13 @@ Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
 
 
+class NoRight(CryptokiError):
+    """A user with a name has no right to a call: CKR_ACTION_PROHIBITED."""
+
+    def __init__(self) -> None:
+        super().__init__(Rv.ACTION_PROHIBITED)
+
+
 class Row(msgspec.Struct, frozen=True):
     """What a call does. right: what it takes.
 
@@ -149,14 +156,14 @@ def _check_rights(app: Application, name: str, arguments: tuple[Any, ...]) -> No
     if rights == _USE | _MANAGE:
         return
     if row is None:
-        raise CryptokiError(Rv.ACTION_PROHIBITED)
+        raise NoRight
     needed = row.right
     if row.template and arguments[row.template].get(Attr.TOKEN) is True:
         needed |= _MANAGE
     if row.changes and not arguments[row.changes] & 1:  # even handles: on the token
         needed |= _MANAGE
     if needed & ~rights:
-        raise CryptokiError(Rv.ACTION_PROHIBITED)
+        raise NoRight
 
 
 def _record_use(app: Application, name: str, arguments: tuple[Any, ...]) -> None:
