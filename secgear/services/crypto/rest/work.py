@@ -26,7 +26,7 @@ _FUNCTIONS: Final = table()
 
 
 def call(name: str, app: Application, *arguments: Any) -> Any:
-    """A call's one result, or all of them, if the guard lets it through.
+    """A call's one result, or all of them.
 
     Raises CryptokiError as the call does, Refusal for what the user has no right to, and
     CryptoModuleError when the module has to start again.

@@ -7,7 +7,7 @@ have all rights, so that a new one is refused rather than forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, final
 
 import msgspec
 
@@ -23,8 +23,9 @@ Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
 
 
+@final
 class NoRight(CryptokiError):
-    """A user with a name has no right to a call: CKR_ACTION_PROHIBITED."""
+    """The user who has logged in has no right to a call."""
 
     def __init__(self) -> None:
         super().__init__(Rv.ACTION_PROHIBITED)
