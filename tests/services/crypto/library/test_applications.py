@@ -110,7 +110,7 @@ def test_opensc_works_with_what_p11_kit_drops(place: Place, tmp_path: Path) -> N
     place.tool("--keypairgen", "--key-type", "EC:edwards25519", "--label", "ed", "--id", "12")
     place.tool("--sign", "-m", "EDDSA", "--id", "12", "-i", str(plain), "-o", str(sealed))
     assert len(sealed.read_bytes()) == 64
-    # libp11 0.4.12, which is behind OpenSSL's engine, lists no key of a token that has one of these.
+    # libp11 0.4.12, behind OpenSSL's engine, lists no key of a token that has one of these.
     for kind in ("privkey", "pubkey"):
         place.tool("--delete-object", "--type", kind, "--id", "12")
 
