@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from ctypes import byref, c_ubyte, c_uint, c_void_p
 from pathlib import Path
 
-from bench.crypto import PIN, SO_PIN, _module
 from bench.measure import Row, Sample, interleaved, rows, sample
+from bench.modules import PIN, SO_PIN, serving
 
 _CHUNK = 65536
 _ALGORITHMS = {"sm4-ctr": 0x420, "sm4-cbc": 0x402}
@@ -26,9 +26,9 @@ _COMMAND = [sys.executable, "-m", "secgear.cli", "crypto"]
 
 def main(*, quick: bool) -> list[Row]:
     """Signatures with SM2, encryption of 64 KiB with SM4, a digest."""
-    with tempfile.TemporaryDirectory() as name, _module(Path(name) / "module"):
+    with tempfile.TemporaryDirectory() as name, serving(Path(name) / "module", 1) as socket:
         folder = Path(name)
-        _prepare(folder, folder / "module" / "pkcs11.sock")
+        _prepare(folder, socket)
         session = _Session(folder / "library.so")
         rounds = 7 if quick else 21
         return [*_signatures(session, rounds), *_ciphers(session, rounds)]
