@@ -22,6 +22,7 @@ SOURCES: Final = (
     "call.c",
     "dial.c",
     "mechanisms.c",
+    "messages.c",
     "module.c",
     "pieces.c",
     "sdf_agreement.c",
