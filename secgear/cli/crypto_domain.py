@@ -62,15 +62,31 @@ def admit(
     application: Annotated[Path, typer.Argument(help="The application.", readable=False)],
     output: Output,
     collateral: inputs.CollateralFiles = None,
+    request: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the administrators have approved, if there are any.", readable=False
+        ),
+    ] = None,
+    approval: Annotated[
+        list[Path] | None, typer.Option(help="An approval; may be repeated.", readable=False)
+    ] = None,
 ) -> None:
     """Where the module lives: have it verify an application, and admit who made it.
 
-    The module may be running. Carry what is written to the new machine, for
+    A module with administrators takes their decision: `secgear crypto request admit`. The module
+    may be running. Carry what is written to the new machine, for
     `secgear crypto domain accept`.
     """
     from secgear.services.crypto import joining
 
-    welcome = joining.admit(directory, _read(application), _collateral(collateral))
+    welcome = joining.admit(
+        directory,
+        _read(application),
+        _collateral(collateral),
+        _read(request) if request is not None else b"",
+        [_read(path) for path in approval or ()],
+    )
     output.write_bytes(welcome)
     note(f"admitted; the welcome is in {output}")
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secgear.cli import crypto_reach as reach
-from secgear.cli.crypto_reach import Address, Key, Name, Place, Policy, Socket, say_lines
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Key, Name, Place, say_lines
 from secgear.cli.crypto_roles import BEGINNING, People, RequestFile
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import AsJson, check_target, emit, open_data, read, write_file
@@ -185,6 +186,32 @@ def request_restore(
         _, digest, _ = inspected(file)
     place = Place(socket, address, policy, root, reference_values)
     operation = RestoreBackup(digest)
+    _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
+
+
+@request.command("admit")
+def request_admit(
+    application: Annotated[Path, typer.Argument(help="The application.", readable=False)],
+    name: Name,
+    key: Key,
+    output: Output,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+    passphrase_file: PassphraseFile = None,
+    hours: Hours = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Have the enclaves of another machine become members; for `crypto domain admit`."""
+    import hashlib
+
+    from secgear.services.crypto.roles.operations import AdmitEnclave
+
+    digest = hashlib.sha256(read(application, reach.MAX_APPLICATION)).hexdigest()
+    place = Place(socket, address, policy, root, reference_values)
+    operation = AdmitEnclave(digest)
     _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
 
 

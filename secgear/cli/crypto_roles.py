@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secgear.cli import crypto_reach as reach
-from secgear.cli.crypto_reach import Address, Key, Name, Place, Policy, Socket, say_lines, told
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Key, Name, Place, say_lines, told
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import AsJson, UsageError, check_target, emit, read, write_file
 from secgear.cli.signing import PassphraseFile, load_key
@@ -135,15 +136,23 @@ def execute(
 ) -> None:
     """Have carried out what was approved; you are an administrator.
 
-    Backups are made by `crypto backup create`, and restored by `crypto backup restore`.
+    Backups are made by `crypto backup create` and restored by `crypto backup restore`; members are
+    admitted by `crypto domain admit`.
     """
     from secgear.services.crypto.roles import requests
-    from secgear.services.crypto.roles.operations import MakeBackup, ResetOfficer, RestoreBackup
+    from secgear.services.crypto.roles.operations import (
+        AdmitEnclave,
+        MakeBackup,
+        ResetOfficer,
+        RestoreBackup,
+    )
 
     data = read(file, requests.MAX_REQUEST)
     operation = requests.parse_request(data).operation
     if isinstance(operation, MakeBackup | RestoreBackup):
         raise UsageError(f"crypto backup does what a request for {operation.kind} asks for")
+    if isinstance(operation, AdmitEnclave):
+        raise UsageError("crypto domain admit does what a request for admit asks for")
     secret = b""
     if isinstance(operation, ResetOfficer):
         secret = reach.secret_line(pin_file, "New PIN of the security officer")

@@ -47,6 +47,7 @@ from secgear.services.crypto.token.state import (
     Root,
     Row,
 )
+from secgear.services.crypto.token.tally import BOUNDS, Counts
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
@@ -262,6 +263,28 @@ def status() -> Status:
     )
 
 
+class Metrics(msgspec.Struct, frozen=True):
+    """What the module has to do. bounds: ends of the buckets, in seconds."""
+
+    connections: int
+    sessions: int
+    objects: int
+    counts: Counts
+    bounds: tuple[float, ...] = BOUNDS
+
+
+@app.ecall(raises=[Refused])
+def metrics() -> Metrics:
+    """How much the module has to do, and what came of it; see `Tally`."""
+    module = _opened()
+    return Metrics(
+        connections=module.clients,
+        sessions=sum(slot.sessions[0] for slot in module.slots),
+        objects=sum(len(slot.table) for slot in module.slots),
+        counts=module.tally.counts(),
+    )
+
+
 # --- the domain ----------------------------------------------------------------------------------
 
 
@@ -294,11 +317,18 @@ def apply(policy: str, roots: list[tuple[str, str, str, str]]) -> tuple[bytes, b
 
 
 @app.ecall(raises=[Refused])
-def admit(application: bytes, collateral: bytes) -> bytes:
+def admit(
+    application: bytes, collateral: bytes, request: bytes = b"", approvals: bytes = b""
+) -> bytes:
     """See `membership.admit`. collateral: JSON, b"" for none."""
     with _refusing():
         return membership.admit(
-            _opened().vault, application, _collateral(collateral), context.guest(), _now()
+            _opened().vault,
+            application,
+            _collateral(collateral),
+            context.guest(),
+            _now(),
+            (request, approvals),
         )
 
 

@@ -153,11 +153,16 @@ def found(
             from secgear.base.signing import sign
 
             image = sign(image, key)
-        image.save(home.image)
         address = witness.address if witness is not None else ""
         settings = Settings(policy_of(image), tee, database, address)
         storage = home.storage(settings)
         try:
+            if storage.head():
+                raise CryptoModuleError(
+                    "the store holds a module already; if its founding did not come to its end, "
+                    "remove it"
+                )
+            image.save(home.image)
             status = _founded(
                 image,
                 storage,
@@ -167,7 +172,11 @@ def found(
                 witness.key if witness is not None else b"",
                 founders,
             )
-            home.save(settings)
+            try:
+                home.save(settings)
+            except BaseException:
+                storage.erase()
+                raise
         finally:
             storage.close()
     return status
@@ -180,10 +189,6 @@ def policy_of(image: Image) -> str:
 
 def _founded(image: Image, storage: Storage, settings: Settings, *details: Any) -> Any:
     """The status of a module that was founded in this store, which is as it was when it fails."""
-    if storage.head():
-        raise CryptoModuleError(
-            "the store holds a module already; if its founding did not come to its end, remove it"
-        )
     ours = not settings.database  # nobody else founds in it
     try:
         with started(image, storage, settings) as enclave, told():

@@ -22,10 +22,12 @@ SOURCES: Final = (
     "call.c",
     "dial.c",
     "mechanisms.c",
+    "messages.c",
     "module.c",
     "pieces.c",
     "sdf_agreement.c",
     "sdf_asymmetric.c",
+    "sdf_auth.c",
     "sdf_device.c",
     "sdf_exports.c",
     "sdf_files.c",
@@ -33,6 +35,7 @@ SOURCES: Final = (
     "sdf_handles.c",
     "sdf_keys.c",
     "sdf_objects.c",
+    "sdf_once.c",
     "sdf_pieces.c",
     "sdf_settings.c",
     "sdf_symmetric.c",
@@ -57,10 +60,13 @@ LINK: Final = (
 _SECONDS = 300
 
 
-def build(output: Path, *, address: str = "", flags: Sequence[str] = ()) -> None:
+def build(
+    output: Path, *, address: str = "", flags: Sequence[str] = (), place: Path = PLACE
+) -> None:
     """Make the library. address: of its module, for one that asks nobody else.
 
-    flags: more of the compiler's. Raises CryptoModuleError without a compiler, or when it fails.
+    flags: more of the compiler's. place: where the sources are. Raises CryptoModuleError without a
+    compiler, or when it fails.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if not compiler or shutil.which(compiler[0]) is None:
@@ -75,13 +81,13 @@ def build(output: Path, *, address: str = "", flags: Sequence[str] = ()) -> None
             (folder / file).write_text(text)
         version = folder / "exports.map"
         version.write_text(f"{{ global: {'; '.join(EXPORTS)}; local: *; }};\n")
-        sources = [str(PLACE / source) for source in SOURCES]
+        sources = [str(place / source) for source in SOURCES]
         sources += [str(folder / file) for file in generated if file.endswith(".c")]
         built = folder / "library.so"
         built_for = [f'-DSG_BUILT_FOR="{_escaped(address)}"'] if address else []
         done = subprocess.run(
             [
-                *compiler, *FLAGS, *flags, *built_for, f"-I{PLACE}", f"-I{folder}", *sources,
+                *compiler, *FLAGS, *flags, *built_for, f"-I{place}", f"-I{folder}", *sources,
                 *LINK, f"-Wl,--version-script={version}", f"-Wl,-soname,{output.name}",
                 "-o", str(built),
             ],

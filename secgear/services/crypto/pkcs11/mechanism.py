@@ -83,6 +83,19 @@ class HkdfParams(msgspec.Struct, frozen=True):
     info: bytes
 
 
+class KdfParams(msgspec.Struct, frozen=True):
+    """CK_SP800_108_KDF_PARAMS of PKCS#11 3.0 in counter mode, as far as it is offered.
+
+    Its list of parts is put together already. prf: the number of a MAC. counter_bits: of the
+    counter, big endian. before, after: what the PRF reads around it. One key is derived.
+    """
+
+    prf: int
+    counter_bits: int
+    before: bytes
+    after: bytes
+
+
 class Sm2ExchangeParams(msgspec.Struct, frozen=True):
     """Key exchange of SM2 (GM/T 0003.3), ours: the parameter of C_DeriveKey with CKM_SM2_EXCHANGE.
 
@@ -149,6 +162,7 @@ Parameter = (
     | ChachaParams
     | EcdhParams
     | HkdfParams
+    | KdfParams
     | Sm2ExchangeParams
     | EddsaParams
     | ContextParams

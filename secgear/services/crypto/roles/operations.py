@@ -157,6 +157,19 @@ class RestoreBackup(_Operation, frozen=True, tag="restore"):
         )
 
 
+class AdmitEnclave(_Operation, frozen=True, tag="admit"):
+    """Enclaves of another machine become members of the domain. application: its SHA-256."""
+
+    application: Annotated[str, _HEX_32]
+
+    def words(self) -> str:
+        """See `_Operation`."""
+        return (
+            f"the machine that has made the application {self.application} becomes a member: "
+            "its enclaves, if they are such as this, open all keys of this module"
+        )
+
+
 class Zeroise(_Operation, frozen=True, tag="zeroise"):
     """All keys are destroyed, for good, and the module with them."""
 
@@ -172,6 +185,7 @@ Operation = (
     | ResetOfficer
     | MakeBackup
     | RestoreBackup
+    | AdmitEnclave
     | Zeroise
 )
 

@@ -39,6 +39,20 @@ class Draft:
         """Whether there is anything to make durable."""
         return bool(self.events or self.written or self.deleted or self.head is not self._before)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the attributes that are written, roughly."""
+        return sum(item.size for _, item in self.written.values())
+
+    def copy(self) -> Draft:
+        """One that goes on from here, and leaves this one as it is."""
+        other = Draft(self._before, self._tables)
+        other.head = self.head
+        other.events = list(self.events)
+        other.written, other.deleted = dict(self.written), dict(self.deleted)
+        other.members, other.expelled = list(self.members), list(self.expelled)
+        return other
+
     def alter(self, **fields: Any) -> None:
         """Set fields of the head."""
         self.head = msgspec.structs.replace(self.head, **fields)

@@ -20,7 +20,7 @@ from typing import Final, TypeVar, final
 import msgspec
 
 from secgear.base.tee import Evidence, Guest, SealingPolicy
-from secgear.errors import CryptoModuleError, EvidenceMalformed
+from secgear.errors import CryptoModuleError, CryptoRefused, EvidenceMalformed
 from secgear.middleware.attestation import Policy, bundle, envelope, examine, verify
 from secgear.middleware.attestation.anchors import Anchors, builtin_anchors
 from secgear.middleware.attestation.claims import Claims
@@ -28,8 +28,11 @@ from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.attestation.policy.model import Accept, Allow, TcbRules
 from secgear.middleware.attestation.values import Hex
 from secgear.middleware.sealing import seal, unseal
+from secgear.services.crypto.roles.operations import AdmitEnclave
 from secgear.services.crypto.token import keyring
+from secgear.services.crypto.token.authority import Badge
 from secgear.services.crypto.token.draft import Draft
+from secgear.services.crypto.token.governing import authorised
 from secgear.services.crypto.token.keyring import Credential
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.state import Head, Member, MemberRow, Root, encode
@@ -167,13 +170,19 @@ def apply(
     return encode(msgspec.structs.replace(made, evidence=evidence)), pending
 
 
-def admit(
-    vault: Vault, application: bytes, collateral: Collateral, guest: Guest, at: datetime.datetime
+def admit(  # noqa: PLR0917  (the last one only where there are administrators)
+    vault: Vault,
+    application: bytes,
+    collateral: Collateral,
+    guest: Guest,
+    at: datetime.datetime,
+    decision: tuple[bytes, bytes] = (b"", b""),
 ) -> bytes:
     """Admit an applicant. Returns its welcome.
 
-    Raises CryptoModuleError for what is no application, AttestationError (Untrusted) for one by
-    something else than an enclave like this one.
+    decision: request and approvals, which it takes where the module has administrators. Raises
+    CryptoModuleError for what is no application, AttestationError (Untrusted) for one by something
+    else than an enclave like this one, CryptoRefused without the decision.
     """
     given = _read(_APPLICATIONS, application, "application")
     if not 0 <= given.not_after < 1 << 40 or at.timestamp() >= given.not_after:
@@ -190,6 +199,10 @@ def admit(
 
     def add(draft: Draft) -> bytes:
         _check_room(draft.head, member)
+        if draft.head.roles.administrators:
+            done = authorised(draft, *decision, vault=vault, badge=Badge(), actor="host")
+            if done.operation != AdmitEnclave(hashlib.sha256(application).hexdigest()):
+                raise CryptoRefused("the request is for something else than this application")
         grant = keyring.grant(draft.head, member.public)
         if member not in draft.head.members:
             draft.alter(members=(*draft.head.members, member))

@@ -23,7 +23,8 @@ from secgear.services.crypto.token.users import Who
 from secgear.services.crypto.token.vault import MAX_OBJECTS, Vault
 
 LABEL_SIZE: Final = 32
-_TRYING: Final = 1.0  # seconds that a try of a PIN takes another enclave at most, once counted
+_TRYING: Final = 5.0  # seconds after which a try of a PIN in another enclave is no longer under way
+_PAUSE: Final = 0.05  # seconds between looks whether it is
 _LOW: Final = 3  # tries that are left when a PIN's count is called low
 
 
@@ -46,6 +47,7 @@ class Slot:
         self._lock = threading.Lock()
         # One try of a PIN at a time: those under way count as failures, and too many would lock it.
         self._trying = threading.Lock()
+        self._locked: Pin | None = None  # a PIN that is locked, and by no try under way
         self._sessions: Counter[tuple[int, bool]] = Counter()  # generation, whether they may write
 
     def __repr__(self) -> str:
@@ -196,11 +198,14 @@ class Slot:
                     raise
                 self._vault.catch_up()
                 present = users.pin_of(self.state, user)
+                if present == self._locked:
+                    raise
                 if present != seen:
                     seen, patience = present, time.monotonic() + _TRYING
                 elif time.monotonic() > patience:
+                    self._locked = present
                     raise
-            time.sleep(_TRYING / 20)
+            time.sleep(_PAUSE)
 
     def _replace_pin(self, user: Who, proven: Pin, new: Pin | None, event: Event) -> None:
         """After a success. new: another PIN; None for the same, cleared of failures."""

@@ -20,8 +20,9 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -36,8 +37,9 @@ from secgear.services.crypto.token import keyring
 from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.keyring import Credential, Keyring
 from secgear.services.crypto.token.ledger import Event, write
-from secgear.services.crypto.token.objects import Object, pack, unpack
+from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.roles import Roles
+from secgear.services.crypto.token.snapshot import Snapshot, sealed_row
 from secgear.services.crypto.token.state import (
     HEADS,
     Change,
@@ -53,26 +55,20 @@ from secgear.services.crypto.token.state import (
 )
 from secgear.services.crypto.token.table import Table
 from secgear.services.crypto.token.tree import Tree
+from secgear.services.crypto.token.wishes import Wish
 
 MAX_OBJECTS: Final = 1 << 20
 LEASE: Final = 5.0
 """Seconds for which an enclave relies on what the counter has said last."""
 _RECENT: Final = 16  # marks of earlier heads that a head carries
+_TOGETHER: Final = 1 << 20  # bytes of objects after which a change takes in no others
 _TRIES: Final = 200  # times that others may be faster before a change is given up
 _READS: Final = 50  # times that others may change the store while one reads it
+_PAUSES: Final = (0.1, 0.3, 0.9)  # seconds before the counter is asked again
 _HEAD: Final = b"secgear crypto head v2"
-_OBJECT: Final = b"secgear crypto object v2\0"
 _PLAIN: Final = Founding()
 
 T = TypeVar("T")
-
-
-class _State(NamedTuple):
-    """A head that was read, with what it was made of."""
-
-    head: Head
-    mark: bytes
-    keys: Keyring
 
 
 class _Outdone(Exception):
@@ -98,15 +94,17 @@ class Vault:
     ) -> None:
         self.tables: tuple[Table, ...] = ()
         self._lock = threading.RLock()
+        self._wishes: deque[Wish[Any]] = deque()
         self._store, self._make_counter = store, counter
         self.guest, self.policy = guest, policy
         self._now = now
         self._counter: Counter
         self._credential: Credential
-        self._state = _State(Head(b"", b"", ()), b"", Keyring(0, {}))
+        self._state = Snapshot(Head(b"", b"", ()), b"", Keyring(0, {}))
         self._tree = Tree()
         self._older: set[int] = set()  # ids of objects under a domain key that is not the newest
-        self._noted = 0
+        self._noted = 0  # the epoch that the host has told of, and up to which one was looked
+        self._looked = 0
         self._due = 0.0
         self.shared = False
 
@@ -121,7 +119,7 @@ class Vault:
 
         Raises CryptokiError(DEVICE_ERROR) when that can't be had.
         """
-        if self._noted > self._state.head.epoch or time.monotonic() >= self._due:
+        if self._noted > self._looked or time.monotonic() >= self._due:
             self.catch_up()
         return self._state.head
 
@@ -143,10 +141,6 @@ class Vault:
     def audit_key(self) -> bytes:
         """The public key that verifies the audit trail, 32 bytes."""
         return self._credential.audit
-
-    def clock(self) -> int:
-        """Seconds since 1970, by the host's clock."""
-        return int(self._now().timestamp())
 
     def records(self, after: int) -> list[Record]:
         """What the host shows of the audit trail behind a number. Raises CryptokiError."""
@@ -181,7 +175,7 @@ class Vault:
                 roles=roles or Roles(os.urandom(16)),
                 members=(Member(own.id, own.public, self.guest.tee, b""),),
             )
-            self._state = _State(head, now.mark, Keyring.of(head))
+            self._state = Snapshot(head, now.mark, Keyring.of(head))
             self.tables = tuple(Table() for _ in range(slots))
             draft = Draft(head, self.tables)
             credential = own.sealed(self.guest, self.policy)
@@ -202,10 +196,6 @@ class Vault:
                 raise CryptoModuleError("the store holds no module; found one first")
             self._credential = keyring.own_credential(self._store.members(), self.guest)
             first = self._read_head(sealed)
-            if first.head.svn > self.guest.svn:
-                raise CryptoModuleError(
-                    f"version {first.head.svn} has used the module; this is {self.guest.svn}"
-                )
             self._counter = self._make_counter(first.head.founding)
             self._state = first
             self.tables = tuple(Table() for _ in first.head.tokens)
@@ -243,16 +233,12 @@ class Vault:
                 "the store's objects are not those of its head: some were changed, removed, "
                 "brought back or put in"
             )
-        items = [(row.slot, _opened(state.keys, row)) for _, row in sorted(rows.items())]
+        items = [(row.slot, state.opened(row)) for _, row in sorted(rows.items())]
         self._acknowledge(state)
         known = {item.id for table in self.tables for item in table.all()}
         self._tree = tree
         self._older = set(rows)
-        newest = {
-            row.id
-            for row in rows.values()
-            if keyring.generation_of(row.blob) == state.head.generation
-        }
+        newest = state.newest(rows.values())
         self._state = state
         self._reached(state, items, known - set(rows), newest)
 
@@ -282,8 +268,7 @@ class Vault:
             except _Outdone:
                 continue
             self._due = time.monotonic() + LEASE
-            if self._noted == noted:
-                self._noted = 0  # the host may have said anything
+            self._looked = max(self._looked, noted)  # whatever the host has said
             return
         raise RolledBack("the store changes faster than it can be read")
 
@@ -308,20 +293,17 @@ class Vault:
         try:
             if self._tree.root() != state.head.root:
                 raise CryptoModuleError("the store's changes are not those of its head")
-            items = [(row.slot, _opened(state.keys, row)) for row in news.rows]
+            items = [(row.slot, state.opened(row)) for row in news.rows]
             self._acknowledge(state)
         except BaseException:
             self._restore(leaves)
             raise
-        newest = {
-            row.id for row in news.rows if keyring.generation_of(row.blob) == state.head.generation
-        }
-        self._reached(state, items, news.gone, newest)
+        self._reached(state, items, news.gone, state.newest(news.rows))
         return True
 
     def _reached(
         self,
-        state: _State,
+        state: Snapshot,
         items: Iterable[tuple[int, Object]],
         gone: Iterable[int],
         newest: Iterable[int],
@@ -336,6 +318,7 @@ class Vault:
             self._older = {item.id for table in self.tables for item in table.all()}
         self._older.difference_update(newest, gone)
         self._state = state
+        self._looked = max(self._looked, state.head.epoch)
 
     def _planted(self, rows: Iterable[Row], gone: Iterable[int]) -> dict[int, bytes | None]:
         """The tree with these changes. Returns what it was, for `_restore`."""
@@ -351,7 +334,7 @@ class Vault:
         for id, leaf in leaves.items():
             self._tree.restore(id, leaf)
 
-    def _acknowledge(self, state: _State) -> None:
+    def _acknowledge(self, state: Snapshot) -> None:
         """Make sure that this is the newest state, by the counter.
 
         One that the counter does not know yet was stored just now, or before a crash: it is counted
@@ -373,7 +356,7 @@ class Vault:
                 f"the store is at {epoch}, and the counter at {now.value} with other data"
             )
 
-    def _read_head(self, sealed: bytes) -> _State:
+    def _read_head(self, sealed: bytes) -> Snapshot:
         """Raises CryptoModuleError for what is none of this domain's."""
         mark, keys = mark_of(sealed), self._state.keys
         if mark == self._state.mark:
@@ -386,9 +369,13 @@ class Vault:
             raise CryptoModuleError(
                 "the store's head was changed, or is another domain's"
             ) from None
+        if head.svn > self.guest.svn:  # there may be more in it than this version knows
+            raise CryptoModuleError(
+                f"version {head.svn} has written to the module; this is {self.guest.svn}"
+            )
         if all(member.id != self.member for member in head.members):
             raise CryptoModuleError("this platform is no member of the module's domain any more")
-        return _State(head, mark, Keyring.of(head))
+        return Snapshot(head, mark, Keyring.of(head))
 
     def _granted(self) -> Keyring:
         for row in self._store.members():
@@ -401,21 +388,43 @@ class Vault:
     def transact(self, function: Callable[[Draft], T]) -> T:
         """Make a change durable: what `function` writes to a draft. Returns what it returns.
 
-        `function` is run again when another enclave was faster, and may refuse by raising. Raises
+        `function` is run again when another enclave was faster, and may refuse by raising. Changes
+        that several threads wait for are made durable together, so it may be run by another thread,
+        with locks held: it takes none. Raises
         CryptokiError(DEVICE_ERROR) when the host has not kept it, or does not let us know: then it
         has happened in full or not at all. Raises CryptoModuleError when it is kept and the counter
         can't be moved: the enclave has to start again then, because its change could be undone.
         """
+        wish = Wish(function)
+        self._wishes.append(wish)
         with self._lock:
-            if self._noted > self._state.head.epoch:
+            # Whoever has waited for the lock has waited with others: one change is for them all.
+            while not wish.settled:
+                self._settle([self._wishes.popleft() for _ in range(len(self._wishes))])
+        return wish.result()
+
+    def _settle(self, wishes: list[Wish[Any]]) -> None:
+        """Make what is wished for durable, in one change: each in full or not at all."""
+        error: BaseException | None = None
+        try:
+            if self._noted > self._looked:
                 self.catch_up()
             for attempt in range(_TRIES):
                 draft = Draft(self._state.head, self.tables)
-                result = function(draft)
+                for number, wish in enumerate(wishes, 1):
+                    draft = wish.tried(draft)
+                    if draft.size > _TOGETHER:
+                        self._wishes.extendleft(reversed(wishes[number:]))
+                        del wishes[number:]
                 if not draft.changed or self._made(draft):
-                    return result
+                    return
                 time.sleep(random.random() * min(attempt, 20) / 1000)  # noqa: S311  (no secret)
             raise CryptokiError(Rv.DEVICE_ERROR)
+        except BaseException as caught:  # noqa: BLE001  (everybody who waits gets it)
+            error = caught
+        finally:
+            for wish in wishes:
+                wish.settle(error)
 
     def outdated(self, most: int) -> list[tuple[int, int]]:
         """Slot and id of some objects that are under an older domain key."""
@@ -426,10 +435,7 @@ class Vault:
     def _made(self, draft: Draft) -> bool:
         """Whether the change has taken the place of the state it was made of."""
         keys = Keyring.of(draft.head)
-        rows = tuple(
-            Row(id, slot, keys.seal(pack(item), _label(id, slot)))
-            for id, (slot, item) in draft.written.items()
-        )
+        rows = tuple(sealed_row(keys, slot, item) for slot, item in draft.written.values())
         leaves = self._planted(rows, draft.deleted)
         try:
             state, change = self._drawn_up(draft, keys, rows)
@@ -442,13 +448,14 @@ class Vault:
         except SecGearError as error:
             kept, failure = False, error
         if kept and self._counted(state):
+            self._due = time.monotonic() + LEASE
             self._reached(state, draft.written.values(), draft.deleted, draft.written)
             return True
         # What has become of it is in what others have made of it.
         self._restore(leaves)
         try:
             self._catch_up(look=True)
-            if _descends(self._state, state):
+            if self._state.includes(state):
                 return True
             if kept:
                 raise RolledBack("other data was counted")
@@ -462,17 +469,22 @@ class Vault:
             raise CryptokiError(Rv.DEVICE_ERROR) from failure
         return False
 
-    def _counted(self, state: _State) -> bool:
+    def _counted(self, state: Snapshot) -> bool:
         """Whether the counter has acknowledged what is kept; False if it is beyond that."""
-        try:
-            now = self._counter.advance(state.head.epoch, state.mark)
-        except SecGearError as error:
-            raise CryptoModuleError("a change is kept, but not counted") from error
-        return (now.value, now.mark) == (state.head.epoch, state.mark)
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                now = self._counter.advance(state.head.epoch, state.mark)
+                return (now.value, now.mark) == (state.head.epoch, state.mark)
+            except SecGearError as error:
+                pause = next(pauses, None)
+                if pause is None or isinstance(error, RolledBack):
+                    raise CryptoModuleError("a change is kept, but not counted") from error
+            time.sleep(pause)
 
     def _drawn_up(
         self, draft: Draft, keys: Keyring, rows: tuple[Row, ...]
-    ) -> tuple[_State, Change]:
+    ) -> tuple[Snapshot, Change]:
         """The state after the change, and what the host is asked to keep."""
         before, head = self._state, draft.head
         records = write(
@@ -501,26 +513,7 @@ class Vault:
             members=tuple(draft.members),
             expelled=tuple(draft.expelled),
         )
-        return _State(new, mark_of(sealed), keys), change
-
-
-def _descends(state: _State, earlier: _State) -> bool:
-    """Whether a state is `earlier` or was made of it, a few changes ago."""
-    back = state.head.epoch - earlier.head.epoch
-    if not back:
-        return state.mark == earlier.mark
-    return 0 < back <= len(state.head.recent) and state.head.recent[back - 1] == earlier.mark
-
-
-def _opened(keys: Keyring, row: Row) -> Object:
-    try:
-        return unpack(keys.open(row.blob, _label(row.id, row.slot)))
-    except (InvalidTag, KeyError):
-        raise CryptoModuleError(f"object {row.id} of the store was changed") from None
-
-
-def _label(id: int, slot: int) -> bytes:
-    return _OBJECT + id.to_bytes(8, "big") + slot.to_bytes(4, "big")
+        return Snapshot(new, mark_of(sealed), keys), change
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,14 +14,22 @@ from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.roles.operations import PinPolicy
-from secgear.services.crypto.token import pins, vault
+from secgear.services.crypto.token import pins, slot, vault
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import operations
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.state import Change, News
 from secgear.services.crypto.trail import Verifier
-from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect, open_module
+from tests.adversary.crypto_host import (
+    PIN,
+    SO_PIN,
+    MemoryGuest,
+    MemoryStore,
+    connect,
+    open_module,
+    vault_of,
+)
 from tests.services.crypto.conftest import User, refusal
 
 
@@ -89,13 +99,16 @@ def test_a_refused_change_leaves_no_half(store: MemoryStore) -> None:
 def test_without_word_from_the_host_an_enclave_looks_for_itself(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(
+        vault, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+    )
     here, there = two(store)
     one, other = User(connect(here)), User(connect(there))
     key = one.aes(TOKEN=True)
-    clock = vault.time.monotonic()
-    monkeypatch.setattr(vault.time, "monotonic", lambda: clock + vault.LEASE - 1)
+    clock[0] += vault.LEASE - 1
     assert other.find() == []
-    monkeypatch.setattr(vault.time, "monotonic", lambda: clock + vault.LEASE + 1)
+    clock[0] += 2
     assert other.find() == [key]
 
 
@@ -135,7 +148,8 @@ def test_a_number_that_the_host_makes_up_changes_nothing(store: MemoryStore) -> 
     key = user.aes(TOKEN=True)
     module.vault.note(1 << 62)
     assert user.find() == [key]
-    assert not module.vault._noted  # and is asked about once
+    store.stuck = True
+    assert user.find() == [key]  # it was looked for once
 
 
 @pytest.mark.parametrize("lie", ["row", "gone", "extra", "head", "nothing"])
@@ -170,6 +184,18 @@ def test_changes_that_are_not_those_of_the_head_end_the_enclave(
     noted(here, there)
     with pytest.raises(CryptoModuleError):
         other.find()
+
+
+def test_an_older_version_ends_when_a_newer_one_has_written(store: MemoryStore) -> None:
+    older = User(connect(open_module(store)))
+    guest = MemoryGuest()
+    guest.svn = 2
+    newer = User(connect(Module(vault_of(store, guest))))
+    with pytest.raises(CryptoModuleError, match="version 2 has written"):
+        older.aes(TOKEN=True)
+    with pytest.raises(CryptoModuleError, match="version 2 has written"):
+        open_module(store)
+    assert newer.find() == []
 
 
 def test_who_is_far_behind_reads_everything(
@@ -323,6 +349,92 @@ def test_writers_of_several_enclaves_lose_nothing(store: MemoryStore) -> None:
     assert sorted(User(connect(open_module(store))).find()) == sorted(kept)
 
 
+def together(store: MemoryStore, module: Module, wishes: list[Any]) -> list[Any]:
+    """Have threads wish for these while another change is being made. Returns what each got."""
+    commit, results = store.commit, [None] * len(wishes)
+    queue = module.vault._wishes
+
+    def wish(at: int) -> None:
+        try:
+            results[at] = module.vault.transact(wishes[at])
+        except (CryptokiError, CryptoModuleError) as error:
+            results[at] = error
+
+    threads = [threading.Thread(target=wish, args=(at,)) for at in range(len(wishes))]
+
+    def slow(change: Change) -> bool:
+        store.commit = commit  # type: ignore[method-assign]
+        for at, thread in enumerate(threads, 1):
+            thread.start()
+            while len(queue) < at:
+                time.sleep(0.001)
+        return commit(change)
+
+    store.commit = slow  # type: ignore[method-assign]
+    module.vault.transact(lambda draft: draft.record(Event("first", "test")))
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+def test_changes_that_wait_for_one_another_are_made_durable_together(store: MemoryStore) -> None:
+    module = open_module(store)
+    before = store.changes
+
+    def event(name: str) -> Any:
+        def write(draft: Any) -> str:
+            draft.record(Event(name, "test"))
+            return name
+
+        return write
+
+    def refused(draft: Any) -> None:
+        draft.record(Event("never", "test"))
+        draft.alter(next_id=999)
+        raise CryptokiError(Rv.ACTION_PROHIBITED)
+
+    results = together(store, module, [event("a"), refused, event("b"), event("c")])
+    assert [results[at] for at in (0, 2, 3)] == ["a", "b", "c"]
+    assert results[1].rv is Rv.ACTION_PROHIBITED
+    assert store.changes == before + 2
+    assert module.vault.known.next_id == 1
+    bodies = [record.body for record in store.records[-3:]]
+    for body, name in zip(bodies, (b'"a"', b'"b"', b'"c"'), strict=True):
+        assert name in body
+    verifier = Verifier(module.vault.audit_key)
+    verifier.follow((r.seq, r.body, r.hash, r.signature) for r in store.records)
+    assert verifier.end().seq == len(store.records)
+
+
+def test_changes_that_fail_together_fail_each(store: MemoryStore) -> None:
+    module = open_module(store)
+
+    def refused(draft: Any) -> None:
+        raise CryptokiError(Rv.ACTION_PROHIBITED)
+
+    def breaks(draft: Any) -> None:
+        draft.record(Event("lost", "test"))
+        store.refuse = True
+
+    results = together(store, module, [breaks, refused])
+    assert [one.rv for one in results] == [Rv.DEVICE_ERROR] * 2
+    store.refuse = False
+    assert module.vault.transact(lambda draft: draft.count(0)) == 0
+
+
+def test_what_is_much_is_not_made_durable_together(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = open_module(store)
+    item = module.slots[0].table.get(User(connect(module)).aes(TOKEN=True) >> 1)
+    assert item is not None
+    monkeypatch.setattr(vault, "_TOGETHER", item.size + 1)
+    before = store.changes
+    results = together(store, module, [lambda draft: draft.add(0, item).id] * 5)
+    assert sorted(results) == list(range(2, 7))
+    assert store.changes == before + 1 + 3  # the first, then two, two and one
+
+
 # --- PINs, sessions and logins -------------------------------------------------------------------
 
 
@@ -332,12 +444,16 @@ def _login(caller: Caller, pin: bytes = PIN, user: int = 1) -> int:
     return session
 
 
-def test_tries_of_a_pin_are_counted_over_all_enclaves(store: MemoryStore) -> None:
+def test_tries_of_a_pin_are_counted_over_all_enclaves(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot, "_TRYING", 0.1)  # no try is under way here
     callers = [connect(module) for module in two(store)]
     for at in range(PinPolicy().tries):
         caller = callers[at % 2]
         assert refusal(_login, caller, b"wrong") is Rv.PIN_INCORRECT
     for caller in callers:
+        assert refusal(_login, caller) is Rv.PIN_LOCKED
         assert refusal(_login, caller) is Rv.PIN_LOCKED
 
 

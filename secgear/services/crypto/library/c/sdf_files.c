@@ -42,7 +42,7 @@ static struct sdf_session *enter(void *handle, CK_ATTRIBUTE template[4], unsigne
         return NULL;
     struct sdf_session *session = sdf_enter(handle);
     if (session == NULL)
-        *result = SDR_INARGERR;
+        *result = sdf_no_session();
     return session;
 }
 
@@ -112,7 +112,7 @@ static int read(struct sdf_session *session, CK_OBJECT_HANDLE file, unsigned off
         *length = *length < left ? *length : (unsigned)left;
         memcpy(to, whole + offset, *length);
     }
-    free(whole);
+    sg_wipe_free(whole, SDF_MAX_FILE);
     return result;
 }
 
