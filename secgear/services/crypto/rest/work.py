@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Self, final
 
@@ -11,33 +12,39 @@ from secgear.services.crypto.pkcs11.constants import SessionFlag
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rest.refusals import Refusal
-from secgear.services.crypto.rpc.messages import Request, Size
-from secgear.services.crypto.token import guard
+from secgear.services.crypto.rpc.messages import Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import versions as calls
 from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.slot import Slot
+from secgear.services.crypto.token.state import Right
 from secgear.services.crypto.token.versions import Named
 
 ROOM: Final = 16 << 20
 """Bytes of output that a call may have."""
 BOTH: Final = SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION
 _FUNCTIONS: Final = table()
+_ALL: Final = Right.USE | Right.MANAGE
 
 
 def call(name: str, app: Application, *arguments: Any) -> Any:
-    """A call's one result, or all of them, if the guard lets it through.
+    """A call's one result, or all of them.
 
     Raises CryptokiError as the call does, Refusal for what the user has no right to, and
     CryptoModuleError when the module has to start again.
     """
+    number = BY_NAME[name].id
+    started, rv = perf_counter(), Rv.GENERAL_ERROR
     try:
-        guard.check(app, Request(BY_NAME[name], arguments))
+        results = _FUNCTIONS[number](app, *arguments)
+        rv = Rv.OK
     except CryptokiError as error:
-        if error.rv is Rv.ACTION_PROHIBITED:
+        rv = error.rv
+        if rv is Rv.ACTION_PROHIBITED and app.named and app.all_rights() != _ALL:
             raise Refusal(403, "permission denied") from None
         raise
-    results = _FUNCTIONS[BY_NAME[name].id](app, *arguments)
+    finally:
+        app.module.tally.add(number, rv, perf_counter() - started)
     return results[0] if len(results) == 1 else results
 
 
