@@ -16,15 +16,14 @@ from secgear.services.crypto.rpc.messages import Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import versions as calls
 from secgear.services.crypto.token.calls.registry import table
+from secgear.services.crypto.token.guard import NoRight
 from secgear.services.crypto.token.slot import Slot
-from secgear.services.crypto.token.state import Right
 from secgear.services.crypto.token.versions import Named
 
 ROOM: Final = 16 << 20
 """Bytes of output that a call may have."""
 BOTH: Final = SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION
 _FUNCTIONS: Final = table()
-_ALL: Final = Right.USE | Right.MANAGE
 
 
 def call(name: str, app: Application, *arguments: Any) -> Any:
@@ -38,10 +37,11 @@ def call(name: str, app: Application, *arguments: Any) -> Any:
     try:
         results = _FUNCTIONS[number](app, *arguments)
         rv = Rv.OK
+    except NoRight as error:
+        rv = error.rv
+        raise Refusal(403, "permission denied") from None
     except CryptokiError as error:
         rv = error.rv
-        if rv is Rv.ACTION_PROHIBITED and app.named and app.all_rights() != _ALL:
-            raise Refusal(403, "permission denied") from None
         raise
     finally:
         app.module.tally.add(number, rv, perf_counter() - started)
