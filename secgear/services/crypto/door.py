@@ -94,7 +94,8 @@ class Door:
                 threading.Event().wait(0.1)
                 continue
             if not self._limit.acquire(blocking=False):
-                connection.close()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(_answer("503 Service Unavailable", "too many connections"))
                 continue
             try:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -113,7 +114,8 @@ class Door:
                     passage = self._through()
                 except SecGearError as error:
                     _logger.warning("no channel: %s %s", error.code, error)
-                    connection.sendall(_unavailable(error))
+                    text = f"no channel to the module's enclave: {error.code}"
+                    connection.sendall(_answer("502 Bad Gateway", text))
                     return
                 passage.carry(connection)
         finally:
@@ -280,12 +282,11 @@ def _local(listen: str) -> Address:
     return place
 
 
-def _unavailable(error: SecGearError) -> bytes:
-    """The door's own answer, where there is nobody behind it."""
-    text = f"no channel to the module's enclave: {error.code}"
+def _answer(status: str, text: str) -> bytes:
+    """The door's own answer, where nobody behind it gives one."""
     body = msgspec.json.encode({"errors": [text]})
     head = (
-        f"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
