@@ -128,7 +128,11 @@ SG_EXPORT CK_RV C_Finalize(CK_VOID_PTR pReserved)
     pthread_mutex_lock(&changing);
     CK_RV rv = CKR_CRYPTOKI_NOT_INITIALIZED;
     if (atomic_load(&owner) == getpid()) {
-        farewell();
+        pthread_mutex_lock(&counting);
+        bool alone = inside == 0;
+        pthread_mutex_unlock(&counting);
+        if (alone) /* behind a call that does not end, it would not be heard */
+            farewell();
         pthread_mutex_lock(&counting);
         atomic_store(&owner, 0);
         pthread_mutex_unlock(&counting);
