@@ -139,12 +139,20 @@ PROGRAM = """
 #include <stdio.h>
 int main(int count, char **words)
 {
-    void *library = dlopen(words[count - 1], RTLD_NOW);
+    void *library = dlopen(words[1], RTLD_NOW);
     unsigned long (*initialise)(void *) = (unsigned long (*)(void *))dlsym(library, "C_Initialize");
-    printf("%lx", initialise(NULL));
+    struct { void *mutexes[4]; unsigned long flags; char *address; } arguments = {{0}, 2, words[2]};
+    printf("%lx", initialise(count > 2 ? &arguments : NULL));
     return 0;
 }
 """
+
+
+def compiled(folder: Path) -> Path:
+    """A program that initialises a library, with an address if it gets one."""
+    (folder / "program.c").write_text(PROGRAM)
+    subprocess.run(["cc", str(folder / "program.c"), "-o", str(folder / "program")], check=True)
+    return folder / "program"
 
 
 @pytest.mark.root
@@ -156,9 +164,7 @@ def test_a_program_with_more_rights_than_its_user_does_not_listen_to_the_user(
         folder = Path(name)
         folder.chmod(0o755)
         library = copy_of(built, folder)
-        (folder / "program.c").write_text(PROGRAM)
-        program = folder / "program"
-        subprocess.run(["cc", str(folder / "program.c"), "-o", str(program)], check=True)
+        program = compiled(folder)
         with answering(folder / "socket", honest(module)) as server:
             server.path.chmod(0o777)
             configured(home / ".config", f"module = {server.address}")
@@ -172,6 +178,36 @@ def test_a_program_with_more_rights_than_its_user_does_not_listen_to_the_user(
                 if mode & 0o4000 and os.statvfs(folder).f_flag & os.ST_NOSUID:
                     pytest.skip("set-user-id means nothing on this file system")
                 assert int(done.stdout, 16) == expected
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a program set-user-id")
+@pytest.mark.parametrize("mode", [0o755, 0o4755])
+def test_the_commands_of_such_a_program_are_not_the_users(built: Path, mode: int) -> None:
+    """Neither what PATH finds, nor what the environment tells a program that is the right one."""
+    with tempfile.TemporaryDirectory(prefix="sg") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        library = copy_of(built, folder)
+        program = compiled(folder)
+        (folder / "said").mkdir(0o777)
+        (folder / "said").chmod(0o777)
+        for command in ("by-path", "by-name"):
+            (folder / command).write_text(f"#!/bin/sh\nenv > {folder}/said/{command}\n")
+            (folder / command).chmod(0o755)
+        program.chmod(mode)
+        if mode & 0o4000 and os.statvfs(folder).f_flag & os.ST_NOSUID:
+            pytest.skip("set-user-id means nothing on this file system")
+        environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": "/users"}
+        for command in ("by-name", f"{folder}/by-path"):
+            done = subprocess.run(
+                [str(program), str(library), f"|{command}"], env=environment, user=65534,
+                group=65534, extra_groups=[], stdout=subprocess.PIPE, check=True,
+            )  # fmt: skip
+            assert int(done.stdout, 16) == Rv.FUNCTION_FAILED  # neither is a module
+        users = not mode & 0o4000
+        assert (folder / "said" / "by-name").exists() == users
+        assert ("PYTHONPATH=/users" in (folder / "said" / "by-path").read_text()) == users
 
 
 # --- commands ------------------------------------------------------------------------------------
