@@ -42,6 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def configured(folder: Path, text: str) -> None:
     (folder / "secgear").mkdir(parents=True)
     (folder / "secgear" / "pkcs11.conf").write_text(text)
+    (folder / "secgear" / "pkcs11.conf").chmod(0o644)
 
 
 def test_who_says_nothing_gets_nothing(library: Library) -> None:
@@ -111,6 +112,35 @@ def test_a_file_that_says_something_else_is_an_error(
 
 def test_a_file_that_can_not_be_read_is_an_error(library: Library, home: Path) -> None:
     (home / ".config" / "secgear" / "pkcs11.conf").mkdir(parents=True)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_file_that_others_may_write_is_an_error(
+    library: Library, server: Answering, home: Path, mode: int
+) -> None:
+    """It can name a command, which would be theirs."""
+    configured(home / ".config", f"module = {server.address}\n")
+    (home / ".config" / "secgear" / "pkcs11.conf").chmod(mode)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+    assert server.connections == 0
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+def test_a_file_of_another_users_is_an_error(
+    library: Library, server: Answering, home: Path
+) -> None:
+    """As where root has kept somebody's HOME."""
+    configured(home / ".config", f"module = {server.address}\n")
+    os.chown(home / ".config" / "secgear" / "pkcs11.conf", 65534, 65534)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+    assert server.connections == 0
+
+
+def test_a_file_that_is_a_pipe_keeps_nobody_waiting(library: Library, home: Path) -> None:
+    (home / ".config" / "secgear").mkdir(parents=True)
+    os.mkfifo(home / ".config" / "secgear" / "pkcs11.conf", 0o600)
     assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
 
 
