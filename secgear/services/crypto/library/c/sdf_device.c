@@ -118,7 +118,8 @@ SG_EXPORT int SDF_OpenDevice(void **phDeviceHandle)
         return SDR_NOBUFFER;
     opened->kind = SDF_DEVICE;
     struct sdf_settings settings;
-    int result = SDR_OK;
+    int result = SDR_OK, before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before); /* files are read under the lock */
     pthread_mutex_lock(&device.lock);
     if (device.devices == 0) {
         result = sdf_settings(&settings) && start(&settings) == CKR_OK ? SDR_OK : SDR_OPENDEVICE;
@@ -134,6 +135,7 @@ SG_EXPORT int SDF_OpenDevice(void **phDeviceHandle)
             stop();
     }
     pthread_mutex_unlock(&device.lock);
+    pthread_setcancelstate(before, NULL);
     if (result != SDR_OK)
         free(opened);
     return result;
