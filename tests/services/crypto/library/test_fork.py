@@ -147,6 +147,27 @@ def test_what_a_daemon_prints_is_no_part_of_a_call(
     """)  # fmt: skip
 
 
+def test_what_the_terminal_sends_to_all_ends_no_command(
+    built: Path, tmp_path: Path, server: Answering
+) -> None:
+    """An interrupt that the application handles is not the end of its module."""
+    relay = Path(__file__).with_name("relay.py")
+    run(built, tmp_path, server, f"""
+        import signal
+        os.setpgid(0, 0)
+        interrupted = []
+        signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+        library = Library(path)
+        library.initialise(f"|{{sys.executable}} {relay} {{address[5:]}}")
+        session = Session(library)
+        os.killpg(0, signal.SIGINT)
+        for _ in range(3):
+            session.call("C_GenerateRandom", buffer_of(9), 9)
+        library.call("C_Finalize", None)
+        assert interrupted
+    """)  # fmt: skip
+
+
 def test_a_descriptor_that_the_application_has_closed_is_its_own(
     built: Path, tmp_path: Path, server: Answering
 ) -> None:
