@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import byref, c_ubyte, c_uint, c_void_p
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secgear.services.crypto.pkcs11.calls import BY_NAME
+from secgear.services.crypto.pkcs11.calls import BY_NAME, Call, split
 from secgear.services.crypto.pkcs11.constants import Attr
 from secgear.services.crypto.rpc.attributes import Filled
 from secgear.services.crypto.rpc.buffer import OWN
@@ -223,3 +224,83 @@ def test_no_answer_is_believed_after_one_that_is_none(
         library.close()
     assert requests.count("C_GenerateRandom") == 1
     assert set(requests) <= set(BY_NAME)
+
+
+SIZES = (0, 1, 15, 16, 17, 32, 33, 64, 65, 67, 97, 113, 129, 256, 257, 1025, 4194, 65537, 1 << 20)
+
+
+def any_answer(call: Call, chance: random.Random) -> tuple[Any, ...]:
+    """Results of the types that the call has, and of any size."""
+    makers: dict[str, Callable[[], Any]] = {
+        "u": lambda: chance.choice((0, 1, 2, 1 << 32, (1 << 64) - 1)),
+        "ay": lambda: bytes(chance.choice(SIZES)),
+        "ar": lambda: [bytes(chance.choice(SIZES)) for _ in range(chance.choice((0, 1, 1, 2)))],
+        "au": lambda: list(range(chance.choice((0, 1, 2, 3, 1000)))),
+        "aA": lambda: [Filled(chance.choice((Attr.EC_POINT, Attr.VALUE)), makers["ay"]())],
+    }
+    return tuple(makers[form]() for form in split(call.response))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_of_any_size_write_nothing_beyond_the_room(
+    sdf: Sdf, module: Module, lies: Lies, served: list[Application], seed: int
+) -> None:
+    chance = random.Random(seed)
+    for _ in range(12):
+        served.append(Application(module, "test"))
+        with opened(sdf) as device:
+            session = Session(sdf, device)
+            session.right(1, PIN)
+            play(session, lies, chance)
+            lies.clear()
+
+
+def play(session: Session, lies: Lies, chance: random.Random) -> None:
+    """Functions of all kinds, with little room or much, until the module is believed no more."""
+    public, key = EccPublic.of(oracle.generate()[1]), session.key(bytes(16))
+    made, iv, code = c_void_p(), (c_ubyte * 16)(), "OK"
+    while code != "COMMFAIL" and chance.random() < 0.95:
+        lies.clear()
+        call = chance.choice(LIED_ABOUT)
+        lies[call] = any_answer(BY_NAME[call], chance)
+        size = chance.choice((0, 15, 16, 17, 32, 256, 1000))
+        room, tag, sealed = Room(size), Room(16), cipher(16)
+        out, data = (room.buffer, byref(room.length)), (bytes(32), chance.choice((1, 16, 32)))
+        name, *arguments = chance.choice((
+            ("GenerateKeyWithIPK_ECC", 1, 128, byref(sealed), byref(made)),
+            ("GenerateKeyWithIPK_RSA", 1, 128, *out, byref(made)),
+            ("GenerateKeyWithKEK", 128, binding.SM4_ECB, 1, *out, byref(made)),
+            ("ExportSignPublicKey_ECC", 1, byref(EccPublic())),
+            ("ExportEncPublicKey_RSA", 1, byref(RsaPublic())),
+            ("InternalSign_ECC", 1, bytes(32), 32, byref(EccSignature())),
+            ("ExternalEncrypt_ECC", binding.SM2_ENC, byref(public), bytes(16), 16, byref(sealed)),
+            ("InternalPublicKeyOperation_RSA", 1, bytes(255) + b"\1", 256, *out),
+            ("Encrypt", key, binding.SM4_CTR, iv, *data, *out),
+            ("CalculateMAC", key, binding.SM4_MAC, iv, bytes(32), 32, *out),
+            ("AuthEnc", key, binding.SM4_GCM, bytes(12), 12, None, 0, *data, *out,
+             tag.buffer, byref(tag.length)),
+            ("AuthEncInit", key, binding.SM4_GCM, bytes(12), 12, None, 0, data[1]),
+            ("AuthEncUpdate", *data, *out),
+            ("AuthEncFinal", *out, tag.buffer, byref(tag.length)),
+            ("EncryptInit", key, binding.SM4_CBC, iv, 16),
+            ("EncryptUpdate", *data, *out),
+            ("HMACInit", key, binding.SM3),
+            ("HMACFinal", *out),
+            ("CreateFile", b"file", 4, 100),
+            ("ReadFile", b"file", 4, 2, byref(room.length), room.buffer),
+            ("GenerateRandom", size, room.buffer),
+        ))  # fmt: skip
+        code = session.code(name, *arguments)
+        assert bytes(room.buffer[size:]) == bytes(tag.buffer[16:]) == bytes(sealed.mark) == MARK
+
+
+LIED_ABOUT = (
+    *("S_GenerateEnvelopedKey", "S_EncryptBatch", "S_SignBatch", "S_PublicRSA", "C_FindObjects"),
+    *(
+        "C_GetAttributeValue",
+        "C_EncryptUpdate",
+        "C_EncryptFinal",
+        "C_SignFinal",
+        "C_GenerateRandom",
+    ),
+)
