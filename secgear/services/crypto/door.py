@@ -31,6 +31,7 @@ HTTP_SERVICE: Final = "http"
 """The enclave's handler of attested channels for REST, for `secgear.connect`."""
 LIMIT: Final = 64  # connections; the enclave takes no more of one channel
 _UNREAD: Final = 32 << 20  # bytes that a client has not taken
+_LINGER: Final = 5.0  # seconds that a client may go on speaking after its answer
 _CLOSING: Final = 10.0  # seconds that connections have to end when the door is closed
 _logger = logging.getLogger(__name__)
 
@@ -170,8 +171,10 @@ class _Passage:
                 while data := connection.recv(PIECE):
                     self._session.send(pack(number, data))
                 self._session.send(pack(number, b""))
+                outgoing.silent.set()
                 outgoing.ended.wait()
         finally:
+            outgoing.silent.set()
             outgoing.stop()
             writer.join()
             with self._lock:
@@ -221,6 +224,7 @@ class _Outgoing:
         self._size = 0
         self._over = False
         self.ended = threading.Event()
+        self.silent = threading.Event()  # the client says nothing more
 
     def put(self, piece: bytes) -> None:
         """A piece; nothing is the end, after what is there. Too much of it is one as well."""
@@ -250,8 +254,12 @@ class _Outgoing:
             pass  # the client is gone
         finally:
             with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+                self._connection.shutdown(socket.SHUT_WR)
             self.ended.set()
+            # Closed while the client still speaks, its kernel would throw the answer away.
+            self.silent.wait(_LINGER)
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RD)
 
     def _next(self) -> bytes:
         with self._changed:

@@ -292,6 +292,15 @@ def test_a_door_with_nobody_behind_it_says_so(place: Place) -> None:
     assert answer.json()["errors"] == ["no channel to the module's enclave: crypto.failed"]
 
 
+def test_who_says_too_much_hears_why(url: str) -> None:
+    token = logged_in(url).token
+    for headers, size in (({"X-Vault-Token": token}, 9 << 20), ({}, 1 << 20)):
+        answer = requests.post(
+            f"{url}/v1/transit/encrypt/none", data=bytes(size), headers=headers, timeout=60
+        )
+        assert answer.status_code == 413
+
+
 def test_one_connection_too_many_is_told_so(place: Place) -> None:
     def nobody() -> Any:
         raise CryptoModuleError("gone")
