@@ -55,6 +55,13 @@ Named = Callable[[int], Object]
 _Deriver = Callable[[Any, Object, int | None, Named], tuple[bytes, dict[int, Value]]]
 
 
+def other_key(parameter: object) -> int | None:
+    """The handle of the key beside the base: SM2's ephemeral one, a salt."""
+    if isinstance(parameter, HkdfParams) and parameter.extract and parameter.salt_type == Salt.KEY:
+        return parameter.salt_key
+    return parameter.ephemeral if isinstance(parameter, Sm2ExchangeParams) else None
+
+
 def consumed_key(parameter: Parameter) -> int | None:
     """The handle of the key that a derivation uses up: SM2's ephemeral one."""
     return parameter.ephemeral if isinstance(parameter, Sm2ExchangeParams) else None
@@ -63,12 +70,19 @@ def consumed_key(parameter: Parameter) -> int | None:
 def derive(
     mechanism: Mechanism, base: Object, template: Template, named: Named, *, so: bool
 ) -> Object:
-    """C_DeriveKey. Raises CryptokiError."""
+    """C_DeriveKey. Raises CryptokiError.
+
+    What any of the keys imposes holds: HMAC does not tell which was meant to be the secret one.
+    """
     params_type, deriver = _DERIVERS[mechanism.type]
     params = mechanism.parameter
     if not isinstance(params, params_type):
         raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
-    given = dict(combined(template, base.attributes.get(Attr.DERIVE_TEMPLATE)))
+    other = other_key(params)
+    bases = (base,) if other is None else (base, named(other))
+    given = dict(template)
+    for one in bases:
+        given = dict(combined(given, one.attributes.get(Attr.DERIVE_TEMPLATE)))
     if mechanism.type == Mech.HKDF_DATA:
         return _data(params, base, given, named, so=so)
     if given.get(Attr.CLASS, ObjectClass.SECRET_KEY) != ObjectClass.SECRET_KEY:

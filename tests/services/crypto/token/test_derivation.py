@@ -324,6 +324,27 @@ def test_hkdf_gives_data_only_where_the_base_key_imposes_nothing(user: User) -> 
     assert refused is Rv.ATTRIBUTE_TYPE_INVALID
 
 
+def test_what_a_key_imposes_holds_where_it_is_the_salt(user: User) -> None:
+    # HMAC(key, x) is the first block of HKDF-Expand, and HKDF-Extract with the key as the salt.
+    imposed = {int(Attr.SENSITIVE): True}
+    base = user.call("C_GenerateKey", Mechanism(Mech.HKDF_KEY_GEN), template(
+        VALUE_LEN=32, DERIVE=True, DERIVE_TEMPLATE=imposed
+    ))  # fmt: skip
+    chosen = user.secret(b"info\x01", KeyType.GENERIC_SECRET, DERIVE=True)
+    salted = hkdf(expand=False, salt_type=Salt.KEY, salt_key=base)
+    refused = refusal(derived, user, chosen, salted, VALUE_LEN=32, **READABLE)
+    assert refused is Rv.TEMPLATE_INCONSISTENT
+    data = Mechanism(Mech.HKDF_DATA, salted)
+    refused = refusal(user.call, "C_DeriveKey", data, chosen, template(VALUE_LEN=32))
+    assert refused is Rv.ATTRIBUTE_TYPE_INVALID
+    same = [
+        derived(user, chosen, salted, VALUE_LEN=32, SIGN=True),
+        derived(user, base, hkdf(extract=False, info=b"info"), VALUE_LEN=32, SIGN=True),
+    ]
+    first, second = (user.run("Sign", Mech.SHA256_HMAC, key, b"") for key in same)
+    assert first == second
+
+
 def test_secrets_that_can_be_tried_out_have_no_check_value(user: User) -> None:
     short = user.secret(b"1234", KeyType.GENERIC_SECRET)
     assert refusal(user.get, short, Attr.CHECK_VALUE) is Rv.ATTRIBUTE_TYPE_INVALID
