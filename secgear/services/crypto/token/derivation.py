@@ -50,6 +50,9 @@ from secgear.services.crypto.token.objects import (
 )
 from secgear.services.crypto.token.schema import How
 
+_MIN_IMPOSED: Final = 16
+"""Bytes of a key that is to be as its base key imposes: shorter ones can be tried out, and each is
+the beginning of the next longer one."""
 Named = Callable[[int], Object]
 """The key behind a handle in a parameter, if it may be used. Raises CryptokiError."""
 _Deriver = Callable[[Any, Object, int | None, Named], tuple[bytes, dict[int, Value]]]
@@ -91,6 +94,8 @@ def derive(
     attributes = completed(ObjectClass.SECRET_KEY, given, How.MAKE, so=so)
     length = _length(given.get(Attr.VALUE_LEN, FIXED_LENGTHS.get(kind)), MAX_SECRET)
     secret, told = deriver(params, base, length, named)
+    if len(secret) < _MIN_IMPOSED and any(Attr.DERIVE_TEMPLATE in one.attributes for one in bases):
+        raise CryptokiError(Rv.KEY_SIZE_RANGE)
     value = checked_secret(kind, secret, Rv.KEY_SIZE_RANGE)
     attributes |= told
     attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
