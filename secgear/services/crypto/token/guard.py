@@ -58,24 +58,29 @@ _FREE: Final = (
     "C_GetTokenInfo C_GetMechanismList C_GetMechanismInfo C_InitToken C_OpenSession "
     "C_CloseSession C_CloseAllSessions C_GetSessionInfo C_InitPIN C_SetPIN C_Login C_LoginUser "
     "C_Logout C_GetObjectSize C_GetAttributeValue C_FindObjectsInit C_FindObjects "
-    "C_FindObjectsFinal C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate "
-    "C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate "
-    "C_SignFinal C_Verify C_VerifyUpdate C_VerifyFinal C_SeedRandom C_GenerateRandom "
-    "C_WaitForSlotEvent C_GetOperationState C_SetOperationState C_SessionCancel "
-    "C_DigestEncryptUpdate C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate "
-    "C_SignRecover C_VerifyRecover "
-    "C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext C_MessageEncryptFinal "
-    "C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext C_MessageDecryptFinal "
-    "C_SignMessage C_SignMessageBegin C_SignMessageNext C_MessageSignFinal "
-    "C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext C_MessageVerifyFinal "
-    "C_VerifySignature C_VerifySignatureUpdate C_VerifySignatureFinal "
+    "C_FindObjectsFinal C_DigestInit C_Digest C_DigestUpdate C_DigestFinal C_SeedRandom "
+    "C_GenerateRandom C_WaitForSlotEvent C_GetOperationState C_SetOperationState C_SessionCancel "
+    "C_MessageEncryptFinal C_MessageDecryptFinal C_MessageSignFinal C_MessageVerifyFinal "
     "S_SetUser S_RemoveUser S_ListUsers S_SetTokenPolicy S_BackupPiece "
     "S_AttestKey S_AttestModule S_GetImportKey S_FindKey S_ListKeys "
     "S_CheckPIN S_DigestInitSM2 S_PublicRSA"
 )
+_GOING_ON: Final = (
+    "C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate C_DecryptFinal "
+    "C_Sign C_SignUpdate C_SignFinal C_Verify C_VerifyUpdate C_VerifyFinal "
+    "C_DigestEncryptUpdate C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate "
+    "C_SignRecover C_VerifyRecover "
+    "C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext "
+    "C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext "
+    "C_SignMessage C_SignMessageBegin C_SignMessageNext "
+    "C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext "
+    "C_VerifySignature C_VerifySignatureUpdate C_VerifySignatureFinal"
+)
+"""Uses of a key that was named before: whose right was taken since then has it no more."""
 _USE, _MANAGE = Right.USE, Right.MANAGE
 CALLS: Final[Mapping[str, Row]] = {
     **{name: Row() for name in _FREE.split()},
+    **{name: Row(_USE) for name in _GOING_ON.split()},
     "C_EncryptInit": Row(_USE, key=2, does="encrypt"),
     "C_DecryptInit": Row(_USE, key=2, does="decrypt"),
     "C_SignInit": Row(_USE, key=2, does="sign"),

@@ -233,6 +233,23 @@ def test_rights_are_those_of_now(module: Module) -> None:
     assert ann.find() == []
 
 
+def test_a_right_that_is_taken_ends_what_has_begun(module: Module) -> None:
+    key = User(connect(module)).ec(TOKEN=True)[1]
+    officer = Officer(module)
+    for taken in (lambda: officer.user(b"ann", MANAGE, None),
+                  lambda: officer.call("S_RemoveUser", b"ann")):  # fmt: skip
+        officer.user(b"ann", USE)
+        ann = named(module)
+        ann.call("C_MessageSignInit", Mechanism(Mech.ECDSA), key)
+        ann.call("C_SignMessage", None, bytes(32), 99)
+        ann.call("C_SignInit", Mechanism(Mech.ECDSA), key)
+        taken()
+        assert refusal(ann.call, "C_SignMessage", None, bytes(32), 99) is Rv.ACTION_PROHIBITED
+        assert refusal(ann.call, "C_SignMessageBegin", None) is Rv.ACTION_PROHIBITED
+        assert refusal(ann.call, "C_Sign", bytes(32), 99) is Rv.ACTION_PROHIBITED
+        ann.caller.call("C_MessageSignFinal", ann.session)
+
+
 def test_a_token_that_begins_anew_has_no_users(module: Module) -> None:
     officer = Officer(module)
     officer.user(b"ann", USE)
