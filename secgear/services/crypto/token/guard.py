@@ -7,28 +7,20 @@ have all rights, so that a new one is refused rather than forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, final
+from typing import Any, Final
 
 import msgspec
 
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.token.application import Application
+from secgear.services.crypto.token.application import Application, NoRight
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.state import Right
 
 Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
-
-
-@final
-class NoRight(CryptokiError):
-    """The user who has logged in has no right to a call."""
-
-    def __init__(self) -> None:
-        super().__init__(Rv.ACTION_PROHIBITED)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -118,7 +110,7 @@ CALLS: Final[Mapping[str, Row]] = {
     "S_DestroyKey": Row(_MANAGE),
     "S_GenerateEnvelopedKey": Row(_USE, key=4, template=2, does="wrap with"),
     "S_OpenEnvelopedKey": Row(_USE, key=2, template=4, does="unwrap"),
-    "S_ExchangeEnvelope": Row(_MANAGE, key=2, does="unwrap"),
+    "S_ExchangeEnvelope": Row(_USE | _MANAGE, key=2, does="unwrap"),
     "S_WriteValue": Row(changes=1),
 }
 
@@ -141,6 +133,7 @@ def _check(app: Application, name: str, arguments: tuple[Any, ...]) -> None:
     Raises CryptoModuleError in an enclave that has held keys and has to end, because they are no
     more: with the process goes what it had in memory.
     """
+    app.enter()
     module = app.module
     phase = module.vault.head.roles.phase
     if phase is not Phase.OPEN:
