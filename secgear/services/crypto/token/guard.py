@@ -13,8 +13,10 @@ import msgspec
 
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
+from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.application import Application, NoRight
+from secgear.services.crypto.token.derivation import other_key
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.state import Right
@@ -177,18 +179,23 @@ def _record_use(app: Application, name: str, arguments: tuple[Any, ...]) -> None
         session = app.session(arguments[0])
         if not session.slot.state.record_uses:
             return
-        key = app.find(session, arguments[row.key], Rv.KEY_HANDLE_INVALID)
+        handles = [arguments[row.key]]
+        if isinstance(mechanism := arguments[1], Mechanism):
+            other = other_key(mechanism.parameter)
+            handles += [other] if other is not None else []
+        keys = [app.find(session, handle, Rv.KEY_HANDLE_INVALID) for handle in handles]
     except CryptokiError:
         return  # the call meets the same
-    if key.object_class == ObjectClass.PUBLIC_KEY:
-        return
-    label = key.attributes.get(Attr.LABEL)
-    detail: dict[str, str | int | bool] = {
-        "operation": row.does,
-        "class": key.object_class,
-        "label": label.decode("utf-8", "replace")[:64] if isinstance(label, bytes) else "",
-        "object": key.id,
-        "on token": key.token,
-        "user": app.user_name(session.slot),
-    }
-    app.module.uses.add(Event("key used", app.actor, session.slot.number, detail))
+    for key in keys:
+        if key.object_class == ObjectClass.PUBLIC_KEY:
+            continue
+        label = key.attributes.get(Attr.LABEL)
+        detail: dict[str, str | int | bool] = {
+            "operation": row.does,
+            "class": key.object_class,
+            "label": label.decode("utf-8", "replace")[:64] if isinstance(label, bytes) else "",
+            "object": key.id,
+            "on token": key.token,
+            "user": app.user_name(session.slot),
+        }
+        app.module.uses.add(Event("key used", app.actor, session.slot.number, detail))

@@ -397,6 +397,17 @@ def test_uses_are_recorded_once_the_officer_wants_that(store: MemoryStore) -> No
     assert len(recorded(store)) == 2
 
 
+def test_a_key_is_used_as_a_salt_as_well(watched: tuple[MemoryStore, Module]) -> None:
+    store, module = watched
+    user = User(connect(module))
+    base, salt = (user.secret(bytes(32), KeyType.HKDF, DERIVE=True) for _ in range(2))
+    params = HkdfParams(True, True, Mech.SHA256, Salt.KEY, b"", salt, b"")
+    user.call("C_DeriveKey", Mechanism(Mech.HKDF_DERIVE, params), base, template(VALUE_LEN=32))
+    module.uses.flush()
+    told = [(one["operation"], one["object"]) for one in recorded(store)]
+    assert told == [("derive", base), ("derive", salt)]
+
+
 def test_public_keys_and_ended_operations_are_no_uses(
     watched: tuple[MemoryStore, Module],
 ) -> None:
