@@ -263,6 +263,21 @@ def test_versions_can_be_neither_copied_nor_changed_nor_destroyed(user: User) ->
         assert refused in (Rv.ACTION_PROHIBITED, Rv.ATTRIBUTE_READ_ONLY)
 
 
+def test_no_version_leaves_and_comes_back_without_its_state(user: User) -> None:
+    for sensitive in (True, False):
+        given = {"EXTRACTABLE": True, "SENSITIVE": sensitive}
+        assert refusal(aes, user, **given) is Rv.TEMPLATE_INCONSISTENT
+        imported = template(
+            CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES, VALUE=bytes(32), **given
+        )
+        refused = refusal(user.call, "S_ImportNamedKey", b"data", imported)
+        assert refused is Rv.TEMPLATE_INCONSISTENT
+    key, wrapper = aes(user), user.aes(WRAP=True, UNWRAP=True, DECRYPT=False)
+    wrap = Mechanism(Mech.AES_KEY_WRAP_KWP)
+    assert refusal(user.call, "C_WrapKey", wrap, wrapper, key, 1 << 10) is Rv.KEY_UNEXTRACTABLE
+    assert refusal(user.get, key, Attr.VALUE) is Rv.ATTRIBUTE_SENSITIVE
+
+
 def test_nobody_makes_a_version_by_a_template(user: User) -> None:
     aes(user)
     for attributes in (

@@ -299,8 +299,12 @@ def _generated(
 
 
 def _check_private(halves: list[Object]) -> None:
-    """A key's secret is private: the rules above rest on it. Raises CryptokiError."""
-    if not _secret_of(halves).private:
+    """A key's secret is private, and stays here: the rules above rest on it. Raises CryptokiError.
+
+    One that left and came back would be a copy that knows nothing of its version's state.
+    """
+    secret = _secret_of(halves)
+    if not secret.private or secret.flag(Attr.EXTRACTABLE):
         raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
 
 
