@@ -65,10 +65,10 @@ class Messages:
 
     number: the key's handle. key: as the row takes it. parameter: of all messages' signatures.
     current: the operation of the message that was begun. tag: the tag of what is decrypted; as many
-    bytes for what is encrypted.
+    bytes for what is encrypted. aad: bytes of its associated data.
     """
 
-    __slots__ = ("current", "key", "number", "parameter", "row", "tag")
+    __slots__ = ("aad", "current", "key", "number", "parameter", "row", "tag")
 
     def __init__(self, row: Row, number: int, key: Any, parameter: Parameter) -> None:
         self.row = row
@@ -77,6 +77,7 @@ class Messages:
         self.parameter = parameter
         self.current: Transform | Signer | None = None
         self.tag = b""
+        self.aad = 0
 
 
 @final
@@ -143,7 +144,7 @@ class Session:
         """The same of one operation."""
         messages = self._messages.get(kind)
         if messages is not None:
-            return 0 if messages.current is None else messages.current.held
+            return 0 if messages.current is None else messages.current.held + messages.aad
         active = self._active.get(kind)
         if active is None:
             return 0

@@ -70,6 +70,7 @@ def encrypt_message_begin(
         params = _with_iv(params)
         messages.current = _operation(messages, params, aad, encrypt=True)
         messages.tag = bytes(params.tag_bits // 8)
+        _keep(app, messages, aad)
     return (params.iv,)
 
 
@@ -136,6 +137,7 @@ def decrypt_message_begin(
         messages = _next(app, session, Kind.MESSAGE_DECRYPT)
         messages.current = _operation(messages, _with_tag(params), aad, encrypt=False)
         messages.tag = params.tag
+        _keep(app, messages, aad)
     return _EMPTY
 
 
@@ -317,6 +319,16 @@ def _operation(
     if row.cipher is None or row.message is None:
         raise CryptokiError(Rv.MECHANISM_INVALID)
     return row.cipher(messages.key, row.message(params, aad or b""), encrypt)
+
+
+def _keep(app: Application, messages: Messages, aad: bytes | None) -> None:
+    """A message in pieces keeps its associated data. Raises CryptokiError if that is too much."""
+    messages.aad = len(aad or b"")
+    try:
+        app.check_held()
+    except CryptokiError:
+        messages.current = None
+        raise
 
 
 def _with_iv(params: MessageParams) -> MessageParams:
