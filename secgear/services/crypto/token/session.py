@@ -148,7 +148,8 @@ class Session:
         active = self._active.get(kind)
         if active is None:
             return 0
-        return active.operation.held + (len(active.held[1]) if active.held else 0)
+        given, made = active.held or (None, b"")
+        return active.operation.held + len(given or b"") + len(made) + len(active.signature)
 
     def waiting_for_login(self) -> list[Active]:
         """Operations that need a login of their own."""

@@ -457,3 +457,28 @@ def test_an_operation_that_a_logout_overtakes_does_not_begin(
     assert refused is Rv.USER_NOT_LOGGED_IN
     assert refusal(user.call, "C_Sign", bytes(32), ROOM) is Rv.OPERATION_NOT_INITIALIZED
     user.call("C_VerifyInit", Mechanism(Mech.ECDSA), public)  # which is not private
+
+
+@pytest.mark.parametrize("what", ["digest", "signature"])
+def test_what_operations_were_given_counts_as_what_they_keep(user: User, what: str) -> None:
+    # A key that is not private takes no PIN, and a digest no key.
+    much = bytes(2 << 20)
+    public, _ = user.ec(PRIVATE=False)
+    others = [User(user.caller, login=False) for _ in range(MAX_HELD // len(much))]
+
+    def keep(one: User) -> None:
+        if what == "digest":  # whose output has no room
+            one.call("C_DigestInit", Mechanism(Mech.SHA256))
+            assert one.call("C_Digest", much, EMPTY_BUFFER) == Size(32)
+        else:
+            mechanism = Mechanism(Mech.ECDSA)
+            one.caller.call("C_VerifySignatureInit", one.session, mechanism, public, much)
+
+    for one in others[:-1]:
+        keep(one)
+    if what == "signature":
+        keep(others[-1])
+    last = User(user.caller, login=False)
+    assert refusal(keep, last) is Rv.DEVICE_MEMORY
+    others[0].caller.call("C_SessionCancel", others[0].session, 0xFFFFFFFF)
+    keep(last)
