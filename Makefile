@@ -22,7 +22,7 @@ ready = .venv/.ready-$(1)-$(HERE)
 
 # What the tests use if it is there: openssl as the external signer, a software TPM, PostgreSQL,
 # and applications that work with keys in a cryptographic module.
-DEBIAN := openssl swtpm postgresql \
+DEBIAN := curl openssl swtpm postgresql \
     gnutls-bin libengine-pkcs11-openssl nginx-light opensc openssh-client p11-kit-modules
 
 help:

@@ -192,6 +192,12 @@ class SealedFrameError(CallError):
     code = "call.sealed_frame"
 
 
+class HandOverRefused(CallError):
+    """An enclave does not take a connection: nobody in it serves such ones, or it has enough."""
+
+    code = "call.hand_over"
+
+
 class OcallFailed(CallError):
     """Inside the enclave: the host's handler of an OCALL failed, or there is none."""
 
@@ -387,3 +393,9 @@ class CryptoModuleError(SecGearError):
     """The cryptographic module can't start or do its work: its store, settings, audit trail."""
 
     code = "crypto.failed"
+
+
+class CryptoRefused(SecGearError):
+    """The cryptographic module refuses: a role, an approval, a backup is not what it takes."""
+
+    code = "crypto.refused"

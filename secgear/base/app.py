@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from secgear.base import context
 from secgear.base.interface import Described, Interface, check_name, describe_function
 from secgear.errors import InterfaceError
+
+if TYPE_CHECKING:
+    from secgear.base.handover.enclave import Connection, Connections
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,6 +82,7 @@ class App:
         self.ocalls: dict[str, Ocall] = {}
         self.starters: list[Callable[[], None]] = []
         self.stoppers: list[Callable[[], None]] = []
+        self._connections: Connections | None = None
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, version={self.version!r}, ecalls={sorted(self.ecalls)})"
@@ -174,6 +178,35 @@ class App:
     def _refuse_repeat(self, name: str) -> None:
         if name in self.ecalls or name in self.ocalls:
             raise InterfaceError(f"{name}: declared twice; ECALLs and OCALLs share their names")
+
+    @property
+    def connections(self) -> Connections:
+        """Connections that the host hands over; using it is what makes the app take any."""
+        if self._connections is None:
+            from secgear.base.handover.enclave import Connections, ecalls
+
+            self._connections = Connections()
+            for function in ecalls(self._connections):
+                self.ecall(function)
+        return self._connections
+
+    def connection(
+        self, *, name: str, limit: int = 1024
+    ) -> Callable[[Callable[[Connection, bytes], None]], Callable[[Connection, bytes], None]]:
+        """Declare a handler of connections that the host hands over: see `Enclave.hand_over`.
+
+        It is given each `Connection` and the host's note on the thread of a call, so it returns
+        soon and has others serve it; when it raises, the connection is closed.
+        name: what the host asks for. limit: how many it has at once.
+        """
+
+        def declare(
+            handler: Callable[[Connection, bytes], None],
+        ) -> Callable[[Connection, bytes], None]:
+            self.connections.add(name, handler, limit)
+            return handler
+
+        return declare
 
     def on_start(self, function: Callable[[], None]) -> Callable[[], None]:
         """Run `function` inside the sealed enclave before the first ECALL."""

@@ -223,6 +223,11 @@ class Connection:
         self.running.stop(0.2)
         return f"{self.name}: {self.running.diagnose() or 'the connection was closed'}"
 
+    def ended(self, timeout: float) -> bool:
+        """Whether the enclave has ended, and why is known; waits for it, `timeout` seconds."""
+        self._reader.join(timeout)
+        return not self._reader.is_alive()
+
     def close(self, grace: float) -> None:
         """Stop in good order, by force after `grace` seconds. Idempotent."""
         if self.closed or self.owner != os.getpid():

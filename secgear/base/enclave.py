@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Self, final
@@ -10,6 +11,8 @@ import msgspec
 
 from secgear.base.connection import Connection
 from secgear.base.faces import Aio, Faces, Submit
+from secgear.base.handover import HAND_OVER_ECALL
+from secgear.base.handover.host import HandedOver, HandOvers
 from secgear.base.image import Image
 from secgear.base.interface import Interface
 from secgear.base.schema import HostTypes
@@ -18,6 +21,7 @@ from secgear.base.switchless.faces import SwitchlessFace
 from secgear.base.switchless.options import Switchless
 from secgear.base.tee import Layer, Running
 from secgear.base.wire import Limits
+from secgear.errors import HandOverRefused
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -71,8 +75,11 @@ class Enclave:
         self.image = image
         self.tee = tee
         self._faces = Faces(self._connection, deadline)
+        self._hand_overs: HandOvers | None = None
         try:
             self._connection.meet(timeout)
+            if HAND_OVER_ECALL in image.interface.ecalls:
+                self._hand_overs = HandOvers(self._connection)
         except BaseException:
             self._finalizer()
             raise
@@ -125,6 +132,26 @@ class Enclave:
         with each call. Raises LimitExceeded when there is no room among the shared buffers.
         """
         return self._connection.pool.buffer(size)
+
+    def hand_over(
+        self,
+        sock: socket.socket,
+        name: str,
+        note: bytes = b"",
+        *,
+        when_over: Callable[[HandedOver], None] = lambda _: None,
+    ) -> HandedOver:
+        """Give a client's connection to the app's handler `name` of ``@app.connection``.
+
+        From here on the enclave reads and writes it. `sock` stays yours, to be closed when it is
+        over; meanwhile don't read or write it. note: for the handler, from you.
+        when_over: told, on a thread of the enclave's handle, when the enclave has it no more,
+        because it has closed it or because the enclave has ended.
+        Raises HandOverRefused when the app does not take it, EnclaveLost.
+        """
+        if self._hand_overs is None:
+            raise HandOverRefused(f"{self.image.manifest.name} takes no connections")
+        return self._hand_overs.hand_over(sock, name, note, when_over)
 
     def options(self, *, deadline: float | None) -> Faces:
         """The same ECALLs with a deadline in seconds from each call's beginning; None for none."""

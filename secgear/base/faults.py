@@ -19,6 +19,7 @@ _FRAMEWORK: dict[str, type[errors.CallError]] = {
         errors.ArgumentError,
         errors.CallCancelled,
         errors.EnclaveLost,
+        errors.HandOverRefused,
         errors.LimitExceeded,
         errors.OcallFailed,
         errors.ProtocolError,

@@ -63,6 +63,7 @@ RESERVED = frozenset(
         "close",
         "enclave",
         "errors",
+        "hand_over",
         "image",
         "interface",
         "layers",

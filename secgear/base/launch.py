@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from secgear.base.enclave import Enclave
+from secgear.base.handover import HAND_OVER_ECALL
 from secgear.base.image import Image, LaunchPolicy
 from secgear.base.interface import Interface, diff
 from secgear.base.schema import HostTypes
@@ -92,6 +93,7 @@ def launch(
         require=tuple(require),
         shared_size=shared_size,
         switchless_size=options.geometry.size if options is not None else 0,
+        connections=HAND_OVER_ECALL in image.interface.ecalls,
     )
     running = technology.launch(image, config)
     _say(image, technology)

@@ -20,6 +20,7 @@ import msgspec
 from secgear.errors import PlatformUnavailable
 
 if TYPE_CHECKING:
+    from secgear.base.handover import Door
     from secgear.base.image import Image
     from secgear.base.sandbox.secret import SecretMemory
 
@@ -135,23 +136,28 @@ class LaunchConfig(msgspec.Struct, frozen=True):
     shared_size: bytes of shared memory for each direction; 0 for none.
     switchless_size: bytes of shared memory for switchless calls and buffers; 0 for none. A TEE
     that can't share more memory leaves it out; then such calls go over the stream.
+    connections: whether the app takes connections, so that a `Door` is of use. A TEE that can't
+    pass descriptors leaves it out; then the host carries the bytes of connections.
     """
 
     timeout: float = 60.0
     require: tuple[str, ...] = ()
     shared_size: int = 8 << 20
     switchless_size: int = 0
+    connections: bool = False
 
 
 class Running(ABC):
     """One enclave as its TEE sees it, from the host's side. The handle `Enclave` stands on it.
 
     shared_fd, switchless_fd: what can be mapped to share memory with the enclave; None for none.
+    door: over which it takes connections; None where the TEE can't pass descriptors.
     """
 
     stream: Stream
     shared_fd: int | None
     switchless_fd: int | None = None
+    door: Door | None = None
     layers: tuple[Layer, ...]
     pid: int | None
 

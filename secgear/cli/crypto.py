@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secgear.cli import crypto_domain, inputs
+from secgear.cli import (
+    crypto_attest,
+    crypto_domain,
+    crypto_http,
+    crypto_keys,
+    crypto_roles,
+    crypto_rotate,
+    inputs,
+)
+from secgear.cli.crypto_backup import backup
+from secgear.cli.crypto_library import library
+from secgear.cli.crypto_requests import request
+from secgear.cli.crypto_sdf import app as sdf
+from secgear.cli.crypto_users import token_policy, user
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -17,7 +30,17 @@ if TYPE_CHECKING:
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
 app.add_typer(audit)
+app.add_typer(sdf)
+app.command("library")(library)
+app.command("http")(crypto_http.http)
+app.command("rotate")(crypto_rotate.rotate)
 app.add_typer(crypto_domain.app)
+app.add_typer(crypto_keys.app)
+app.add_typer(crypto_attest.app)
+crypto_roles.add_to(app, audit)
+for group in (request, user, backup):
+    app.add_typer(group)
+app.command("token-policy")(token_policy)
 
 Directory = Annotated[
     Path, typer.Argument(help="The module's directory.", file_okay=False, readable=False)
@@ -48,6 +71,12 @@ def init(
             readable=False,
         ),
     ] = None,
+    administrator: crypto_roles.People = None,
+    threshold: Annotated[
+        int | None, typer.Option(min=1, help="How many administrators decide together.")
+    ] = None,
+    auditor: crypto_roles.People = None,
+    backup_operator: crypto_roles.People = None,
     as_json: AsJson = False,
 ) -> None:
     """Found a module: make its image and its store. Keep the audit key that is printed."""
@@ -65,6 +94,7 @@ def init(
         tee=tee,
         database=checked_url(database),
         key=signer,
+        founders=crypto_roles.founders(administrator, threshold, auditor, backup_operator),
         witness=Witness(address, bytes.fromhex(public)) if witness else None,
         roots=inputs.read_roots(root),
     )

@@ -44,9 +44,7 @@ def keygen(
     """Make a signing key that only you can read. An existing file is never overwritten."""
     from secgear.base import signing
 
-    if passphrase and passphrase_file is not None:
-        raise UsageError("keygen takes one of --passphrase and --passphrase-file")
-    secret = _ask(confirm=True) if passphrase else _passphrase(passphrase_file)
+    secret = new_passphrase(passphrase, passphrase_file)
     algorithm = _SHORT.get(algorithm, algorithm)
     key = signing.generate_key(algorithm)
     signing.save_private_key(key, output, secret)
@@ -63,6 +61,13 @@ def sign(
         Path | None, typer.Option(help="Sign with this private key.", readable=False)
     ] = None,
     passphrase_file: PassphraseFile = None,
+    pkcs11: Annotated[
+        str | None,
+        typer.Option(
+            help="Sign with a key in a PKCS#11 module: a URI (RFC 7512) with module-path, a "
+            "library or the socket of a module of ours.",
+        ),
+    ] = None,
     digest: Annotated[
         bool, typer.Option("--digest", help="Write what an external signer has to sign.")
     ] = False,
@@ -79,7 +84,7 @@ def sign(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sign an image with --key, or in two steps: --digest, an external signer, --attach.
+    """Sign an image with --key or --pkcs11, or in two steps: --digest, a signer, --attach.
 
     Ed25519: openssl pkeyutl -sign -rawin -inkey KEY -in FILE.tbs -out FILE.sig
     ECDSA P-384: openssl dgst -sha384 -sign KEY -out FILE.sig FILE.tbs
@@ -87,8 +92,8 @@ def sign(
     from secgear.base import signing
     from secgear.base.image import Image
 
-    if [key is not None, digest, attach is not None].count(True) != 1:
-        raise UsageError("sign takes one of --key, --digest, --attach")
+    if [key is not None, pkcs11 is not None, digest, attach is not None].count(True) != 1:
+        raise UsageError("sign takes one of --key, --pkcs11, --digest, --attach")
     if (attach is None) != (public_key is None):
         raise UsageError("--attach and --public-key go together")
     loaded = Image.load(image)
@@ -102,7 +107,11 @@ def sign(
             typer.echo(f"to be signed  {path}")
         return
     if key is not None:
-        signed = signing.sign(loaded, _load_key(key, passphrase_file))
+        signed = signing.sign(loaded, load_key(key, passphrase_file))
+    elif pkcs11 is not None:
+        from secgear.cli.pkcs11_keys import parse_uri, sign_with
+
+        signed = signing.attach(loaded, *sign_with(parse_uri(pkcs11), signing.to_be_signed(loaded)))
     elif attach is not None and public_key is not None:
         signed = signing.attach(
             loaded, read(attach, _MAX_SMALL_FILE), signing.load_public_key(public_key)
@@ -112,10 +121,11 @@ def sign(
     report(signed, path, as_json=as_json)
 
 
-def _load_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
+def load_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
+    """A private key from its file, and its passphrase from another or the terminal."""
     from secgear.base import signing
 
-    secret = _passphrase(passphrase_file)
+    secret = passphrase_of(passphrase_file)
     try:
         return signing.load_private_key(path, secret)
     except KeyFileError as error:
@@ -130,7 +140,15 @@ def _ask(*, confirm: bool = False) -> bytes:
     return secret.encode()
 
 
-def _passphrase(path: Path | None) -> bytes | None:
+def new_passphrase(asked: bool, path: Path | None) -> bytes | None:
+    """The passphrase of a new key file: from the terminal if `asked`, or of a file, or none."""
+    if asked and path is not None:
+        raise UsageError("give one of --passphrase and --passphrase-file")
+    return _ask(confirm=True) if asked else passphrase_of(path)
+
+
+def passphrase_of(path: Path | None) -> bytes | None:
+    """A file's first line; None without a file. Raises UsageError."""
     if path is None:
         return None
     secret = read(path, _MAX_SMALL_FILE).split(b"\n", 1)[0].rstrip(b"\r")

@@ -83,6 +83,9 @@ class MemoryStore:
         gone = [id for id, at in self.gone.items() if at > epoch]
         return News(self.sealed, tuple(rows), tuple(gone))
 
+    def trail(self, after: int) -> list[Record]:
+        return self.records[after : after + 3]
+
     def members(self) -> list[MemberRow]:
         return list(self.kept_members.values())
 

@@ -98,15 +98,18 @@ def begin(config: SealConfig) -> list[Layer]:
     ]
 
 
-def finish() -> list[Layer]:
-    """Second step, after the imports. From here on nothing can be undone or added."""
+def finish(door: int = -1) -> list[Layer]:
+    """Second step, after the imports. From here on nothing can be undone or added.
+
+    door: the one descriptor from which others may be received; -1 for none.
+    """
     # Kernel 6.3 and later refuse to make memory executable by themselves; the filter does too.
     with contextlib.suppress(OSError):
         prctl(_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     return [
-        _layer("seccomp", _filter),
+        _layer("seccomp", lambda: _filter(door)),
         _layer("w_xor_x", lambda: _expect_refusal("writable and executable memory", _map_wx)),
     ]
 
@@ -184,8 +187,8 @@ def _limit(config: SealConfig) -> None:
             raise OSError(errno.EINVAL, str(error)) from error
 
 
-def _filter() -> None:
-    seccomp.install()
+def _filter(door: int) -> None:
+    seccomp.install(door)
     _expect_refusal("a socket", lambda: socket.socket().close())
     _expect_refusal("a writable file", lambda: os.close(os.open("/dev/null", os.O_WRONLY)))
     _expect_refusal("a process", _fork)

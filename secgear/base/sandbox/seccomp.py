@@ -59,8 +59,11 @@ _ALLOW = bpf.answer(bpf.ALLOW)
 _REFUSE = bpf.answer(bpf.errno(errno.EPERM))
 
 
-def program(arch: int, pid: int) -> list[Instruction]:
-    """The filter for machine `arch` (index as in `system.MACHINES`) and the process `pid`."""
+def program(arch: int, pid: int, door: int = -1) -> list[Instruction]:
+    """The filter for machine `arch` (index as in `system.MACHINES`) and the process `pid`.
+
+    door: the one descriptor from which others can be received; -1 for none.
+    """
     code = [
         bpf.load(bpf.ARCH),
         bpf.equal(_AUDIT_ARCH[arch], 1, 0),
@@ -72,7 +75,7 @@ def program(arch: int, pid: int) -> list[Instruction]:
     ]
     for numbers in ALLOWED.values():
         code += _if_number(numbers[arch], [_ALLOW])
-    for name, block in _checks(pid).items():
+    for name, block in _checks(pid, door).items():
         code += _if_number(CHECKED[name][arch], block)
     for numbers in REFUSED.values():
         code += _if_number(numbers[arch], [_REFUSE])
@@ -80,12 +83,12 @@ def program(arch: int, pid: int) -> list[Instruction]:
     return code
 
 
-def install() -> None:
-    """Put the filter in place for all threads of this process. Raises OSError.
+def install(door: int = -1) -> None:
+    """Put the filter in place for all threads of this process, `door` as in `program`.
 
-    no_new_privs must be set. There is no way back.
+    no_new_privs must be set. There is no way back. Raises OSError.
     """
-    code = bpf.assemble(program(machine(), os.getpid()))
+    code = bpf.assemble(program(machine(), os.getpid(), door))
     instructions = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(instructions))
     tid = call("seccomp", _SET_MODE_FILTER, _FLAG_TSYNC, ctypes.create_string_buffer(header))
@@ -98,7 +101,7 @@ def _if_number(number: int | None, block: list[Instruction]) -> list[Instruction
     return [] if number is None else [bpf.equal(number, 0, len(block)), *block]
 
 
-def _checks(pid: int) -> dict[str, list[Instruction]]:
+def _checks(pid: int, door: int) -> dict[str, list[Instruction]]:
     return {
         # No writable and executable memory; executable only from a file, and since nothing here
         # can write a file or make a memfd, such a file holds what was there before.
@@ -133,6 +136,9 @@ def _checks(pid: int) -> dict[str, list[Instruction]]:
         ],
         # abort() signals its own thread.
         "tgkill": [bpf.load(bpf.low(0)), bpf.equal(pid, 0, 1), _ALLOW, _REFUSE],
+        # Descriptors come through the door or not at all. Only code that was taken over could put
+        # another descriptor in the door's place; for any other this keeps clients' out.
+        "recvmsg": [bpf.load(bpf.low(0)), bpf.equal(door & 0xFFFFFFFF, 0, 1), _ALLOW, _REFUSE],
         # On the connected stream only: no address.
         "sendto": [
             bpf.load(bpf.low(4)),

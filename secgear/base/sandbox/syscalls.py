@@ -103,8 +103,6 @@ ALLOWED: Numbers = {
     "getpgid": (121, 155),
     "getsid": (124, 156),
     "recvfrom": (45, 207),
-    "recvmsg": (47, 212),
-    "recvmmsg": (299, 243),
     "sendmsg": (46, 211),
     "shutdown": (48, 210),
     "getsockopt": (55, 209),
@@ -142,6 +140,7 @@ CHECKED: Numbers = {
     "ioctl": (16, 29),
     "tgkill": (234, 131),
     "sendto": (44, 206),
+    "recvmsg": (47, 212),
 }
 """Allowed with some arguments only; `seccomp` says which."""
 
@@ -256,6 +255,7 @@ REFUSED: Numbers = {
     "set_mempolicy": (238, 237),
     "move_pages": (279, 239),
     "migrate_pages": (256, 238),
+    "recvmmsg": (299, 243),
     "sendmmsg": (307, 269),
     "splice": (275, 76),
     "tee": (276, 77),

@@ -61,8 +61,13 @@ class Starter:
         if lane is None:
             return Begun(lanes, function, body, deadline)
         id, tag = lane.begin(), FAST | function.number
-        with lanes.guarding(lane, id):
-            message = lane.call(id, tag, body, self._patience())
+        try:
+            with lanes.guarding(lane, id):
+                message = lane.call(id, tag, body, self._patience())
+        except TimeoutError:
+            # There was no room for it, on a lane that nobody uses: that one is left, and the call,
+            # of which the enclave has nothing, waits for another.
+            return Begun(lanes, function, body, deadline)
         if message is not None and message[0] == id and message[1] == tag:
             self._misses = 0
             lanes.give(lane)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import platform
 import queue
@@ -26,6 +27,7 @@ from typing import ClassVar, final
 import msgspec
 
 import secgear
+from secgear.base.handover import MARK, SLOTS, Door, make_door
 from secgear.base.image import Image, with_signature
 from secgear.base.sandbox import probe
 from secgear.base.tee import (
@@ -121,12 +123,15 @@ class ProcessTee(Tee):
             # The guest needs no signature: who signed is the platform's to know.
             image_fd = _sealed_file(with_signature(image, None).data)
             memory = _SharedMemory(config)
+            undo.callback(memory.close)
+            entrance = _Entrance() if config.connections else None
+            if entrance is not None:
+                undo.callback(entrance.close)
             try:
                 inherited = [theirs.fileno(), image_fd, *memory.descriptors]
+                if entrance is not None:
+                    inherited += entrance.descriptors
                 process = _spawn(theirs.fileno(), inherited, stderr)
-            except BaseException:
-                memory.close()
-                raise
             finally:
                 theirs.close()
                 os.close(image_fd)
@@ -139,9 +144,13 @@ class ProcessTee(Tee):
                     image_fd=image_fd,
                     shared_fd=memory.shared_fd,
                     switchless_fd=memory.switchless_fd,
+                    door_fd=entrance.descriptors[0] if entrance is not None else -1,
+                    marks_fd=entrance.descriptors[1] if entrance is not None else -1,
                 )
                 running.layers = _start(process, ours, boot, config.timeout, stderr)
                 _insist(config.require, running.layers)
+                if entrance is not None:
+                    running.door = entrance.open()
             except BaseException:
                 running.stop(0)
                 raise
@@ -173,6 +182,27 @@ class _SharedMemory:
         for fd in self.descriptors:
             os.close(fd)
         self.shared_fd = self.switchless_fd = -1
+
+
+@final
+class _Entrance:
+    """The making of a door. descriptors: the enclave's, its socket and the marks."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs, self._marks = make_door()
+        self.descriptors = (self._theirs.fileno(), self._marks)
+
+    def open(self) -> Door:
+        """Our side of it; the enclave has its own."""
+        memory = mmap.mmap(self._marks, SLOTS * MARK)
+        self._theirs.close()
+        os.close(self._marks)
+        return Door(self._ours, memory)
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+        os.close(self._marks)
 
 
 @final

@@ -26,8 +26,8 @@ class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Host to guest, first. host_pid: whose death ends the enclave.
 
     read_paths: what stays readable once sealed. search_path: where required distributions may
-    lie. image_fd, shared_fd, switchless_fd: inherited descriptors; of memory that is not shared,
-    -1.
+    lie. image_fd, shared_fd, switchless_fd, door_fd, marks_fd: inherited descriptors; -1 for what
+    is not shared.
     """
 
     host_pid: int
@@ -36,6 +36,8 @@ class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_fd: int
     shared_fd: int
     switchless_fd: int = -1
+    door_fd: int = -1
+    marks_fd: int = -1
 
 
 class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sealed"):

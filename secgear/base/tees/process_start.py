@@ -13,6 +13,8 @@ from typing import ClassVar
 import msgspec
 
 from secgear.base import runtime
+from secgear.base.handover import SLOTS, Door
+from secgear.base.handover import enclave as handover
 from secgear.base.image import Image
 from secgear.base.loader import install
 from secgear.base.sandbox import seal
@@ -33,6 +35,8 @@ from secgear.base.transport.stream import SocketStream
 from secgear.errors import GuestError, LaunchFailed, SecGearError
 
 EVIDENCE_FORMAT = "secgear.process.cwt"
+_FILES = 256
+"""Descriptors that an enclave can have beside its connections."""
 
 
 def start(sock: socket.socket) -> None:
@@ -46,7 +50,8 @@ def start(sock: socket.socket) -> None:
         data = _read_all(boot.image_fd)
         os.close(boot.image_fd)
         null = os.open("/dev/null", os.O_RDWR)  # nothing can be opened for writing later
-        memory = [fd for fd in (boot.shared_fd, boot.switchless_fd) if fd >= 0]
+        shared = (boot.shared_fd, boot.switchless_fd, boot.door_fd, boot.marks_fd)
+        memory = [fd for fd in shared if fd >= 0]
         # The manifest is read before anything is restricted, because it holds the memory limit;
         # the image's own code runs only further down.
         image = Image.parse(data)
@@ -57,6 +62,7 @@ def start(sock: socket.socket) -> None:
                 read_paths=boot.read_paths,
                 memory_limit=image.manifest.memory,
                 keep_fds=(sock.fileno(), null, *memory),
+                open_files=_FILES + (SLOTS if boot.door_fd >= 0 else 0),
             )
         )
         arena = None
@@ -67,10 +73,14 @@ def start(sock: socket.socket) -> None:
         if boot.switchless_fd >= 0:
             switchless = mmap.mmap(boot.switchless_fd, os.fstat(boot.switchless_fd).st_size)
             os.close(boot.switchless_fd)
+        if boot.door_fd >= 0:
+            marks = mmap.mmap(boot.marks_fd, os.fstat(boot.marks_fd).st_size)
+            os.close(boot.marks_fd)
+            handover.install(Door(socket.socket(fileno=boot.door_fd), marks))
         install(image, boot.search_path)
         app = runtime.load(image)
         _mute(null)
-        layers += seal.finish()
+        layers += seal.finish(boot.door_fd)
         gc.freeze()  # what is here now stays for good: no collection looks at it again
     except BaseException as error:  # noqa: BLE001  (the host is told, in the terms it may hear)
         send(sock, _failure(error, debug))

@@ -1,4 +1,4 @@
-"""The cryptographic module's program inside the TEE: everything in this file and below `token`.
+"""The cryptographic module's program inside the TEE: this file, and all below `token` and `rest`.
 
 The host carries messages in, keeps what it can't read, and is believed in nothing. Clients that
 come through the attested channel are heard by this program alone; of those that come by the host's
@@ -9,39 +9,51 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import itertools
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
+from functools import partial
+from typing import Final, NoReturn
 
 import msgspec
 
 from secgear import App, Session
 from secgear.base import context
+from secgear.base.handover.enclave import Connection
 from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, SecGearError
 from secgear.middleware.attestation import collateral as collaterals
 from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.sealing import CallCounter, Counter, RemoteCounter
-from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.local import Clients
+from secgear.services.crypto.pkcs11.rv import CryptokiError
+from secgear.services.crypto.rest.service import Service
+from secgear.services.crypto.roles.operations import parse_founders
 from secgear.services.crypto.rpc.buffer import OWN, VERSIONS
-from secgear.services.crypto.rpc.frames import MAX_BODY
-from secgear.services.crypto.rpc.messages import build_error
+from secgear.services.crypto.rpc.marks import INTRODUCTION
 from secgear.services.crypto.token import membership, rotation
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.module import MAX_SLOTS, Module
-from secgear.services.crypto.token.state import Change, Founding, MemberRow, News, Root, Row
+from secgear.services.crypto.token.roles import Roles
+from secgear.services.crypto.token.state import (
+    Change,
+    Founding,
+    MemberRow,
+    News,
+    Record,
+    Root,
+    Row,
+)
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
     "secgear-crypto",
     version="0.1",
     product="secgear-crypto",
-    requires=["cbor2", "cryptography", "msgspec"],
+    requires=["cbor2", "cryptography", "h11", "msgspec", "pycryptodomex"],
     threads=16,
     log="warning",
 )
@@ -89,6 +101,12 @@ def store_rows(after: int) -> list[tuple[int, int, bytes]]:
 @app.ocall
 def store_since(epoch: int) -> tuple[bytes, list[tuple[int, int, bytes]], list[int], bool]:
     """See `Store.since`: head, changed rows, ids of those that are gone, whether that is all."""
+    raise NotImplementedError
+
+
+@app.ocall
+def store_trail(after: int) -> list[tuple[int, bytes, bytes, bytes]]:
+    """See `Store.trail`: number, body, hash, signature of each."""
     raise NotImplementedError
 
 
@@ -153,6 +171,9 @@ class _HostStore:
         head, rows, gone, whole = store_since(epoch)
         return News(head, tuple(_rows(rows)), tuple(map(_number, gone)), whole)
 
+    def trail(self, after: int) -> list[Record]:
+        return [Record(*row) for row in store_trail(after)]
+
     def members(self) -> list[MemberRow]:
         return [MemberRow(*row) for row in store_members()]
 
@@ -185,35 +206,44 @@ def _number(id: int) -> int:
 
 _lock = threading.Lock()
 _module: Module | None = None
-_connections: dict[int, Application] = {}
-_numbers = itertools.count(1)
+_clients = Clients()
+_rest: Service | None = None
 
 
 @app.ecall(raises=[Refused])
-def found(slots: int, policy: str, roots: list[tuple[str, str, str, str]], witness: bytes) -> None:
+def found(
+    slots: int,
+    policy: str,
+    roots: list[tuple[str, str, str, str]],
+    witness: bytes,
+    founders: bytes,
+) -> None:
     """Begin a new module.
 
     policy: to whom it is sealed, ``measurement`` or ``signer``. roots: family, name, PEM, subject
     of each that vouches for members besides the vendors. witness: public key of the one that keeps
-    the counter; b"" where the host does.
+    the counter; b"" where the host does. founders: who is to have which role, as a document.
     """
     if not 1 <= slots <= MAX_SLOTS:
         raise Refused(f"a module has 1 to {MAX_SLOTS} slots")
     seed = os.urandom(32) if witness else b""
     founding = Founding(tuple(Root(*root) for root in roots), witness, seed)
     with _refusing():
-        _vault(policy).found(slots, founding)
+        said = parse_founders(founders)
+        roles = Roles(os.urandom(16), **msgspec.structs.asdict(said))
+        _vault(policy).found(slots, founding, roles)
 
 
 @app.ecall(raises=[Refused])
 def open_module(policy: str) -> Status:
     """Read everything that the host has kept, and find it whole and the newest."""
-    global _module  # noqa: PLW0603  (an enclave has one module)
+    global _module, _rest  # noqa: PLW0603  (an enclave has one module)
     with _lock:
         if _module is None:
             with _refusing():
                 _module = Module(_vault(policy))
             threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
+            _rest = Service(_module)
     return status()
 
 
@@ -322,37 +352,12 @@ def _hear(module: Module) -> None:
 # --- clients of the host's socket ----------------------------------------------------------------
 
 
-@app.ecall(raises=[Refused])
-def connect(actor: str, resumed: bool) -> int:
-    """A client of the host's: the number of its connection.
-
-    actor: who it is, as the host tells. resumed: it was connected to an enclave before this one,
-    and has called C_Initialize there.
-    """
-    with _lock:
-        if len(_connections) >= MAX_CONNECTIONS:
-            raise Refused("too many connections")
-        number = next(_numbers)
-        _connections[number] = Application(_opened(), actor[:160], initialised=resumed)
-    return number
-
-
-@app.ecall
-def exchange(connection: int, version: int, body: bytes) -> bytes:
-    """The answer to one message of a client. The hot path: whoever calls it decides how."""
-    client = _connections.get(connection)
-    if client is None or version not in (*VERSIONS, OWN) or len(body) > MAX_BODY:
-        return build_error(Rv.DEVICE_ERROR)
-    return _answer(client, body, version)
-
-
-@app.ecall
-def disconnect(connection: int) -> None:
-    """A client is gone, and everything it did not put on a token."""
-    with _lock:
-        client = _connections.pop(connection, None)
-    if client is not None:
-        client.leave()
+@app.connection(name="pkcs11", limit=MAX_CONNECTIONS)
+def take(connection: Connection, note: bytes) -> None:
+    """A client of the host's, whom it introduces by `note`."""
+    who = INTRODUCTION.decode(note)
+    client = Application(_opened(), who.actor[:160], initialised=who.version is not None)
+    _clients.take(connection, who.version, partial(_answer, client), client.leave)
 
 
 # --- clients of the attested channel -------------------------------------------------------------
@@ -361,9 +366,7 @@ def disconnect(connection: int) -> None:
 @app.session(name="pkcs11")
 def serve(session: Session) -> None:
     """A client that has verified this enclave: the first message is its version, then calls."""
-    key = session.peer.key
-    name = f"key {key.hex()[:32]}" if key is not None else f"channel {session.peer.address}"
-    client = Application(_opened(), name[:160])
+    client = Application(_opened(), _actor(session)[:160])
     first = session.recv()
     version = first[0] if len(first) == 1 else -1
     if version not in (*VERSIONS, OWN):
@@ -375,12 +378,33 @@ def serve(session: Session) -> None:
         client.leave()
 
 
+@app.session(name="http")
+def serve_http(session: Session) -> None:
+    """The same for REST: the messages are pieces of a stream of HTTP/1.1."""
+    _opened()
+    if _rest is None:
+        return
+    try:
+        _rest.serve(session, _actor(session))
+    except CryptoModuleError as error:
+        _end(error)
+
+
+def _actor(session: Session) -> str:
+    key = session.peer.key
+    return f"key {key.hex()[:32]}" if key is not None else f"channel {session.peer.address}"
+
+
 def _answer(client: Application, body: bytes, version: int) -> bytes:
     try:
         return answer(client, body, version)
     except CryptoModuleError as error:
-        _logger.error("the module starts again: %s", error)
-        os._exit(TORN)
+        _end(error)
+
+
+def _end(error: CryptoModuleError) -> NoReturn:
+    _logger.error("the module starts again: %s", error)
+    os._exit(TORN)
 
 
 def _opened() -> Module:

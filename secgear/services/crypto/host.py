@@ -133,15 +133,17 @@ def found(
     tee: str = "auto",
     database: str = "",
     key: PrivateKey | None = None,
+    founders: bytes = b"{}",
     witness: Witness | None = None,
     roots: Sequence[AddedRoot] = (),
 ) -> Any:
     """Found a module in a new directory, and return its status.
 
     key: signs the image; the module is sealed to its signer then, so that later versions by the
-    same signer can take it over. Without, it is sealed to this very image. witness: who keeps the
-    counter, instead of a file here. roots: who vouches for enclaves that become members, besides
-    the vendors; counts only where the enclave itself needs it.
+    same signer can take it over. Without, it is sealed to this very image. founders: who has which
+    role in it, the document of `Founders`. witness: who keeps the counter, instead of a file here.
+    roots: who vouches for enclaves that become members, besides the vendors; counts only where the
+    enclave itself needs it.
     Raises CryptoModuleError, BuildError, PlatformUnavailable.
     """
     home = Home(directory)
@@ -168,6 +170,7 @@ def found(
                 slots,
                 [(one.family, one.name, one.pem, one.subject) for one in roots],
                 witness.key if witness is not None else b"",
+                founders,
             )
             try:
                 home.save(settings)
@@ -189,8 +192,8 @@ def _founded(image: Image, storage: Storage, settings: Settings, *details: Any) 
     ours = not settings.database  # nobody else founds in it
     try:
         with started(image, storage, settings) as enclave, told():
-            slots, roots, witness = details
-            enclave.found(slots, settings.policy, roots, witness)
+            slots, *rest = details
+            enclave.found(slots, settings.policy, *rest)
             ours = True
             return enclave.open_module(settings.policy)
     except BaseException:
@@ -243,6 +246,7 @@ def started(
             "store_rows": storage.rows,
             "store_since": storage.since,
             "store_members": storage.members,
+            "store_trail": storage.trail_after,
             "store_commit": commit,
             "store_news": news,
             "witness_exchange": exchange,

@@ -1,9 +1,9 @@
-"""The host's socket for p11-kit's clients: frames in, frames out, their contents unread.
+"""The host's socket for p11-kit's clients: who connects is handed over to the enclave.
 
-A connection has a thread. As long as a client has one call under way at a time, the thread carries
-it into the enclave itself, which costs the least; as soon as calls overlap, they go side by side
-and are answered as they are done. When the enclave dies, calls under way fail and the connection
-stays: the next call finds a new enclave, where sessions and logins have to be made again.
+The host looks at who a client is, and has nothing more to do with it: the enclave reads and writes
+the connection. When the enclave dies, calls under way are answered with CKR_DEVICE_REMOVED, and the
+next enclave gets the connection, where sessions and logins have to be made again. A connection that
+the enclave has died in the middle of reading or writing is closed: nobody knows where it stands.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
+import queue
 import socket
 import stat
 import struct
 import threading
-from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Final, Self, final
 
-from secgear.base.enclave import Enclave
-from secgear.errors import CryptoModuleError, EnclaveLost, SecGearError
+from secgear.base.handover.host import HandedOver
+from secgear.errors import CryptoModuleError, EnclaveClosed, EnclaveLost, SecGearError
 from secgear.services.crypto.host import Supervisor
 from secgear.services.crypto.pkcs11.rv import Rv
-from secgear.services.crypto.rpc.buffer import MalformedMessage
-from secgear.services.crypto.rpc.frames import HEADER, build_frame, negotiate, parse_header
+from secgear.services.crypto.rpc.frames import build_frame
+from secgear.services.crypto.rpc.marks import Introduction, Standing, introduce, read_mark
 from secgear.services.crypto.rpc.messages import build_error
 
 LIMIT: Final = 1024  # connections
-_OVERLAPPING: Final = 64  # calls that go side by side once two have overlapped
-_UNDER_WAY: Final = 32  # calls of one connection
+SERVICE: Final = "pkcs11"
+"""The enclave's handler of connections."""
 _CREDENTIALS = struct.Struct("iII")  # struct ucred, unix(7)
 _logger = logging.getLogger(__name__)
 
@@ -50,11 +50,17 @@ class Listener:
         self._path = path
         self._limit = limit
         self._lock = threading.Lock()
-        self._connections: set[socket.socket] = set()
+        self._clients: set[_Client] = set()
         self._closed = False
+        # Clients whose enclave has died, and how they stand; None at the end.
+        self._left: queue.SimpleQueue[tuple[_Client, Standing] | None] = queue.SimpleQueue()
         self._socket = _bind(path, mode)
-        self._thread = threading.Thread(target=self._accept, name="pkcs11", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=target, name="pkcs11", daemon=True)
+            for target in (self._accept, self._take_over)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -68,15 +74,16 @@ class Listener:
             if self._closed:
                 return
             self._closed = True
-            connections = list(self._connections)
+            clients = list(self._clients)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept, which close() does not
         self._socket.close()
         self._path.unlink(missing_ok=True)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        for client in clients:
+            client.end()
+        self._left.put(None)
+        for thread in self._threads:
+            thread.join(5)
 
     def _accept(self) -> None:
         while not self._closed:
@@ -88,141 +95,78 @@ class Listener:
                 _logger.warning("accepting a connection failed: %s", error.strerror)
                 threading.Event().wait(0.1)
                 continue
+            client = _Client(connection)
             with self._lock:
-                full = self._closed or len(self._connections) >= self._limit
+                full = self._closed or len(self._clients) >= self._limit
                 if not full:
-                    self._connections.add(connection)
+                    self._clients.add(client)
             if full:
                 connection.close()
-                continue
+            else:
+                self._hand_over(client, None)
+
+    def _hand_over(self, client: _Client, version: int | None) -> None:
+        """Give a client to an enclave. version: what it spoke with the one before."""
+        note = introduce(Introduction(client.actor, version))
+        while True:
             try:
-                threading.Thread(
-                    target=self._serve, args=(connection,), name="pkcs11-client", daemon=True
-                ).start()
-            except RuntimeError:  # the system gives us no more threads
-                self._leave(connection)
+                enclave, _ = self._supervisor.current()
+                enclave.hand_over(
+                    client.socket, SERVICE, note, when_over=partial(self._over, client)
+                )
+            except SecGearError as error:
+                if isinstance(error, EnclaveLost) and not isinstance(error, EnclaveClosed):
+                    continue  # it has died this moment; the next one, or that there is none
+                _logger.warning("a connection ended: %s", error)
+                self._leave(client)
+            return
 
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            Connection(self._supervisor, connection).run()
-        except (OSError, MalformedMessage, EOFError):
-            pass  # the client is gone, or speaks something else
-        except SecGearError as error:
-            _logger.warning("a connection ended: %s", error)
-        finally:
-            self._leave(connection)
+    def _over(self, client: _Client, handed: HandedOver) -> None:
+        """An enclave has a client no more."""
+        standing = read_mark(handed.mark) if handed.lost else None
+        if standing is None or self._closed or not client.answer(standing.codes):
+            self._leave(client)
+        else:
+            self._left.put((client, standing))
 
-    def _leave(self, connection: socket.socket) -> None:
+    def _take_over(self) -> None:
+        """Hand those who were left to the next enclave."""
+        while (item := self._left.get()) is not None:
+            client, standing = item
+            self._hand_over(client, standing.version)
+
+    def _leave(self, client: _Client) -> None:
         with self._lock:
-            self._connections.discard(connection)
-        connection.close()
+            self._clients.discard(client)
+        client.end()
+        client.socket.close()
 
 
 @final
-class Connection:
-    """One client of the socket."""
+class _Client:
+    """One client of the socket. actor: who it is, as the kernel tells."""
 
-    def __init__(self, supervisor: Supervisor, connection: socket.socket) -> None:
-        self._supervisor = supervisor
-        self._socket = connection
-        self._file = connection.makefile("rb")
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
         pid, uid, _ = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        self._actor = f"uid {uid} pid {pid}"
-        self._version = 0
-        self._generation = 0
-        self._number = 0
-        self._enclave: Enclave | None = None
-        self._sending = threading.Lock()
-        self._room = threading.BoundedSemaphore(_UNDER_WAY)
+        self.actor = f"uid {uid} pid {pid}"
 
-    def run(self) -> None:
-        """Serve until the client leaves. Raises OSError, EOFError, MalformedMessage."""
-        offered = self._read(1)[0]
-        self._version = negotiate(offered)
-        self._socket.sendall(bytes((self._version,)))
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        overlapping = 0
+    def answer(self, codes: tuple[int, ...]) -> bool:
+        """Answer calls that died with their enclave; whether that went."""
+        if not codes:
+            return True
+        said = b"".join(build_frame(code, build_error(Rv.DEVICE_REMOVED)) for code in codes)
         try:
-            while True:
-                code, body = self._frame()
-                if overlapping:
-                    overlapping -= 1
-                    self._submit(code, body)
-                    continue
-                self._reply(code, self._exchange(body))
-                if poll.poll(0):
-                    overlapping = _OVERLAPPING
-        finally:
-            self._disconnect()
+            return self.socket.send(said, socket.MSG_DONTWAIT) == len(said)
+        except OSError:
+            return False
 
-    def _frame(self) -> tuple[int, bytes]:
-        header = parse_header(self._read(HEADER.size))
-        self._read(header.options)
-        return header.code, self._read(header.body)
-
-    def _read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        if len(data) != size:
-            raise EOFError
-        return data
-
-    def _exchange(self, body: bytes) -> bytes:
-        try:
-            enclave = self._connected()
-            answer: bytes = enclave.switchless.exchange(self._number, self._version, body)
-        except SecGearError as error:
-            return _failure(error)
-        return answer
-
-    def _submit(self, code: int, body: bytes) -> None:
-        """The same without waiting for it."""
-        self._room.acquire()
-        try:
-            future = self._connected().submit.exchange(self._number, self._version, body)
-        except SecGearError as error:
-            self._room.release()
-            self._reply(code, _failure(error))
-            return
-
-        def done(future: Future[bytes]) -> None:
-            self._room.release()
-            error = future.exception()
-            answer = future.result() if error is None else _failure(error)
-            with contextlib.suppress(OSError):
-                self._reply(code, answer)
-
-        future.add_done_callback(done)
-
-    def _reply(self, code: int, answer: bytes) -> None:
-        with self._sending:
-            self._socket.sendall(build_frame(code, answer))
-
-    def _connected(self) -> Enclave:
-        """The enclave, where this client has a connection."""
-        enclave = self._enclave
-        if enclave is not None and enclave.alive:
-            return enclave
-        enclave, generation = self._supervisor.current()
-        if generation != self._generation:
-            self._number = enclave.connect(self._actor, bool(self._generation))
-            self._generation = generation
-        self._enclave = enclave
-        return enclave
-
-    def _disconnect(self) -> None:
-        self._file.close()
-        if self._enclave is not None:
-            with contextlib.suppress(SecGearError):
-                self._enclave.disconnect(self._number)
-
-
-def _failure(error: BaseException) -> bytes:
-    """What a client hears when its call got no answer from the enclave."""
-    lost = isinstance(error, EnclaveLost)
-    return build_error(Rv.DEVICE_REMOVED if lost else Rv.DEVICE_ERROR)
+    def end(self) -> None:
+        """Nothing more goes over it, whoever has it open."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _bind(path: Path, mode: int) -> socket.socket:

@@ -215,14 +215,16 @@ class Storage:
     def trail(self) -> Iterator[list[AuditRow]]:
         """The audit trail from its beginning, in batches."""
         after = 0
-        while True:
-            query = select(_audit).where(_audit.c.seq > after).order_by(_audit.c.seq).limit(_BATCH)
-            with self._database.reading() as connection:
-                rows = connection.execute(query).all()
-            if not rows:
-                return
-            yield [(row.seq, row.body, row.hash, row.signature) for row in rows]
-            after = rows[-1].seq
+        while rows := self.trail_after(after):
+            yield rows
+            after = rows[-1][0]
+
+    def trail_after(self, after: int) -> list[AuditRow]:
+        """Some of its records behind a number."""
+        query = select(_audit).where(_audit.c.seq > after).order_by(_audit.c.seq).limit(_BATCH)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [(row.seq, row.body, row.hash, row.signature) for row in rows]
 
 
 def _piece(rows: Iterable[Any]) -> list[ObjectRow]:

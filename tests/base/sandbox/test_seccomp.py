@@ -15,9 +15,9 @@ from secgear.base.sandbox import bpf, seccomp
 from secgear.base.sandbox.bpf import Instruction
 from secgear.base.sandbox.syscalls import ALLOWED, CHECKED, REFUSED
 
-PID = 4242
+PID, DOOR = 4242, 9
 ARCHES = {0: 0xC000003E, 1: 0xC00000B7}
-PROGRAMS = {arch: seccomp.program(arch, PID) for arch in ARCHES}
+PROGRAMS = {arch: seccomp.program(arch, PID, DOOR) for arch in ARCHES}
 EPERM, ENOSYS = bpf.errno(errno.EPERM), bpf.errno(errno.ENOSYS)
 
 
@@ -68,6 +68,7 @@ def policy(arch: int, number: int, args: list[int]) -> int:
         "ioctl": low[1] in seccomp.IOCTL_ALLOWED,
         "prlimit64": low[0] in {0, PID} and args[2] == 0,
         "tgkill": low[0] == PID,
+        "recvmsg": low[0] == DOOR,
         "sendto": args[4] == 0,
     }[name]
     return bpf.ALLOW if fine else EPERM

@@ -367,3 +367,28 @@ def test_scribbles_end_in_an_answer_or_an_error(launch: Any, seed: int) -> None:
         except errors.SecGearError:
             if not enclave.alive:
                 break
+
+
+def test_an_enclave_that_answers_ahead_and_reads_no_more_ends_no_call_without_a_reason(
+    launch: Any,
+) -> None:
+    ahead = 2000
+    silent = threading.Event()
+
+    def lie(_: LyingEnclave, ring: Ring, message: tuple[int, int, bytes]) -> None:
+        for id in range(message[0], message[0] + ahead):
+            ring.send(id, message[1], encode(3))
+        silent.wait(30)
+
+    enclave = launch(lie)
+
+    def call_on_and_on() -> None:
+        for _ in range(ahead):
+            future = enclave.options(deadline=1).switchless.submit.add(1, 2)
+            assert future.result(20) == 3
+
+    try:
+        with pytest.raises(errors.SecGearError):  # and no other: a TimeoutError says nothing
+            call_on_and_on()
+    finally:
+        silent.set()

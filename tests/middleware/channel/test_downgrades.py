@@ -106,6 +106,28 @@ def test_evidence_of_yesterday_is_stale() -> None:
         assert "attestation.untrusted" in str(server.outcome())
 
 
+@pytest.mark.parametrize(
+    "stricter",
+    [
+        b'[accept]\ntees = ["process"]\nmeasurements = ["' + (b"n" * 48).hex().encode() + b'"]\n',
+        b'[accept]\ntees = ["process"]\nmin_svn = 1000\nmeasurements = ["'
+        + (b"m" * 48).hex().encode()
+        + b'"]\n',
+    ],
+    ids=["another measurement", "a higher version"],
+)
+def test_policy_that_was_tightened_holds_for_the_next_session(stricter: bytes) -> None:
+    """Nothing that an earlier session has found good is remembered."""
+    secgear.connect(Server().near, POLICY, anchors=VENDOR.anchors, timeout=20).close()
+    allow = b"[allow]\nsimulated = true\ntest_roots = true\n"
+    tightened = load_policy(b'name = "tightened"\n' + stricter + allow)
+    server = Server()
+    with pytest.raises(errors.Untrusted):
+        secgear.connect(server.near, tightened, anchors=VENDOR.anchors, timeout=20)
+    assert "attestation.untrusted" in str(server.outcome())
+    secgear.connect(Server().near, POLICY, anchors=VENDOR.anchors, timeout=20).close()
+
+
 def test_root_that_has_expired_vouches_for_nobody() -> None:
     server = Server()
     with pytest.raises(errors.Untrusted):

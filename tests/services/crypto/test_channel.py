@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -23,11 +24,42 @@ from secgear.middleware.attestation.certificates import load_pem
 from secgear.services.crypto.client import SERVICE, Caller, ChannelExchange
 from secgear.services.crypto.host import Home
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech
-from secgear.services.crypto.pkcs11.mechanism import Mechanism
+from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
+    Mechanism,
+    Mechanisms,
+    Sm2ExchangeParams,
+)
 from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.rpc.frames import HEADER, build_frame, parse_header
+from secgear.services.crypto.token.mechanisms import MECHANISMS
 from tests.services.crypto.conftest import User, template
 from tests.services.crypto.running import PIN, SECGEAR, Server, founded, prepare_token, serving
+
+
+def policy_of(directory: Path) -> bytes:
+    """A policy that trusts exactly the module in a directory."""
+    measurement = Image.load(Home(directory).image).measurement.hex()
+    return (
+        'name = "owner"\n[accept]\ntees = ["process"]\n'
+        f'measurements = ["{measurement}"]\n[allow]\nsimulated = true\ntest_roots = true\n'
+    ).encode()
+
+
+def opened(address: str, policy: bytes) -> Any:
+    """A channel to a module of this machine."""
+    root = SimulatedPlatform(home()).root.public_bytes(Encoding.PEM)
+    anchors = builtin_anchors().adding(Anchor("mine", "simulated", load_pem(root)[0]))
+    return secgear.connect(address, load_policy(policy), service=SERVICE, anchors=anchors)
+
+
+@contextlib.contextmanager
+def connected(address: str, directory: Path) -> Iterator[Caller]:
+    """A caller over such a channel."""
+    with opened(address, policy_of(directory)) as session:
+        caller = Caller(ChannelExchange(session))
+        caller.initialise()
+        yield caller
 
 
 class Place:
@@ -35,22 +67,11 @@ class Place:
 
     def __init__(self, server: Server, directory: Path, address: str) -> None:
         self.server, self.directory, self.address = server, directory, address
-        measurement = Image.load(Home(directory).image).measurement.hex()
         self.policy = directory / "policy.toml"
-        self.policy.write_text(
-            'name = "owner"\n[accept]\ntees = ["process"]\n'
-            f'measurements = ["{measurement}"]\n[allow]\nsimulated = true\ntest_roots = true\n'
-        )
+        self.policy.write_bytes(policy_of(directory))
 
     def connect(self, policy: bytes | None = None) -> Any:
-        root = SimulatedPlatform(home()).root.public_bytes(Encoding.PEM)
-        anchors = builtin_anchors().adding(Anchor("mine", "simulated", load_pem(root)[0]))
-        return secgear.connect(
-            self.address,
-            load_policy(policy or self.policy.read_bytes()),
-            service=SERVICE,
-            anchors=anchors,
-        )
+        return opened(self.address, policy or self.policy.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +203,26 @@ def test_channels_lead_to_the_next_enclave_when_one_has_died(place: Place) -> No
         except SecGearError:
             assert time.monotonic() < until
             time.sleep(0.1)
+
+
+@pytest.mark.skipif(Mech.SM2 not in MECHANISMS, reason="the system's OpenSSL has no SM2")
+def test_the_systems_openssl_works_inside_a_sealed_enclave(place: Place) -> None:
+    with place.server.caller() as caller:
+        user = User(caller, login=False)
+        user.call("C_Login", 1, PIN.encode())
+        pairs = [user.pair(Mech.SM2_KEY_PAIR_GEN, {}, {"DERIVE": True}) for _ in range(4)]
+        points = [user.get(public, Attr.EC_POINT) for public, _ in pairs]
+        made = template(KEY_TYPE=KeyType.SM4, ENCRYPT=True, DECRYPT=True)
+        keys = []
+        for initiator, own, other in ((True, 0, 2), (False, 2, 0)):
+            params = Sm2ExchangeParams(
+                initiator, pairs[own + 1][1], points[other], points[other + 1], b"", b""
+            )
+            mechanism = Mechanism(Mech.SM2_EXCHANGE, params)
+            keys.append(user.call("C_DeriveKey", mechanism, pairs[own][1], made))
+        messages = [bytes([number]) * 40 for number in range(50)]
+        ccm = tuple(CcmParams(40, bytes([number]) * 12, b"aad", 16) for number in range(50))
+        batch = Mechanisms(Mech.SM4_CCM, ccm)
+        sealed = user.call("S_EncryptBatch", batch, keys[0], messages)
+        assert user.call("S_DecryptBatch", batch, keys[1], sealed) == messages
+        user.call("C_Logout")

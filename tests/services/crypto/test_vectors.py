@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import (
@@ -17,12 +18,15 @@ from secgear.services.crypto.pkcs11.constants import (
     Mech,
     Mgf,
     ObjectClass,
+    Salt,
 )
 from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
     ChachaParams,
     ContextParams,
     EcdhParams,
     GcmParams,
+    HkdfParams,
     LengthParam,
     Mechanism,
     OaepParams,
@@ -160,6 +164,69 @@ def rsa_sign(user: User, group: Case, case: Case) -> bool:
     return user.run("Sign", mech, key, octets(case, "msg")) == octets(case, "sig")
 
 
+def verify_der(mech: Mech, half: int) -> Run:
+    """Keys as SubjectPublicKeyInfo; signatures as a client turns them into ``r || s``."""
+
+    def run(user: User, group: Case, case: Case) -> bool:
+        key = user.call("C_CreateObject", template(
+            CLASS=ObjectClass.PUBLIC_KEY, KEY_TYPE=KeyType.EC,
+            PUBLIC_KEY_INFO=octets(group, "publicKeyDer"), VERIFY=True,
+        ))  # fmt: skip
+        try:
+            numbers = decode_dss_signature(octets(case, "sig"))
+            signature = b"".join(number.to_bytes(half, "big") for number in numbers)
+        except (ValueError, OverflowError):
+            raise CryptokiError(Rv.SIGNATURE_INVALID) from None
+        user.verify(mech, key, octets(case, "msg"), signature)
+        return True
+
+    return run
+
+
+def agree_by_info(user: User, group: Case, case: Case) -> bool:
+    """The peer's key as SubjectPublicKeyInfo; ECDH takes the point of what was imported."""
+    public = user.call("C_CreateObject", template(
+        CLASS=ObjectClass.PUBLIC_KEY, KEY_TYPE=KeyType.EC, PUBLIC_KEY_INFO=octets(case, "public")
+    ))  # fmt: skip
+    if user.get(public, Attr.EC_PARAMS) != P256:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    point = user.get(public, Attr.EC_POINT)
+    return agree(KeyType.EC, P256)(user, group, case | {"public": point.hex()})
+
+
+def ml_dsa_sign(user: User, group: Case, case: Case) -> bool:
+    """Ours are hedged; the example's and ours are verified by the key of the seed."""
+    if "msg" not in case or "Internal" in case["flags"]:
+        raise CryptokiError(Rv.MECHANISM_INVALID)  # signatures of mu: not offered
+    private = user.call("C_CreateObject", template(
+        CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.ML_DSA, PARAMETER_SET=2,
+        SEED=octets(group, "privateSeed"), SIGN=True,
+    ))  # fmt: skip
+    public = user.call("C_CreateObject", template(
+        CLASS=ObjectClass.PUBLIC_KEY, KEY_TYPE=KeyType.ML_DSA,
+        PUBLIC_KEY_INFO=user.get(private, Attr.PUBLIC_KEY_INFO), VERIFY=True,
+    ))  # fmt: skip
+    context, message = ml_dsa_context(case), octets(case, "msg")
+    own = user.run("Sign", Mech.ML_DSA, private, message, context)
+    user.verify(Mech.ML_DSA, public, message, own, context)
+    user.verify(Mech.ML_DSA, public, message, octets(case, "sig"), context)
+    return user.get(public, Attr.VALUE) == octets(group, "publicKey")
+
+
+def hkdf(user: User, _: Case, case: Case) -> bool:
+    base = user.secret(octets(case, "ikm"), KeyType.GENERIC_SECRET, DERIVE=True)
+    salt, size = octets(case, "salt"), case["size"]
+    where = Salt.DATA if salt else Salt.NULL
+    params = HkdfParams(True, True, Mech.SHA256, where, salt, 0, octets(case, "info"))
+    data = user.call("C_DeriveKey", Mechanism(Mech.HKDF_DATA, params), base,
+                     template(CLASS=ObjectClass.DATA, VALUE_LEN=size))  # fmt: skip
+    if size <= 4096:
+        made = template(VALUE_LEN=size, **READABLE)
+        key = user.call("C_DeriveKey", Mechanism(Mech.HKDF_DERIVE, params), base, made)
+        assert user.get(key, Attr.VALUE) == user.get(data, Attr.VALUE)
+    return user.get(data, Attr.VALUE) == octets(case, "okm")
+
+
 def agree(key_type: KeyType, params: bytes) -> Run:
     def run(user: User, _: Case, case: Case) -> bool:
         private = octets(case, "private")
@@ -198,6 +265,11 @@ def gcm_params(group: Case, case: Case) -> GcmParams:
     return GcmParams(octets(case, "iv"), octets(case, "aad"), group["tagSize"])
 
 
+def ccm_params(group: Case, case: Case) -> CcmParams:
+    size = len(octets(case, "ct"))
+    return CcmParams(size, octets(case, "iv"), octets(case, "aad"), group["tagSize"] // 8)
+
+
 def chacha_params(_: Case, case: Case) -> ChachaParams:
     return ChachaParams(octets(case, "iv"), octets(case, "aad"))
 
@@ -208,6 +280,9 @@ FILES: dict[str, Run] = {
     "aes_gcm": aead(Mech.AES_GCM, KeyType.AES, gcm_params),
     "chacha20_poly1305": aead(Mech.CHACHA20_POLY1305, KeyType.CHACHA20, chacha_params),
     "sm4_gcm": aead(Mech.SM4_GCM, KeyType.SM4, gcm_params),
+    "aes_ccm": aead(Mech.AES_CCM, KeyType.AES, ccm_params),
+    "sm4_ccm": aead(Mech.SM4_CCM, KeyType.SM4, ccm_params),
+    "hkdf_sha256": hkdf,
     "aes_cbc_pkcs5": cbc_pad,
     "aes_cmac": mac(Mech.AES_CMAC_GENERAL, KeyType.AES),
     "hmac_sha256": mac(Mech.SHA256_HMAC_GENERAL, GENERIC),
@@ -218,7 +293,10 @@ FILES: dict[str, Run] = {
     "aes_kwp": unwrap(Mech.AES_KEY_WRAP_KWP),
     "ecdsa_secp256r1_sha256_p1363": verify(Mech.ECDSA_SHA256, public(KeyType.EC, P256)),
     "ecdsa_secp384r1_sha384_p1363": verify(Mech.ECDSA_SHA384, public(KeyType.EC, P384)),
+    "ecdsa_secp256r1_sha256": verify_der(Mech.ECDSA_SHA256, 32),
+    "ecdsa_secp384r1_sha384": verify_der(Mech.ECDSA_SHA384, 48),
     "ed25519": verify(Mech.EDDSA, public(KeyType.EC_EDWARDS, b"\6\3\x2b\x65\x70")),
+    "mldsa_65_sign_seed": ml_dsa_sign,
     "mldsa_65_verify": verify(Mech.ML_DSA, public(KeyType.ML_DSA, None), ml_dsa_context),
     "rsa_signature_2048_sha256": verify(Mech.SHA256_RSA_PKCS, public(KeyType.RSA, None)),
     "rsa_pss_2048_sha256_mgf1_32": verify(
@@ -228,6 +306,7 @@ FILES: dict[str, Run] = {
     "rsa_pkcs1_2048": rsa_decrypt(Mech.RSA_PKCS),
     "rsa_oaep_2048_sha256_mgf1sha256": rsa_decrypt(Mech.RSA_PKCS_OAEP),
     "ecdh_secp256r1_ecpoint": agree(KeyType.EC, P256),
+    "ecdh_secp256r1": agree_by_info,
     "x25519": agree(KeyType.EC_MONTGOMERY, b"\6\3\x2b\x65\x6e"),
     "mlkem_768": ml_kem,
 }
@@ -244,6 +323,8 @@ BEYOND: dict[str, Callable[[Case, Case], bool]] = {
     "rsa_pkcs1_2048_sig_gen": lambda group, _: group["sha"] in (
         "SHA-1", "SHA-512/224", "SHA-512/256", "SHA3-224", "SHA3-256", "SHA3-384", "SHA3-512"
     ),
+    # Signatures of what FIPS 204 calls mu.
+    "mldsa_65_sign_seed": lambda _, case: "msg" not in case or "Internal" in case["flags"],
     # Small-order points: the result would be zero, which OpenSSL refuses (RFC 7748, 6.1).
     "x25519": lambda _, case: "ZeroSharedSecret" in case["flags"],
 }  # fmt: skip

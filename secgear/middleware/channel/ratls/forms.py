@@ -27,10 +27,10 @@ HASHES: Final[Mapping[int, str]] = {1: "sha256", 7: "sha384", 8: "sha512"}
 """By their numbers in IANA's registry of named information hashes."""
 
 
-def claims_about(spki: bytes) -> bytes:
-    """The claims' bytes for a key: a map with its SHA-256."""
+def claims_about(spki: bytes, more: Mapping[str, bytes] | None = None) -> bytes:
+    """The claims' bytes for a key: a map with its SHA-256. more: other claims, by name."""
     digest = cbor2.dumps([1, hashlib.sha256(spki).digest()])
-    return cbor2.dumps({PUBKEY_HASH: digest})
+    return cbor2.dumps({PUBKEY_HASH: digest, **(more or {})})
 
 
 def vouches(claims: Mapping[str, bytes], spki: bytes) -> bool:

@@ -1,34 +1,25 @@
-"""Encryption and decryption: AES and SM4 in their modes, ChaCha20-Poly1305, RSA, SM2.
-
-Of authenticated data nothing comes out before its tag was verified, not even in several pieces.
-"""
+"""Encryption and decryption: AES and SM4 in the modes without authentication, RSA, SM2."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import padding as block_padding
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from secgear.services.crypto.algorithms import sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, MGF_HASHES
 from secgear.services.crypto.algorithms.keys import PrivateKey, PublicKey
 from secgear.services.crypto.algorithms.operation import Collected, Transform
 from secgear.services.crypto.pkcs11.mechanism import (
-    ChachaParams,
     CtrParams,
-    GcmParams,
     OaepParams,
     Parameter,
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
 BLOCK: Final = 16
-_TAG: Final = 16
-_MIN_IV, _MAX_IV = 8, 128  # bytes, what OpenSSL's GCM takes here
 _ZERO_SOURCE, _DATA_SPECIFIED = 0, 1  # CKZ_DATA_SPECIFIED; 0 where there is no label
 
 
@@ -120,105 +111,6 @@ class CounterCipher(Transform):
         return self._context.finalize()
 
 
-class GcmEncryption(Transform):
-    """GCM; the tag comes at the end."""
-
-    def __init__(self, key: BlockKey, params: GcmParams) -> None:
-        self._key, self._params = key, params
-        self._tag = params.tag_bits // 8
-        self._pieces: GcmPieces | None = None
-
-    def size(self, more: int) -> int:
-        """The data and a tag."""
-        return more + self._tag
-
-    def whole(self, data: bytes) -> bytes:
-        """In one call to OpenSSL, where it has one."""
-        if not isinstance(self._key, algorithms.AES):
-            return super().whole(data)
-        sealed = AESGCM(self._key.key).encrypt(self._params.iv, data, self._params.aad)
-        return sealed if self._tag == _TAG else sealed[: len(data) + self._tag]
-
-    def update(self, data: bytes) -> bytes:
-        """As much as came in."""
-        if self._pieces is None:
-            self._pieces = GcmPieces(self._key, self._params)
-        return self._pieces.update(data)
-
-    def final(self) -> bytes:
-        """The tag."""
-        self.update(b"")
-        assert self._pieces is not None  # noqa: S101  (the line above made it)
-        return self._pieces.final()[: self._tag]
-
-
-class GcmPieces:
-    """GCM encryption in several pieces."""
-
-    def __init__(self, key: BlockKey, params: GcmParams) -> None:
-        self._context = Cipher(key, modes.GCM(params.iv)).encryptor()
-        self._context.authenticate_additional_data(params.aad)
-
-    def update(self, data: bytes) -> bytes:
-        """As much as came in."""
-        return self._context.update(data)
-
-    def final(self) -> bytes:
-        """The tag, 16 bytes."""
-        self._context.finalize()
-        return self._context.tag
-
-
-class GcmDecryption(Collected):
-    """GCM."""
-
-    def __init__(self, key: BlockKey, params: GcmParams) -> None:
-        super().__init__()
-        self._key, self._params = key, params
-        self._tag = params.tag_bits // 8
-
-    def size(self, more: int) -> int:
-        """The data without the tag."""
-        return max(0, len(self._data) + more - self._tag)
-
-    def whole(self, data: bytes) -> bytes:
-        """Raises CryptokiError for a tag that is not this data's."""
-        if len(data) < self._tag:
-            raise CryptokiError(Rv.ENCRYPTED_DATA_LEN_RANGE)
-        try:
-            if self._tag == _TAG and isinstance(self._key, algorithms.AES):
-                return AESGCM(self._key.key).decrypt(self._params.iv, data, self._params.aad)
-            mode = modes.GCM(self._params.iv, data[-self._tag :], self._tag)
-            context = Cipher(self._key, mode).decryptor()
-            context.authenticate_additional_data(self._params.aad)
-            return context.update(data[: -self._tag]) + context.finalize()
-        except InvalidTag:
-            raise CryptokiError(Rv.ENCRYPTED_DATA_INVALID) from None
-
-
-class Chacha(Collected):
-    """ChaCha20-Poly1305."""
-
-    def __init__(self, key: bytes, params: ChachaParams, *, encrypt: bool) -> None:
-        super().__init__()
-        self._aead, self._params, self._encrypt = ChaCha20Poly1305(key), params, encrypt
-
-    def size(self, more: int) -> int:
-        """The data with its tag, or without."""
-        return max(0, len(self._data) + more + (_TAG if self._encrypt else -_TAG))
-
-    def whole(self, data: bytes) -> bytes:
-        """Raises CryptokiError for a tag that is not this data's."""
-        if self._encrypt:
-            return self._aead.encrypt(self._params.nonce, data, self._params.aad)
-        if len(data) < _TAG:
-            raise CryptokiError(Rv.ENCRYPTED_DATA_LEN_RANGE)
-        try:
-            return self._aead.decrypt(self._params.nonce, data, self._params.aad)
-        except InvalidTag:
-            raise CryptokiError(Rv.ENCRYPTED_DATA_INVALID) from None
-
-
 class RsaEncryption(Collected):
     """RSA with a padding, for one short message."""
 
@@ -301,24 +193,6 @@ def ctr_of(parameter: Parameter) -> CtrParams:
         or len(parameter.block) != BLOCK
         or not 1 <= parameter.bits <= 8 * BLOCK
     ):
-        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
-    return parameter
-
-
-def gcm_of(parameter: Parameter) -> GcmParams:
-    """Parameters of AES-GCM. Tags have 96 to 128 bits (NIST SP 800-38D, 5.2.1.2)."""
-    if (
-        not isinstance(parameter, GcmParams)
-        or not _MIN_IV <= len(parameter.iv) <= _MAX_IV
-        or parameter.tag_bits not in range(96, 129, 8)
-    ):
-        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
-    return parameter
-
-
-def chacha_of(parameter: Parameter) -> ChachaParams:
-    """Parameters of ChaCha20-Poly1305 (RFC 8439): a nonce of 12 bytes."""
-    if not isinstance(parameter, ChachaParams) or len(parameter.nonce) != 12:
         raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
     return parameter
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -73,10 +74,18 @@ def public_of(key: PrivateKey) -> PublicKey:
     return key.public if isinstance(key, sm2.PrivateKey) else key.public_key()
 
 
+_SM2_PKCS8 = (
+    # PrivateKeyInfo of an SM2 key, around its number and its point: all of it has one length
+    # (RFC 5208, RFC 5915; OpenSSL writes and reads the same).
+    bytes.fromhex("308187020100301306072a8648ce3d020106082a811ccf5501822d046d306b0201010420"),
+    bytes.fromhex("a144034200"),
+)
+
+
 def to_pkcs8(key: PrivateKey) -> bytes:
-    """A private key's bytes: PrivateKeyInfo in DER. Raises CryptokiError for SM2."""
+    """A private key's bytes: PrivateKeyInfo in DER."""
     if isinstance(key, sm2.PrivateKey):
-        raise CryptokiError(Rv.KEY_NOT_WRAPPABLE)
+        return _SM2_PKCS8[0] + key.scalar() + _SM2_PKCS8[1] + key.public.point
     der: bytes = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     return der
 
@@ -87,9 +96,15 @@ def from_pkcs8(der: bytes, *, own: bool = False) -> PrivateKey:
     Raises CryptokiError for what is no private key of a kind that the token has.
     """
     try:
+        if der.startswith(_SM2_PKCS8[0]):
+            at = len(_SM2_PKCS8[0])
+            own_key = sm2.PrivateKey.from_scalar(der[at : at + 32])
+            if to_pkcs8(own_key) != der:
+                raise ValueError("another point than the key's")
+            return own_key
         key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=own)
         type_of(key)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, UnsupportedAlgorithm, PlatformUnavailable) as error:
         raise CryptokiError(Rv.WRAPPED_KEY_INVALID) from error
     return key
 
@@ -207,8 +222,23 @@ SECRET_ATTRIBUTES: Final = frozenset(
 
 
 def import_public(kind: int, template: Template) -> PublicKey:
-    """The public key that a template describes. Raises CryptokiError."""
-    return _imported(_PUBLIC, kind, template)
+    """The public key that a template describes: by its parts, its SubjectPublicKeyInfo, or both.
+
+    That has to be in the one form that the token gives it itself: DER, the point uncompressed.
+    Raises CryptokiError.
+    """
+    info = template.get(Attr.PUBLIC_KEY_INFO)
+    if not isinstance(info, bytes) or not info:
+        return _imported(_PUBLIC, kind, template)
+    alone = not any(attr in template for attr in (Attr.MODULUS, Attr.EC_POINT, Attr.VALUE))
+    table = dict.fromkeys(_PUBLIC, lambda _: from_spki(kind, info)) if alone else _PUBLIC
+    key = _imported(table, kind, template)
+    described = describe(key, private=False) | {int(Attr.KEY_TYPE): int(type_of(key))}
+    fixed = (Attr.KEY_TYPE, Attr.PUBLIC_KEY_INFO, Attr.EC_PARAMS, Attr.PARAMETER_SET)
+    given = {attr: template[attr] for attr in (fixed if alone else fixed[:2]) if attr in template}
+    if any(described.get(attr) != value for attr, value in given.items()):
+        raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID)
+    return key
 
 
 def import_private(kind: int, template: Template) -> PrivateKey:
@@ -222,7 +252,7 @@ def _imported(table: Mapping[int, Callable[[Template], Any]], kind: int, templat
     try:
         key = table[kind](template)
         type_of(key)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, UnsupportedAlgorithm) as error:
         raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
     except PlatformUnavailable as error:  # no OpenSSL here that has SM2
         raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID) from error
@@ -255,6 +285,16 @@ def _rsa_private(template: Template) -> rsa.RSAPrivateKey:
         rsa.RSAPublicNumbers(e, n),
     )
     return numbers.private_key()
+
+
+def rsa_key(p: int, q: int, e: int) -> rsa.RSAPrivateKey:
+    """The key of two primes. Raises ValueError."""
+    d = rsa.rsa_recover_private_exponent(e, p, q)
+    public = rsa.RSAPublicNumbers(e, p * q)
+    parts = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    return rsa.RSAPrivateNumbers(p, q, d, *parts, public).private_key(
+        unsafe_skip_rsa_key_validation=True
+    )
 
 
 def _ec_public(template: Template) -> ec.EllipticCurvePublicKey:

@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.ciphers import algorithms
 from secgear.services.crypto.algorithms import sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, MGF_HASHES
 from secgear.services.crypto.algorithms.keys import PrivateKey, PublicKey
-from secgear.services.crypto.algorithms.operation import Mac, Signer, Transform
+from secgear.services.crypto.algorithms.operation import Collected, Mac, Signer, Transform
 from secgear.services.crypto.pkcs11.mechanism import ContextParams, Parameter, PssParams
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
 MAX_MESSAGE: Final = 4 << 20
 """Bytes of a message that has to be there as a whole."""
+_MAX_DIGEST = 1024  # bytes of what CKM_ECDSA signs, of which the leftmost count
 _PKCS1_OVERHEAD = 11
 _MAX_CONTEXT = 255  # FIPS 204
 
@@ -54,7 +55,7 @@ class _Message:
 
     def __init__(self, algorithm: hashes.HashAlgorithm | None, limit: int) -> None:
         self._hash = hashes.Hash(algorithm) if algorithm is not None else None
-        self._data = b""
+        self._data = bytearray()
         self._limit = limit
 
     def update(self, data: bytes) -> None:
@@ -66,7 +67,7 @@ class _Message:
         self._data += data
 
     def take(self) -> bytes:
-        return self._hash.finalize() if self._hash is not None else self._data
+        return self._hash.finalize() if self._hash is not None else bytes(self._data)
 
 
 class RsaSigner(Signer):
@@ -119,6 +120,33 @@ class RsaSigner(Signer):
         return data
 
 
+class RsaRecovery(Collected):
+    """Signatures with PKCS#1 v1.5 that contain what they sign: made, or opened."""
+
+    def __init__(self, key: PrivateKey | PublicKey, *, sign: bool) -> None:
+        super().__init__()
+        self._key, self._sign = key, sign
+        self._length = int(key.key_size + 7) // 8
+
+    def size(self, more: int) -> int:
+        """The modulus's."""
+        return self._length if self._sign else self._length - _PKCS1_OVERHEAD
+
+    def whole(self, data: bytes) -> bytes:
+        """The signature of the data, or what a signature signs. Raises CryptokiError."""
+        scheme = padding.PKCS1v15()
+        if self._sign:
+            if len(data) > self._length - _PKCS1_OVERHEAD:
+                raise CryptokiError(Rv.DATA_LEN_RANGE)
+            return bytes(self._key.sign(data, scheme, NoDigestInfo()))
+        if len(data) != self._length:
+            raise CryptokiError(Rv.SIGNATURE_LEN_RANGE)
+        try:
+            return bytes(self._key.recover_data_from_signature(data, scheme, None))
+        except (InvalidSignature, ValueError):
+            raise CryptokiError(Rv.SIGNATURE_INVALID) from None
+
+
 class EcdsaSigner(Signer):
     """ECDSA: signatures are r and s, each as long as the curve's order."""
 
@@ -127,7 +155,7 @@ class EcdsaSigner(Signer):
         self.length = 2 * self._half
         self._key = key
         self._algorithm = algorithm
-        self._message = _Message(algorithm, MAX_MESSAGE)
+        self._message = _Message(algorithm, _MAX_DIGEST)
 
     def update(self, data: bytes) -> None:
         """See `Signer.update`."""

@@ -8,6 +8,12 @@ unmodified; calls of our own come above its range. A signature is a string of ty
     M   CK_MECHANISM               A   CK_ATTRIBUTE (only in arrays)
     a_  array of _                 f_  room that the caller has for _
 
+and in calls of our own, which only our own clients make:
+
+    aM  one mechanism with a parameter for each input, or one for all
+    ab  array of byte arrays       ar  array of results, each bytes or a return value
+    P   parameter of a message: of p11-kit it is a structure with the client's pointers in it
+
 Source: p11-kit, ``rpc-message.h``, versions 0.24 to 0.26.
 """
 
@@ -19,7 +25,27 @@ from typing import Final
 
 import msgspec
 
-TYPES: Final = ("ay", "au", "aA", "fy", "fu", "fA", "u", "y", "v", "s", "z", "M")
+OWN: Final = 0x53
+"""The version that our own clients offer; far from any that p11-kit may have one day."""
+
+TYPES: Final = (
+    "ay",
+    "au",
+    "aA",
+    "aM",
+    "ab",
+    "ar",
+    "fy",
+    "fu",
+    "fA",
+    "u",
+    "y",
+    "v",
+    "s",
+    "z",
+    "M",
+    "P",
+)
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -34,7 +60,7 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def method(self) -> str:
         """Name of the Python function that serves it: ``C_SignInit`` is ``sign_init``."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.removeprefix("C_")).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name.partition("_")[2]).lower()
 
 
 ERROR: Final = Call(0, "ERROR", "", "u")
@@ -108,8 +134,77 @@ _TABLE: Final = (
     Call(65, "C_WaitForSlotEvent", "u", "u"),
     Call(66, "C_LoginUser", "uuayay", "", since=1),
     Call(67, "C_SessionCancel", "uu", "", since=1),
+    Call(68, "C_MessageEncryptInit", "uMu", "", since=OWN),
+    Call(69, "C_EncryptMessage", "uPayayfy", "ayayay", since=OWN),
+    Call(70, "C_EncryptMessageBegin", "uPay", "ay", since=OWN),
+    Call(71, "C_EncryptMessageNext", "uayfyu", "ayay", since=OWN),
+    Call(72, "C_MessageEncryptFinal", "u", "", since=OWN),
+    Call(73, "C_MessageDecryptInit", "uMu", "", since=OWN),
+    Call(74, "C_DecryptMessage", "uPayayfy", "ay", since=OWN),
+    Call(75, "C_DecryptMessageBegin", "uPay", "", since=OWN),
+    Call(76, "C_DecryptMessageNext", "uayfyu", "ay", since=OWN),
+    Call(77, "C_MessageDecryptFinal", "u", "", since=OWN),
+    Call(78, "C_MessageSignInit", "uMu", "", since=1),
+    Call(79, "C_SignMessage", "uayayfy", "ay", since=1),
+    Call(80, "C_SignMessageBegin", "uay", "", since=1),
+    Call(81, "C_SignMessageNext", "uayayyfy", "ay", since=1),
+    Call(82, "C_MessageSignFinal", "u", "", since=1),
+    Call(83, "C_MessageVerifyInit", "uMu", "", since=1),
+    Call(84, "C_VerifyMessage", "uayayay", "", since=1),
+    Call(85, "C_VerifyMessageBegin", "uay", "", since=1),
+    Call(86, "C_VerifyMessageNext", "uayayay", "", since=1),
+    Call(87, "C_MessageVerifyFinal", "u", "", since=1),
     Call(90, "C_EncapsulateKey", "uMuaAfy", "ayu", since=2),
     Call(91, "C_DecapsulateKey", "uMuaAay", "u", since=2),
+    Call(92, "C_VerifySignatureInit", "uMuay", "", since=2),
+    Call(93, "C_VerifySignature", "uay", "", since=2),
+    Call(94, "C_VerifySignatureUpdate", "uay", "", since=2),
+    Call(95, "C_VerifySignatureFinal", "u", "", since=2),
+    # Calls of our own, which PKCS#11 does not have: batches,
+    Call(100, "S_EncryptBatch", "uaMuab", "ar", since=OWN),
+    Call(101, "S_DecryptBatch", "uaMuab", "ar", since=OWN),
+    Call(102, "S_SignBatch", "uaMuab", "ar", since=OWN),
+    Call(103, "S_VerifyBatch", "uaMuabab", "ar", since=OWN),
+    # roles, approvals, backups,
+    Call(120, "S_Standing", "ay", "ay"),
+    Call(121, "S_RoleChallenge", "", "ay"),
+    Call(122, "S_RoleLogin", "ay", "ay"),
+    Call(123, "S_OpenRequest", "ay", "ay"),
+    Call(124, "S_Execute", "ayayay", "ay"),
+    Call(125, "S_BackupPiece", "u", "ay"),
+    Call(126, "S_RestoreBegin", "ayayay", "ay"),
+    Call(127, "S_RestoreShare", "ay", "ay"),
+    Call(128, "S_RestorePiece", "ay", "ay"),
+    Call(129, "S_RestoreEnd", "ay", "ay"),
+    Call(130, "S_AuditRecords", "u", "ay"),
+    Call(131, "S_AuditCheckpoint", "ay", "ay"),
+    Call(132, "S_SetUser", "uayuay", ""),
+    Call(133, "S_RemoveUser", "uay", ""),
+    Call(134, "S_ListUsers", "u", "ay"),
+    Call(135, "S_SetTokenPolicy", "uu", ""),
+    # attestation and import of keys,
+    Call(150, "S_AttestKey", "uuayfy", "ay"),
+    Call(151, "S_AttestModule", "ayfy", "ay"),
+    Call(160, "S_GetImportKey", "uayfy", "ay"),
+    Call(161, "S_ImportKey", "uay", "uu"),
+    # named keys and their versions,
+    Call(170, "S_NewKey", "uayMaAaA", "u"),
+    Call(171, "S_ImportNamedKey", "uayaA", "u"),
+    Call(172, "S_RotateKey", "uayu", "uu"),
+    Call(173, "S_ConfigureKey", "uayaA", ""),
+    Call(174, "S_SetKeyState", "uayuu", ""),
+    Call(175, "S_TrimKey", "uayu", ""),
+    Call(176, "S_DestroyKey", "uay", ""),
+    Call(177, "S_FindKey", "uayu", "uuu"),
+    Call(178, "S_ListKeys", "uay", "ay"),
+    # and what GM/T 0018 asks for.
+    Call(190, "S_CheckPIN", "uay", ""),
+    Call(191, "S_GenerateEnvelopedKey", "uMaAMufy", "ayu"),
+    Call(192, "S_OpenEnvelopedKey", "uMuayaA", "u"),
+    Call(193, "S_ExchangeEnvelope", "uMuMuayfy", "ay"),
+    Call(194, "S_DigestInitSM2", "uayay", ""),
+    Call(195, "S_PublicRSA", "uuayfy", "ay"),
+    Call(196, "S_WriteValue", "uuuay", ""),
 )
 
 CALLS: Final[Mapping[int, Call]] = {call.id: call for call in _TABLE}

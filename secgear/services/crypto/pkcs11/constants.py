@@ -36,6 +36,7 @@ class KeyType(enum.IntEnum):
     CHACHA20 = 0x33
     EC_EDWARDS = 0x40
     EC_MONTGOMERY = 0x41
+    HKDF = 0x42
     ML_KEM = 0x49
     ML_DSA = 0x4A
     SM2 = VENDOR | 0x1
@@ -46,6 +47,18 @@ class CertificateType(enum.IntEnum):
     """CKC_."""
 
     X_509 = 0
+
+
+class KeyState(enum.IntEnum):
+    """Of one version of a key (NIST SP 800-57 part 1 rev. 5, section 7), with KMIP's numbers.
+
+    What was destroyed has no state any more: its objects are gone, and the audit trail says so.
+    """
+
+    PRE_ACTIVE = 1
+    ACTIVE = 2
+    DEACTIVATED = 3
+    COMPROMISED = 4
 
 
 class UserType(enum.IntEnum):
@@ -97,11 +110,18 @@ class SessionFlag(enum.IntFlag):
 class MechanismFlag(enum.IntFlag):
     """CKF_ of CK_MECHANISM_INFO."""
 
+    MESSAGE_ENCRYPT = 1 << 1
+    MESSAGE_DECRYPT = 1 << 2
+    MESSAGE_SIGN = 1 << 3
+    MESSAGE_VERIFY = 1 << 4
+    MULTI_MESSAGE = 1 << 5
     ENCRYPT = 1 << 8
     DECRYPT = 1 << 9
     DIGEST = 1 << 10
     SIGN = 1 << 11
+    SIGN_RECOVER = 1 << 12
     VERIFY = 1 << 13
+    VERIFY_RECOVER = 1 << 14
     GENERATE = 1 << 15
     GENERATE_KEY_PAIR = 1 << 16
     WRAP = 1 << 17
@@ -137,6 +157,24 @@ class Kdf(enum.IntEnum):
     SHA256_KDF = 6
     SHA384_KDF = 7
     SHA512_KDF = 8
+
+
+class Generator(enum.IntEnum):
+    """CKG_: who makes the initialisation vector of a message."""
+
+    NO_GENERATE = 0
+    GENERATE = 1
+    GENERATE_COUNTER = 2
+    GENERATE_RANDOM = 3
+    GENERATE_COUNTER_XOR = 4
+
+
+class Salt(enum.IntEnum):
+    """CKF_HKDF_SALT_: where HKDF's salt is."""
+
+    NULL = 1
+    DATA = 2
+    KEY = 4
 
 
 class Mech(enum.IntEnum):
@@ -208,6 +246,7 @@ class Mech(enum.IntEnum):
     ECDSA_SHA3_384 = 0x1049
     ECDSA_SHA3_512 = 0x104A
     ECDH1_DERIVE = 0x1050
+    RSA_AES_KEY_WRAP = 0x1054
     EC_EDWARDS_KEY_PAIR_GEN = 0x1055
     EC_MONTGOMERY_KEY_PAIR_GEN = 0x1056
     EDDSA = 0x1057
@@ -217,12 +256,16 @@ class Mech(enum.IntEnum):
     AES_CBC_PAD = 0x1085
     AES_CTR = 0x1086
     AES_GCM = 0x1087
+    AES_CCM = 0x1088
     AES_CMAC = 0x108A
     AES_CMAC_GENERAL = 0x108B
     CHACHA20_KEY_GEN = 0x1225
     AES_KEY_WRAP = 0x2109
     AES_KEY_WRAP_KWP = 0x210B
     CHACHA20_POLY1305 = 0x4021
+    HKDF_DERIVE = 0x402A
+    HKDF_DATA = 0x402B
+    HKDF_KEY_GEN = 0x402C
     SM3 = VENDOR | 0x10
     SM3_HMAC = VENDOR | 0x11
     SM3_HMAC_GENERAL = VENDOR | 0x12
@@ -232,10 +275,14 @@ class Mech(enum.IntEnum):
     SM4_CBC_PAD = VENDOR | 0x23
     SM4_CTR = VENDOR | 0x24
     SM4_GCM = VENDOR | 0x25
+    SM4_CCM = VENDOR | 0x26
+    SM4_GCM_WRAP = VENDOR | 0x27
     SM2_KEY_PAIR_GEN = VENDOR | 0x30
     SM2 = VENDOR | 0x31
     SM2_SM3 = VENDOR | 0x32
     SM2_ENCRYPT = VENDOR | 0x33
+    SM2_EXCHANGE = VENDOR | 0x34
+    AES_GCM_WRAP = VENDOR | 0x40
 
 
 class Attr(enum.IntEnum):
@@ -306,3 +353,14 @@ class Attr(enum.IntEnum):
     UNWRAP_TEMPLATE = 0x40000212
     DERIVE_TEMPLATE = 0x40000213
     ALLOWED_MECHANISMS = 0x40000600
+    SM2_CONFIRMATION = VENDOR | 0x0
+    SM2_PEER_CONFIRMATION = VENDOR | 0x1
+    ENVELOPE = VENDOR | 0x20  # id of the sealed envelope that a key came in
+    ENVELOPES_TAKEN = VENDOR | 0x21  # of an import key: ids, 16 bytes each
+    KEY_NAME = VENDOR | 0x30
+    KEY_VERSION = VENDOR | 0x31
+    KEY_STATE = VENDOR | 0x32
+    KEY_CREATED = VENDOR | 0x33
+    KEY_MIN_DECRYPTION = VENDOR | 0x34
+    KEY_MIN_ENCRYPTION = VENDOR | 0x35
+    KEY_DELETABLE = VENDOR | 0x36

@@ -38,6 +38,12 @@ _P11KIT: Final[Mapping[int, Kind]] = {
             Attr.PARAMETER_SET,
             Attr.ENCAPSULATE,
             Attr.DECAPSULATE,
+            Attr.KEY_VERSION,
+            Attr.KEY_STATE,
+            Attr.KEY_CREATED,
+            Attr.KEY_MIN_DECRYPTION,
+            Attr.KEY_MIN_ENCRYPTION,
+            Attr.KEY_DELETABLE,
         )
     },
 }

@@ -8,12 +8,13 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from secgear.services.crypto.pkcs11 import calls
+
 NULL: Final = 0xFFFFFFFF
 """Length of a byte array that is not there."""
 VERSIONS: Final = (0, 1, 2)
 """p11-kit's."""
-OWN: Final = 0x53
-"""What our own clients offer; far from any version that p11-kit may have one day."""
+OWN: Final = calls.OWN
 
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")

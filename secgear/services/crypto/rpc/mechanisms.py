@@ -13,17 +13,23 @@ from typing import Final
 
 from secgear.services.crypto.pkcs11.constants import Mech
 from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
     ChachaParams,
     ContextParams,
     CtrParams,
     EcdhParams,
     EddsaParams,
     GcmParams,
+    HkdfParams,
     LengthParam,
     Mechanism,
+    Mechanisms,
+    MessageParams,
     OaepParams,
     Parameter,
     PssParams,
+    RsaAesParams,
+    Sm2ExchangeParams,
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN, Reader, Writer
@@ -33,6 +39,8 @@ CANCEL: Final = 0xFFFFFFFF
 
 MAX_PARAMETER: Final = 64 << 10
 """Bytes of one array in a parameter: an operation under way keeps them."""
+MAX_BATCH: Final = 256
+"""Operations of one batch."""
 _BEFORE_PRESENCE: Final = 2  # the version that says whether there is a parameter
 
 
@@ -80,6 +88,60 @@ def write_mechanism(writer: Writer, mechanism: Mechanism | None) -> None:
     form.write(writer, mechanism.parameter)
 
 
+def read_message_params(reader: Reader) -> MessageParams:
+    """The parameter of one message. Raises MalformedMessage, CryptokiError."""
+    return MessageParams(
+        _octets(reader),
+        reader.u64(),
+        reader.u64(),
+        _octets(reader),
+        reader.u64(),
+        reader.u64(),
+    )
+
+
+def write_message_params(writer: Writer, params: MessageParams) -> None:
+    """The same, for a client."""
+    writer.array(params.iv)
+    writer.u64(params.fixed_bits)
+    writer.u64(params.generator)
+    writer.array(params.tag)
+    writer.u64(params.tag_bits)
+    writer.u64(params.size)
+
+
+def read_mechanisms(reader: Reader) -> Mechanisms:
+    """A mechanism with the parameters of a batch: ``u32 type | u8 present | u32 count | each``.
+
+    Raises MalformedMessage, CryptokiError for a mechanism that is not known.
+    """
+    number, present, count = reader.u32(), reader.u8(), reader.count(MAX_BATCH)
+    if number not in _KNOWN:
+        raise CryptokiError(Rv.MECHANISM_INVALID)
+    if not present:
+        return Mechanisms(number, (None,) * count)
+    read = _FORMS.get(number, _OCTETS).read
+    return Mechanisms(number, tuple([read(reader) for _ in range(count)]))
+
+
+def write_mechanisms(writer: Writer, mechanisms: Mechanisms) -> None:
+    """The same, for a client: all have a parameter, or none has. Raises CryptokiError."""
+    parameters = mechanisms.parameters
+    present = any(parameter is not None for parameter in parameters)
+    writer.u32(mechanisms.type)
+    writer.u8(present)
+    writer.u32(len(parameters))
+    if present:
+        form = _FORMS.get(mechanisms.type, _OCTETS)
+        for parameter in parameters:
+            form.write(writer, parameter)
+
+
+def parameter_type(number: int) -> type:
+    """The type of a known mechanism's parameter; bytes, as those of others are taken."""
+    return (_FORMS.get(number) or _OCTETS).kind
+
+
 class _Form:
     """How the parameter of a kind of mechanisms is read and written."""
 
@@ -90,14 +152,24 @@ class _Form:
         *fields: tuple[str, str],
     ) -> None:
         self.read = read
-        self._kind = kind
+        self.kind = kind
         self._fields = fields
 
     def write(self, writer: Writer, parameter: Parameter) -> None:
-        if not isinstance(parameter, self._kind):
+        if not isinstance(parameter, self.kind):
             raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
         for name, how in self._fields:
             getattr(writer, how)(getattr(parameter, name) if name else parameter)
+
+
+class _RsaAesForm(_Form):
+    """A structure in the structure."""
+
+    def write(self, writer: Writer, parameter: Parameter) -> None:
+        if not isinstance(parameter, RsaAesParams):
+            raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+        writer.u64(parameter.bits)
+        _OAEP.write(writer, parameter.oaep)
 
 
 class _GcmForm(_Form):
@@ -125,6 +197,10 @@ def _read_gcm(reader: Reader) -> GcmParams:
     return GcmParams(iv, aad, bits)
 
 
+def _read_oaep(reader: Reader) -> OaepParams:
+    return OaepParams(reader.u64(), reader.u64(), reader.u64(), _octets(reader))
+
+
 _OCTETS = _Form(bytes, _octets, ("", "array"))
 _PSS = _Form(
     PssParams,
@@ -135,12 +211,13 @@ _PSS = _Form(
 )
 _OAEP = _Form(
     OaepParams,
-    lambda reader: OaepParams(reader.u64(), reader.u64(), reader.u64(), _octets(reader)),
+    _read_oaep,
     ("hash", "u64"),
     ("mgf", "u64"),
     ("source", "u64"),
     ("label", "array"),
 )
+_RSA_AES = _RsaAesForm(RsaAesParams, lambda reader: RsaAesParams(reader.u64(), _read_oaep(reader)))
 _CTR = _Form(
     CtrParams,
     lambda reader: CtrParams(reader.u64(), _octets(reader)),
@@ -148,6 +225,14 @@ _CTR = _Form(
     ("block", "array"),
 )
 _GCM = _GcmForm(GcmParams, _read_gcm)
+_CCM = _Form(
+    CcmParams,
+    lambda reader: CcmParams(reader.u64(), _octets(reader), _octets(reader), reader.u64()),
+    ("size", "u64"),
+    ("nonce", "array"),
+    ("aad", "array"),
+    ("mac", "u64"),
+)
 _CHACHA = _Form(
     ChachaParams,
     lambda reader: ChachaParams(_octets(reader), _octets(reader)),
@@ -160,6 +245,42 @@ _ECDH = _Form(
     ("kdf", "u64"),
     ("shared_data", "array"),
     ("public_data", "array"),
+)
+_HKDF = _Form(
+    HkdfParams,
+    lambda reader: HkdfParams(
+        reader.u8() != 0,
+        reader.u8() != 0,
+        reader.u64(),
+        reader.u64(),
+        _octets(reader),
+        reader.u64(),
+        _octets(reader),
+    ),
+    ("extract", "u8"),
+    ("expand", "u8"),
+    ("hash", "u64"),
+    ("salt_type", "u64"),
+    ("salt", "array"),
+    ("salt_key", "u64"),
+    ("info", "array"),
+)
+_SM2_EXCHANGE = _Form(
+    Sm2ExchangeParams,
+    lambda reader: Sm2ExchangeParams(
+        reader.u8() != 0,
+        reader.u64(),
+        _octets(reader),
+        _octets(reader),
+        _octets(reader),
+        _octets(reader),
+    ),
+    ("initiator", "u8"),
+    ("ephemeral", "u64"),
+    ("peer_public", "array"),
+    ("peer_ephemeral", "array"),
+    ("identity", "array"),
+    ("peer_identity", "array"),
 )
 _EDDSA = _Form(
     EddsaParams,
@@ -180,16 +301,22 @@ _FORMS: Final[Mapping[int, _Form]] = {
     **{int(mech): _PSS for mech in Mech if mech.name.endswith("_PSS")},
     **{int(mech): _LENGTH for mech in Mech if mech.name.endswith("_GENERAL")},
     int(Mech.RSA_PKCS_OAEP): _OAEP,
+    int(Mech.RSA_AES_KEY_WRAP): _RSA_AES,
     int(Mech.AES_CBC): _OCTETS,
     int(Mech.AES_CBC_PAD): _OCTETS,
     int(Mech.AES_CTR): _CTR,
     int(Mech.AES_GCM): _GCM,
     int(Mech.SM4_CTR): _CTR,
     int(Mech.SM4_GCM): _GCM,
+    int(Mech.AES_CCM): _CCM,
+    int(Mech.SM4_CCM): _CCM,
     int(Mech.AES_KEY_WRAP): _OCTETS,
     int(Mech.AES_KEY_WRAP_KWP): _OCTETS,
     int(Mech.CHACHA20_POLY1305): _CHACHA,
     int(Mech.ECDH1_DERIVE): _ECDH,
+    int(Mech.HKDF_DERIVE): _HKDF,
+    int(Mech.HKDF_DATA): _HKDF,
+    int(Mech.SM2_EXCHANGE): _SM2_EXCHANGE,
     int(Mech.EDDSA): _EDDSA,
     int(Mech.ML_DSA): _CONTEXT,
 }

@@ -21,8 +21,16 @@ from secgear.services.crypto.rpc.attributes import (
     write_rooms,
     write_template,
 )
-from secgear.services.crypto.rpc.buffer import MalformedMessage, Reader, Writer
-from secgear.services.crypto.rpc.mechanisms import read_mechanism, write_mechanism
+from secgear.services.crypto.rpc.buffer import NULL, MalformedMessage, Reader, Writer
+from secgear.services.crypto.rpc.mechanisms import (
+    MAX_BATCH,
+    read_mechanism,
+    read_mechanisms,
+    read_message_params,
+    write_mechanism,
+    write_mechanisms,
+    write_message_params,
+)
 
 HANDSHAKE: Final = b"PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1"
 """What C_Initialize says first."""
@@ -98,7 +106,7 @@ def parse_answer(call: Call, body: bytes, version: int) -> tuple[Any, ...]:
     if id == ERROR.id and signature == ERROR.response.encode():
         number = reader.u64()
         reader.end()
-        raise CryptokiError(Rv(number) if number in _RETURN_VALUES else Rv.DEVICE_ERROR)
+        raise CryptokiError(_return_value(number))
     if id != call.id or signature != call.response.encode():
         raise MalformedMessage
     results = tuple(_READ_RESULT[form](reader) for form in split(call.response))
@@ -148,6 +156,39 @@ def _read_numbers(reader: Reader) -> list[int] | Size:
     return [reader.u64() for _ in range(reader.count(MAX_ITEMS))]
 
 
+def _read_batch(reader: Reader) -> list[bytes]:
+    return [reader.octets() for _ in range(reader.count(MAX_BATCH))]
+
+
+def _write_batch(writer: Writer, items: Sequence[bytes]) -> None:
+    writer.u32(len(items))
+    for item in items:
+        writer.array(item)
+
+
+def _read_results(reader: Reader) -> list[bytes | Rv]:
+    results: list[bytes | Rv] = []
+    for _ in range(reader.count(MAX_BATCH)):
+        item = reader.array()
+        results.append(_return_value(reader.u64()) if item is None else item)
+    return results
+
+
+def _write_results(writer: Writer, results: Sequence[bytes | Rv]) -> None:
+    """Each as bytes; those of one that failed are not there, and its return value follows."""
+    writer.u32(len(results))
+    for result in results:
+        if isinstance(result, bytes):
+            writer.array(result)
+        else:
+            writer.u32(NULL)
+            writer.u64(result)
+
+
+def _return_value(number: int) -> Rv:
+    return Rv(number) if number in _RETURN_VALUES else Rv.DEVICE_ERROR
+
+
 def _read_version(reader: Reader) -> tuple[int, int]:
     return reader.u8(), reader.u8()
 
@@ -167,6 +208,9 @@ _READ_ARGUMENT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "fu": Reader.u32,
     "fA": read_rooms,
     "M": read_mechanism,
+    "aM": read_mechanisms,
+    "P": read_message_params,
+    "ab": _read_batch,
 }
 _WRITE_ARGUMENT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "u": Writer.u64,
@@ -178,6 +222,9 @@ _WRITE_ARGUMENT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "fu": Writer.u32,
     "fA": write_rooms,
     "M": write_mechanism,
+    "aM": write_mechanisms,
+    "P": write_message_params,
+    "ab": _write_batch,
 }
 _WRITE_RESULT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "u": Writer.u64,
@@ -186,6 +233,7 @@ _WRITE_RESULT: Final[Mapping[str, Callable[[Writer, Any], None]]] = {
     "ay": _write_array,
     "au": _write_numbers,
     "aA": write_filled,
+    "ar": _write_results,
 }
 _READ_RESULT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "u": Reader.u64,
@@ -194,6 +242,7 @@ _READ_RESULT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "ay": _read_bytes_result,
     "au": _read_numbers,
     "aA": read_filled,
+    "ar": _read_results,
 }
 _REQUESTS: Final = {
     call.id: (call.request.encode(), tuple(_READ_ARGUMENT[form] for form in split(call.request)))

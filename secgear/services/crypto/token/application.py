@@ -13,11 +13,15 @@ from typing import Final, final
 from secgear.services.crypto.pkcs11.constants import SessionFlag, State, UserType
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template
+from secgear.services.crypto.token import users
+from secgear.services.crypto.token.authority import Badge
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.session import Session
 from secgear.services.crypto.token.slot import Slot
+from secgear.services.crypto.token.state import NamedUser, Right
+from secgear.services.crypto.token.users import Who
 
 MAX_SESSIONS: Final = 1024  # of one application
 MAX_SESSION_OBJECTS: Final = 4096  # of one application
@@ -40,6 +44,8 @@ class Application:
         self._sessions: dict[int, Session] = {}
         self._last_session = 0
         self._logins: dict[int, UserType] = {}
+        self._named: dict[int, bytes] = {}  # ids of users with names, by slot
+        self.badge = Badge()
         self._objects: dict[int, tuple[Object, Session]] = {}
         self._last_object = -1
         self._gone = False
@@ -86,7 +92,7 @@ class Application:
             for session in old:
                 self._close(session)
             if old:
-                self._logins.pop(slot.number, None)
+                self._log_out(slot)
 
     def check_held(self) -> None:
         """Whether the operations of all sessions keep too much. Raises CryptokiError."""
@@ -107,7 +113,7 @@ class Application:
         for number in [n for n, (_, owner) in self._objects.items() if owner is session]:
             del self._objects[number]
         if not self._of(session.slot):
-            self._logins.pop(session.slot.number, None)
+            self._log_out(session.slot)
         session.slot.closed(session.generation, write=session.write)
 
     def close_all(self, slot: Slot | None = None) -> None:
@@ -141,27 +147,68 @@ class Application:
     # --- logins ----------------------------------------------------------------------------------
 
     def is_user(self, slot: Slot) -> bool:
-        """Whether the user is logged in on the token."""
-        return self._logins.get(slot.number) is UserType.USER
+        """Whether the user is logged in on the token, or one with a name, who is still there."""
+        if self._logins.get(slot.number) is not UserType.USER:
+            return False
+        return slot.number not in self._named or self.named_user(slot) is not None
+
+    @property
+    def named(self) -> bool:
+        """Whether users with names are logged in."""
+        return bool(self._named)
+
+    def named_user(self, slot: Slot) -> NamedUser | None:
+        """The user with a name who is logged in on the token."""
+        id = self._named.get(slot.number)
+        return None if id is None else users.with_id(slot.state, id)
+
+    def rights(self, slot: Slot) -> Right:
+        """What who is logged in may do with keys, as far as it is the token's to say."""
+        if slot.number not in self._named:
+            return Right.USE | Right.MANAGE
+        user = self.named_user(slot)
+        return Right(user.rights if user is not None else 0)
+
+    def all_rights(self) -> Right:
+        """The rights that the application has on every token it has logged in to."""
+        rights = Right.USE | Right.MANAGE
+        for number in list(self._named):
+            rights &= self.rights(self.module.slots[number])
+        return rights
+
+    def user_name(self, slot: Slot) -> str:
+        """Who is logged in on the token, as the audit trail has it."""
+        user = self.named_user(slot)
+        if user is not None:
+            return user.name
+        login = self._logins.get(slot.number)
+        return "nobody" if login is None else login.name
 
     def is_so(self, slot: Slot) -> bool:
         """Whether the security officer is."""
         return self._logins.get(slot.number) is UserType.SO
 
-    def login(self, session: Session, user: int, pin: bytes) -> None:
-        """C_Login. Raises CryptokiError."""
+    def login(self, session: Session, user: int, pin: bytes, name: str = "") -> None:
+        """C_Login, and C_LoginUser with a name. Raises CryptokiError."""
         if user == UserType.CONTEXT_SPECIFIC:
             self._login_again(session, pin)
             return
         if user not in (UserType.SO, UserType.USER):
             raise CryptokiError(Rv.USER_TYPE_INVALID)
         self._check_login(session.slot, UserType(user))
-        session.slot.login(UserType(user), pin, self.actor)
+        if name and user != UserType.USER:
+            raise CryptokiError(Rv.USER_TYPE_INVALID)
+        session.slot.login(name or UserType(user), pin, self.actor)
+        one = users.named(session.slot.state, name) if name else None
+        if name and one is None:
+            raise CryptokiError(Rv.PIN_INCORRECT)  # the officer has removed them just now
         with self._lock:
             self._check_login(session.slot, UserType(user))  # nothing waited meanwhile
             if session.handle not in self._sessions:
                 raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
             self._logins[session.slot.number] = UserType(user)
+            if one is not None:
+                self._named[session.slot.number] = one.id
 
     def _check_login(self, slot: Slot, user: UserType) -> None:
         with self._lock:
@@ -179,14 +226,27 @@ class Application:
             raise CryptokiError(Rv.OPERATION_NOT_INITIALIZED)
         if not self.is_user(session.slot):
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
-        session.slot.login(UserType.USER, pin, self.actor)
+        named = self.named_user(session.slot)
+        session.slot.login(named.name if named else UserType.USER, pin, self.actor)
         for active in waiting:
             active.login = False
+
+    def _log_out(self, slot: Slot) -> bool:
+        """Whether anybody was logged in."""
+        self._named.pop(slot.number, None)
+        return self._logins.pop(slot.number, None) is not None
+
+    def who(self, slot: Slot) -> Who:
+        """Whose PIN it is that C_SetPIN changes: with nobody logged in the user's."""
+        if self.is_so(slot):
+            return UserType.SO
+        named = self.named_user(slot)
+        return named.name if named is not None else UserType.USER
 
     def logout(self, session: Session) -> None:
         """C_Logout: private session objects are destroyed, operations with private keys end."""
         with self._lock:
-            if self._logins.pop(session.slot.number, None) is None:
+            if not self._log_out(session.slot):
                 raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
             sessions = self._of(session.slot)
             for number, (item, owner) in list(self._objects.items()):
@@ -284,4 +344,5 @@ class Application:
             session.slot.destroy(item.id, event)
         else:
             with self._lock:
-                self._objects.pop(handle, None)
+                if self._objects.pop(handle, None) is None:
+                    raise CryptokiError(Rv.OBJECT_HANDLE_INVALID)

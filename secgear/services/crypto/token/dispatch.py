@@ -10,6 +10,7 @@ from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import MalformedMessage
 from secgear.services.crypto.rpc.messages import build_answer, build_error, parse_request
+from secgear.services.crypto.token import guard
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import table
 
@@ -30,6 +31,7 @@ def answer(app: Application, body: bytes, version: int) -> bytes:
             raise CryptokiError(Rv.FUNCTION_NOT_SUPPORTED)
         if not app.initialised and request.call.id != _INITIALIZE:
             raise CryptokiError(Rv.CRYPTOKI_NOT_INITIALIZED)
+        guard.check(app, request)
         return build_answer(request.call, function(app, *request.arguments), version)
     except CryptokiError as error:
         return build_error(error.rv)

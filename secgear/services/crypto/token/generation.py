@@ -1,4 +1,4 @@
-"""New keys: generated, derived, wrapped and unwrapped. Pure: no sessions, no store."""
+"""New keys: generated, or agreed on. Pure: no sessions, no store."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, keywrap
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
-from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 
-from secgear.services.crypto.algorithms import ciphers, keys, sm2
-from secgear.services.crypto.algorithms.hashing import HASHES, KDF_HASHES
+from secgear.services.crypto.algorithms import keys, sm2
 from secgear.services.crypto.pkcs11.constants import (
     UNAVAILABLE,
     Attr,
-    Kdf,
     KeyType,
     Mech,
     ObjectClass,
 )
-from secgear.services.crypto.pkcs11.mechanism import EcdhParams, Mechanism
+from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template, Value
 from secgear.services.crypto.token.mechanisms import no_parameter
-from secgear.services.crypto.token.objects import Object, checked_secret, completed, finished
+from secgear.services.crypto.token.objects import (
+    FIXED_LENGTHS,
+    MAX_SECRET,
+    Object,
+    checked_secret,
+    completed,
+    finished,
+)
 from secgear.services.crypto.token.schema import How
 
 _SECRET_KEYS: Final = {
@@ -33,9 +37,8 @@ _SECRET_KEYS: Final = {
     int(Mech.CHACHA20_KEY_GEN): KeyType.CHACHA20,
     int(Mech.SM4_KEY_GEN): KeyType.SM4,
     int(Mech.GENERIC_SECRET_KEY_GEN): KeyType.GENERIC_SECRET,
+    int(Mech.HKDF_KEY_GEN): KeyType.HKDF,
 }
-_LENGTHS: Final[Mapping[KeyType, int]] = {KeyType.CHACHA20: 32, KeyType.SM4: 16}
-"""Bytes of keys that have one size only."""
 _PAIRS: Final = {
     int(Mech.RSA_PKCS_KEY_PAIR_GEN): KeyType.RSA,
     int(Mech.EC_KEY_PAIR_GEN): KeyType.EC,
@@ -53,10 +56,10 @@ def generate(mechanism: Mechanism, template: Template, *, so: bool) -> Object:
     no_parameter(mechanism.parameter)
     kind = _SECRET_KEYS[mechanism.type]
     attributes = _begun(ObjectClass.SECRET_KEY, kind, template, so=so)
-    length = _LENGTHS.get(kind, template.get(Attr.VALUE_LEN))
+    length = FIXED_LENGTHS.get(kind, template.get(Attr.VALUE_LEN))
     if not isinstance(length, int):
         raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
-    if length > 4096:
+    if length > MAX_SECRET:
         raise CryptokiError(Rv.KEY_SIZE_RANGE)
     value = checked_secret(kind, os.urandom(length), Rv.KEY_SIZE_RANGE)
     _mark_generated(attributes, mechanism.type)
@@ -80,90 +83,6 @@ def generate_pair(
         finished(public, keys.public_of(key), wraps_sensitive=wraps_sensitive),
         finished(private, key),
     )
-
-
-def wrap(mechanism: Mechanism, wrapper: Object, key: Object) -> bytes:
-    """C_WrapKey: the key's bytes under the wrapper. Raises CryptokiError."""
-    if key.object_class == ObjectClass.SECRET_KEY:
-        data = bytes(key.material)
-    elif key.object_class == ObjectClass.PRIVATE_KEY and mechanism.type == Mech.AES_KEY_WRAP_KWP:
-        data = keys.to_pkcs8(key.material)
-    else:
-        raise CryptokiError(Rv.KEY_NOT_WRAPPABLE)
-    match mechanism.type:
-        case Mech.AES_KEY_WRAP | Mech.AES_KEY_WRAP_KWP:
-            no_parameter(mechanism.parameter)
-            if mechanism.type == Mech.AES_KEY_WRAP_KWP:
-                return keywrap.aes_key_wrap_with_padding(wrapper.material, data)
-            if len(data) < 16 or len(data) % 8:
-                raise CryptokiError(Rv.KEY_SIZE_RANGE)
-            return keywrap.aes_key_wrap(wrapper.material, data)
-        case Mech.RSA_PKCS:
-            no_parameter(mechanism.parameter)
-            scheme: padding.AsymmetricPadding = padding.PKCS1v15()
-        case _:
-            scheme = ciphers.oaep_of(mechanism.parameter)
-    try:
-        return ciphers.RsaEncryption(wrapper.material, scheme).whole(data)
-    except CryptokiError as error:
-        raise CryptokiError(Rv.KEY_SIZE_RANGE) from error
-
-
-def unwrap(
-    mechanism: Mechanism, unwrapper: Object, wrapped: bytes, template: Template, *, so: bool
-) -> Object:
-    """C_UnwrapKey. Raises CryptokiError.
-
-    What comes out is sensitive: a sensitive key that was wrapped could be read otherwise by who
-    lets it in again, and whoever may unwrap with an RSA key could decrypt with it.
-    """
-    given = _combined(template, unwrapper.attributes.get(Attr.UNWRAP_TEMPLATE))
-    object_class, kind = given.get(Attr.CLASS), given.get(Attr.KEY_TYPE)
-    if not isinstance(object_class, int) or not isinstance(kind, int):
-        raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
-    if object_class not in (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY):
-        raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
-    given = dict(given)
-    length = given.pop(Attr.VALUE_LEN, None)
-    attributes = completed(object_class, given, How.MAKE, so=so)
-    if attributes[Attr.SENSITIVE] is not True:
-        raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
-    attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
-    data = _unwrapped(mechanism, unwrapper, wrapped)
-    if object_class == ObjectClass.PRIVATE_KEY:
-        material = keys.from_pkcs8(data)
-        if keys.type_of(material) != kind:
-            raise CryptokiError(Rv.WRAPPED_KEY_INVALID)
-    else:
-        material = checked_secret(kind, data, Rv.WRAPPED_KEY_INVALID)
-        if length is not None and length != len(data):
-            raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
-    return finished(attributes, material)
-
-
-def derive(mechanism: Mechanism, base: Object, template: Template, *, so: bool) -> Object:
-    """C_DeriveKey by ECDH. Raises CryptokiError."""
-    params = mechanism.parameter
-    if not isinstance(params, EcdhParams):
-        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
-    given = dict(_combined(template, base.attributes.get(Attr.DERIVE_TEMPLATE)))
-    if given.get(Attr.CLASS, ObjectClass.SECRET_KEY) != ObjectClass.SECRET_KEY:
-        raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
-    kind = given.setdefault(Attr.KEY_TYPE, int(KeyType.GENERIC_SECRET))
-    attributes = completed(ObjectClass.SECRET_KEY, given, How.MAKE, so=so)
-    secret = _agree(base, params)
-    length = given.get(Attr.VALUE_LEN, len(secret) if params.kdf == Kdf.NULL else None)
-    if not isinstance(length, int):
-        raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
-    value = checked_secret(int(kind), _kdf(params, secret, length), Rv.KEY_SIZE_RANGE)  # type: ignore[arg-type]
-    attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
-    attributes[Attr.ALWAYS_SENSITIVE] = (
-        base.flag(Attr.ALWAYS_SENSITIVE) and attributes[Attr.SENSITIVE] is True
-    )
-    attributes[Attr.NEVER_EXTRACTABLE] = (
-        base.flag(Attr.NEVER_EXTRACTABLE) and attributes[Attr.EXTRACTABLE] is False
-    )
-    return finished(attributes, value)
 
 
 def shared(secret: bytes, template: Template, *, so: bool) -> Object:
@@ -213,7 +132,7 @@ def _wraps_sensitive(wrapper: Template, secret: Template) -> bool:
     )
 
 
-def _combined(template: Template, imposed: Value | None) -> Template:
+def combined(template: Template, imposed: Value | None) -> Template:
     """The template, with what the key that makes the new one imposes. Raises CryptokiError."""
     if not isinstance(imposed, Mapping):
         return template
@@ -321,61 +240,3 @@ def _test_pair(kind: KeyType, key: Any) -> None:
                 public.verify(key.sign(probe), probe)
     except InvalidSignature:
         raise CryptokiError(Rv.FIPS_SELF_TEST_FAILED) from None
-
-
-# --- unwrapping and agreement --------------------------------------------------------------------
-
-
-def _unwrapped(mechanism: Mechanism, unwrapper: Object, wrapped: bytes) -> bytes:
-    try:
-        match mechanism.type:
-            case Mech.AES_KEY_WRAP:
-                no_parameter(mechanism.parameter)
-                return keywrap.aes_key_unwrap(unwrapper.material, wrapped)
-            case Mech.AES_KEY_WRAP_KWP:
-                no_parameter(mechanism.parameter)
-                return keywrap.aes_key_unwrap_with_padding(unwrapper.material, wrapped)
-            case Mech.RSA_PKCS:
-                no_parameter(mechanism.parameter)
-                scheme: padding.AsymmetricPadding = padding.PKCS1v15()
-            case _:
-                scheme = ciphers.oaep_of(mechanism.parameter)
-        return ciphers.RsaDecryption(unwrapper.material, scheme).whole(wrapped)
-    except keywrap.InvalidUnwrap:
-        raise CryptokiError(Rv.WRAPPED_KEY_INVALID) from None
-    except CryptokiError as error:
-        known = {
-            Rv.ENCRYPTED_DATA_INVALID: Rv.WRAPPED_KEY_INVALID,
-            Rv.ENCRYPTED_DATA_LEN_RANGE: Rv.WRAPPED_KEY_LEN_RANGE,
-        }
-        raise CryptokiError(known.get(error.rv, error.rv)) from None
-
-
-def _agree(base: Object, params: EcdhParams) -> bytes:
-    point = params.public_data
-    described: dict[int, Value] = {
-        Attr.EC_PARAMS: base.attributes[Attr.EC_PARAMS],
-        Attr.EC_POINT: point,
-    }
-    try:
-        other = keys.import_public(base.key_type, described)
-        if base.key_type == KeyType.EC:
-            return bytes(base.material.exchange(ec.ECDH(), other))
-        return bytes(base.material.exchange(other))
-    except (CryptokiError, ValueError) as error:  # off the curve, of low order
-        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID) from error
-
-
-def _kdf(params: EcdhParams, secret: bytes, length: int) -> bytes:
-    if params.kdf == Kdf.NULL:
-        if params.shared_data:
-            raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
-        if not 0 < length <= len(secret):
-            raise CryptokiError(Rv.KEY_SIZE_RANGE)
-        return secret[:length]  # "the leading bytes" (PKCS#11 2.40, 2.3.4)
-    digest = KDF_HASHES.get(params.kdf)
-    if digest is None:
-        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
-    if not 0 < length <= 4096:
-        raise CryptokiError(Rv.KEY_SIZE_RANGE)
-    return X963KDF(HASHES[digest], length, params.shared_data or None).derive(secret)

@@ -8,20 +8,29 @@ from typing import Any, Final
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from secgear.errors import PlatformUnavailable
-from secgear.services.crypto.algorithms import ciphers, signing, sm2
+from secgear.services.crypto.algorithms import aead, ccm, ciphers, signing, sm2
 from secgear.services.crypto.algorithms.hashing import HASHES, NAMES
 from secgear.services.crypto.algorithms.keys import MAX_RSA_BITS, MIN_RSA_BITS
 from secgear.services.crypto.algorithms.operation import Signer, Transform
 from secgear.services.crypto.pkcs11.constants import KeyType, Mech, MechanismFlag
-from secgear.services.crypto.pkcs11.mechanism import LengthParam, Mechanism, Parameter
+from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
+    ChachaParams,
+    GcmParams,
+    LengthParam,
+    MessageParams,
+    Parameter,
+)
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
 Flags = MechanismFlag
 _CIPHER: Final = Flags.ENCRYPT | Flags.DECRYPT
+_AEAD: Final = _CIPHER | Flags.MESSAGE_ENCRYPT | Flags.MESSAGE_DECRYPT | Flags.MULTI_MESSAGE
 _WRAPPER: Final = Flags.WRAP | Flags.UNWRAP
-_SIGNER: Final = Flags.SIGN | Flags.VERIFY
+_SIGNER: Final = Flags.SIGN | Flags.VERIFY | Flags.MESSAGE_SIGN | Flags.MESSAGE_VERIFY
 _CURVE: Final = Flags.EC_F_P | Flags.EC_NAMEDCURVE | Flags.EC_UNCOMPRESS
 _RSA = (MIN_RSA_BITS, MAX_RSA_BITS)
 _ECC = (256, 521)
@@ -35,22 +44,26 @@ CipherMaker = Callable[[Any, Parameter, bool], Transform]
 class Row(msgspec.Struct, frozen=True):
     """A mechanism. sizes: of keys, in bits for RSA and curves, in bytes for others.
 
-    cipher: makes an operation of key material and parameter, to encrypt or to decrypt. signer: the
-    same, to sign and to verify.
+    prepare: what is made of key material once for all operations of a key; None for nothing.
+    cipher: makes an operation of a prepared key and a parameter, to encrypt or to decrypt.
+    signer: the same, to sign and to verify. message: the parameter of an operation that is one
+    message, from that message's parameter and its associated data.
     """
 
     number: int
     flags: MechanismFlag
     sizes: tuple[int, int] = (0, 0)
     key_types: tuple[int, ...] = ()
+    prepare: Callable[[Any], Any] | None = None
     cipher: CipherMaker | None = None
     signer: Callable[[Any, Parameter], Signer] | None = None
     digest: Callable[[], Transform] | None = None
+    message: Callable[[MessageParams, bytes], Parameter] | None = None
 
 
-def lookup(mechanism: Mechanism, flag: MechanismFlag) -> Row:
-    """The mechanism's row, if it can do that. Raises CryptokiError."""
-    row = MECHANISMS.get(mechanism.type)
+def lookup(mechanism: int, flag: MechanismFlag) -> Row:
+    """The row of a mechanism, if it can do that. Raises CryptokiError."""
+    row = MECHANISMS.get(mechanism)
     if row is None or flag not in row.flags:
         raise CryptokiError(Rv.MECHANISM_INVALID)
     return row
@@ -99,18 +112,37 @@ def _ctr(algorithm: BlockAlgorithm) -> CipherMaker:
     return make
 
 
-def _gcm(algorithm: BlockAlgorithm) -> CipherMaker:
+def _gcm(key: aead.GcmKey, parameter: Parameter, encrypt: bool) -> Transform:
+    params = aead.gcm_of(parameter)
+    return aead.GcmEncryption(key, params) if encrypt else aead.GcmDecryption(key, params)
+
+
+def _ccm(cipher: Callable[[bytes, int], ccm.Aead]) -> CipherMaker:
     def make(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-        params = ciphers.gcm_of(parameter)
-        if encrypt:
-            return ciphers.GcmEncryption(algorithm(key), params)
-        return ciphers.GcmDecryption(algorithm(key), params)
+        params = ccm.ccm_of(parameter)
+        return ccm.Ccm(cipher(key, params.mac), params, encrypt=encrypt)
 
     return make
 
 
-def _chacha(key: bytes, parameter: Parameter, encrypt: bool) -> Transform:
-    return ciphers.Chacha(key, ciphers.chacha_of(parameter), encrypt=encrypt)
+def _chacha(key: ChaCha20Poly1305, parameter: Parameter, encrypt: bool) -> Transform:
+    return aead.Chacha(key, aead.chacha_of(parameter), encrypt=encrypt)
+
+
+def _gcm_message(params: MessageParams, aad: bytes) -> Parameter:
+    return GcmParams(params.iv, aad, params.tag_bits)
+
+
+def _ccm_message(params: MessageParams, aad: bytes) -> Parameter:
+    if params.tag_bits % 8:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    return CcmParams(params.size, params.iv, aad, params.tag_bits // 8)
+
+
+def _chacha_message(params: MessageParams, aad: bytes) -> Parameter:
+    if params.tag_bits != 128:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    return ChachaParams(params.iv, aad)
 
 
 def _rsa_cipher(key: Any, scheme: padding.AsymmetricPadding, encrypt: bool) -> Transform:
@@ -218,7 +250,6 @@ _MODES: Final[Mapping[str, Callable[[BlockAlgorithm], CipherMaker]]] = {
     "CBC": _cbc,
     "CBC_PAD": _cbc_pad,
     "CTR": _ctr,
-    "GCM": _gcm,
 }
 
 
@@ -228,28 +259,41 @@ def _rows() -> Iterator[Row]:
     yield from _rsa_rows()
     yield from _curve_rows()
     yield from _lattice_rows()
-    yield from _sm2_rows()
+    yield from _system_rows()
 
 
 def _symmetric_rows() -> Iterator[Row]:
     aes = (KeyType.AES,)
     yield Row(Mech.AES_KEY_GEN, Flags.GENERATE, _AES)
-    for prefix, algorithm, kind, sizes in (
-        ("AES", algorithms.AES, KeyType.AES, _AES),
-        ("SM4", algorithms.SM4, KeyType.SM4, (16, 16)),
+    for prefix, algorithm, gcm, kind, sizes in (
+        ("AES", algorithms.AES, aead.aes_gcm_key, KeyType.AES, _AES),
+        ("SM4", algorithms.SM4, aead.sm4_gcm_key, KeyType.SM4, (16, 16)),
     ):
         for mode, maker in _MODES.items():
             number = Mech[f"{prefix}_{mode}"]
             yield Row(number, _CIPHER, sizes, (kind,), cipher=maker(algorithm))
+        number = Mech[f"{prefix}_GCM"]
+        yield Row(number, _AEAD, sizes, (kind,), prepare=gcm, cipher=_gcm, message=_gcm_message)
     yield Row(Mech.SM4_KEY_GEN, Flags.GENERATE, (16, 16))
+    yield Row(Mech.AES_CCM, _AEAD, _AES, aes, cipher=_ccm(ccm.aes_ccm), message=_ccm_message)
     yield Row(Mech.AES_CMAC, _SIGNER, _AES, aes, signer=_cmac_signer(general=False))
     yield Row(Mech.AES_CMAC_GENERAL, _SIGNER, _AES, aes, signer=_cmac_signer(general=True))
     yield Row(Mech.AES_KEY_WRAP, _WRAPPER, _AES, aes)
     yield Row(Mech.AES_KEY_WRAP_KWP, _WRAPPER, _AES, aes)
+    yield Row(Mech.AES_GCM_WRAP, _WRAPPER, _AES, aes)
+    yield Row(Mech.SM4_GCM_WRAP, _WRAPPER, (16, 16), (KeyType.SM4,))
     yield Row(Mech.CHACHA20_KEY_GEN, Flags.GENERATE, (32, 32))
     chacha = (KeyType.CHACHA20,)
-    yield Row(Mech.CHACHA20_POLY1305, _CIPHER, (32, 32), chacha, cipher=_chacha)
+    number = Mech.CHACHA20_POLY1305
+    yield Row(
+        number, _AEAD, (32, 32), chacha,
+        prepare=ChaCha20Poly1305, cipher=_chacha, message=_chacha_message,
+    )  # fmt: skip
     yield Row(Mech.GENERIC_SECRET_KEY_GEN, Flags.GENERATE, _SECRET)
+    yield Row(Mech.HKDF_KEY_GEN, Flags.GENERATE, _SECRET)
+    material = (KeyType.HKDF, KeyType.GENERIC_SECRET)
+    yield Row(Mech.HKDF_DERIVE, Flags.DERIVE, _SECRET, material)
+    yield Row(Mech.HKDF_DATA, Flags.DERIVE, _SECRET, material)
 
 
 def _digest_rows() -> Iterator[Row]:
@@ -260,9 +304,11 @@ def _digest_rows() -> Iterator[Row]:
         yield Row(number, Flags.DIGEST, digest=digest)
         if number == Mech.SHA_1:
             continue  # neither signatures nor MACs of ours are made with it
+        # GM/T 0018 has one kind of session key, for SM4 and HMAC-SM3 alike.
+        kinds = (*generic, KeyType.SM4) if number == Mech.SM3 else generic
         for suffix, general in (("_HMAC", False), ("_HMAC_GENERAL", True)):
             signer = _hmac_signer(number, general=general)
-            yield Row(Mech[name + suffix], _SIGNER, _SECRET, generic, signer=signer)
+            yield Row(Mech[name + suffix], _SIGNER, _SECRET, kinds, signer=signer)
 
 
 def _digest_maker(algorithm: Any) -> Callable[[], Transform]:
@@ -272,9 +318,12 @@ def _digest_maker(algorithm: Any) -> Callable[[], Transform]:
 def _rsa_rows() -> Iterator[Row]:
     keys = (KeyType.RSA,)
     yield Row(Mech.RSA_PKCS_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, _RSA)
-    both = _CIPHER | _SIGNER | _WRAPPER
-    yield Row(Mech.RSA_PKCS, both, _RSA, keys, cipher=_rsa_pkcs, signer=_rsa_signer(None))
+    everything = _CIPHER | _SIGNER | _WRAPPER | Flags.SIGN_RECOVER | Flags.VERIFY_RECOVER
+    yield Row(
+        Mech.RSA_PKCS, everything, _RSA, keys, cipher=_rsa_pkcs, signer=_rsa_signer(None),
+    )  # fmt: skip
     yield Row(Mech.RSA_PKCS_OAEP, _CIPHER | _WRAPPER, _RSA, keys, cipher=_rsa_oaep)
+    yield Row(Mech.RSA_AES_KEY_WRAP, _WRAPPER, _RSA, keys)
     yield Row(Mech.RSA_PKCS_PSS, _SIGNER, _RSA, keys, signer=_pss_signer(None))
     for name, digest in NAMES.items():
         yield Row(Mech[f"{name}_RSA_PKCS"], _SIGNER, _RSA, keys, signer=_rsa_signer(digest))
@@ -302,8 +351,8 @@ def _lattice_rows() -> Iterator[Row]:
     yield Row(Mech.ML_KEM, Flags.ENCAPSULATE | Flags.DECAPSULATE, key_types=(KeyType.ML_KEM,))
 
 
-def _sm2_rows() -> Iterator[Row]:
-    """Offered where the system's OpenSSL has SM2 and passes its examples.
+def _system_rows() -> Iterator[Row]:
+    """SM2 and SM4-CCM: offered where the system's OpenSSL has SM2 and passes its examples.
 
     It is tried here, at import, because a sealed enclave loads no libraries.
     """
@@ -315,7 +364,10 @@ def _sm2_rows() -> Iterator[Row]:
     yield Row(Mech.SM2_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR | _CURVE, bits)
     yield Row(Mech.SM2, _SIGNER | _CURVE, bits, keys, signer=_sm2_signer)
     yield Row(Mech.SM2_SM3, _SIGNER | _CURVE, bits, keys, signer=_sm2_sm3_signer)
-    yield Row(Mech.SM2_ENCRYPT, _CIPHER | _CURVE, bits, keys, cipher=_sm2_cipher)
+    yield Row(Mech.SM2_ENCRYPT, _CIPHER | _WRAPPER | _CURVE, bits, keys, cipher=_sm2_cipher)
+    yield Row(Mech.SM2_EXCHANGE, Flags.DERIVE | _CURVE, bits, keys)
+    sm4 = (KeyType.SM4,)
+    yield Row(Mech.SM4_CCM, _AEAD, (16, 16), sm4, cipher=_ccm(ccm.Sm4Ccm), message=_ccm_message)
 
 
 MECHANISMS: Final[Mapping[int, Row]] = {int(row.number): row for row in _rows()}

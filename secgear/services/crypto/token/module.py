@@ -6,7 +6,11 @@ import threading
 from typing import Final, final
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.token import selftest
+from secgear.services.crypto.token.attesting import Attestor
+from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.slot import Slot
+from secgear.services.crypto.token.uses import Uses
 from secgear.services.crypto.token.vault import Vault
 
 MAX_SLOTS: Final = 64
@@ -16,11 +20,19 @@ MODEL: Final = "enclave"
 
 @final
 class Module:
-    """All slots over one vault. Made once, when everything was read and found whole."""
+    """All slots over one vault. Made once, when everything was read and found whole.
+
+    Raises CryptoModuleError, also where an algorithm fails its self-test.
+    """
 
     def __init__(self, vault: Vault) -> None:
+        selftest.run()
         self.vault = vault
+        self.attestor = Attestor(vault.guest)
         vault.open()
+        self.uses = Uses(vault)
+        # Whether there was anything that ends when the module is zeroised.
+        self.held_keys = vault.head.roles.phase is not Phase.ZEROISED
         self.slots = tuple(Slot(number, vault) for number in range(len(vault.tables)))
         self.clients = 0
         self._lock = threading.Lock()

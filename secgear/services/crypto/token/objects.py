@@ -6,8 +6,8 @@ durable. So whoever works with an object works with all of one state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NoReturn, final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn, final
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
@@ -17,8 +17,12 @@ from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, Attr, KeyType,
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template, Value, check_kind, size_of
 from secgear.services.crypto.token.schema import KEYS, RULES, SECRETS, How, Rules
+from secgear.services.crypto.token.usage import usual
 
 MAX_SECRET = 4096  # bytes of a generic secret
+_MIN_CHECKED = 16  # bytes of a key that has a check value
+FIXED_LENGTHS: Final[Mapping[int, int]] = {int(KeyType.CHACHA20): 32, int(KeyType.SM4): 16}
+"""Bytes of keys that have one size only, by CKA_KEY_TYPE."""
 _SIZES = {KeyType.AES: (16, 24, 32), KeyType.CHACHA20: (32,), KeyType.SM4: (16,)}
 
 
@@ -33,7 +37,7 @@ class Object:
     wrapped but by unwrapping it. Copies inherit it, and usage can't be added to a key.
     """
 
-    __slots__ = ("attributes", "id", "material", "size", "wraps_sensitive")
+    __slots__ = ("_prepared", "attributes", "id", "material", "size", "wraps_sensitive")
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Object:
         self.material = material
         self.wraps_sensitive = wraps_sensitive
         self.size = sum(map(size_of, attributes.values()))
+        self._prepared: dict[Callable[[Any], Any], Any] = {}
 
     def __repr__(self) -> str:
         return f"<Object {self.id}>"
@@ -59,6 +64,15 @@ class Object:
         """The object under another id."""
         attributes = {**self.attributes, int(Attr.UNIQUE_ID): f"{id:016x}".encode()}
         return Object(id, attributes, self.material, wraps_sensitive=self.wraps_sensitive)
+
+    def prepared(self, make: Callable[[Any], Any] | None) -> Any:
+        """The key material as `make` turns it, once: what it makes ends with the object."""
+        if make is None:
+            return self.material
+        made = self._prepared.get(make)
+        if made is None:
+            made = self._prepared[make] = make(self.material)
+        return made
 
     def flag(self, attr: int) -> bool:
         """Whether a boolean attribute is there and true."""
@@ -184,6 +198,7 @@ def create(template: Template, *, so: bool) -> Object:
     if not isinstance(key_type, int):
         raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
     attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE
+    attributes.update(usual(number, key_type, template))
     material: Any
     if number == ObjectClass.PUBLIC_KEY:
         material = keys.import_public(key_type, template)
@@ -231,7 +246,7 @@ def finished(
 def checked_secret(key_type: int, value: bytes, error: Rv) -> bytes:
     """A secret key's bytes, if a key of this type can have as many. Raises CryptokiError."""
     sizes = _SIZES.get(key_type)  # type: ignore[call-overload]
-    if key_type == KeyType.GENERIC_SECRET:
+    if key_type in (KeyType.GENERIC_SECRET, KeyType.HKDF):
         fits = 0 < len(value) <= MAX_SECRET
     else:
         fits = sizes is not None and len(value) in sizes
@@ -241,11 +256,16 @@ def checked_secret(key_type: int, value: bytes, error: Rv) -> bytes:
 
 
 def _set_check_value(attributes: dict[int, Value], value: bytes) -> None:
-    """CKA_CHECK_VALUE: three bytes that tell keys apart (PKCS#11 2.40, 4.10.2)."""
+    """CKA_CHECK_VALUE: three bytes that tell keys apart (PKCS#11 2.40, 4.10.2).
+
+    A secret that is short enough to be tried out has none: it would tell which one it is.
+    """
     check = attributes.get(Attr.CHECK_VALUE)
-    if check == b"":
-        del attributes[Attr.CHECK_VALUE]
+    if check == b"" or (check is None and len(value) < _MIN_CHECKED):
+        attributes.pop(Attr.CHECK_VALUE, None)
         return
+    if len(value) < _MIN_CHECKED:
+        raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID)
     made = _check_value(int(attributes[Attr.KEY_TYPE]), value)  # type: ignore[arg-type]
     if check is not None and check != made:
         raise CryptokiError(Rv.ATTRIBUTE_VALUE_INVALID)

@@ -14,25 +14,24 @@ from cryptography.hazmat.primitives import constant_time
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.roles.operations import PinPolicy
 from secgear.services.crypto.token.state import Pin
 
-MIN_LENGTH: Final = 4
 MAX_LENGTH: Final = 255
-MAX_FAILURES: Final = 10
 _COST: Final = 2**15  # 32 MiB, about a tenth of a second
 
 
-def made(pin: bytes) -> Pin:
+def made(pin: bytes, policy: PinPolicy) -> Pin:
     """A new PIN. Raises CryptokiError for one that is too short or too long."""
-    if not MIN_LENGTH <= len(pin) <= MAX_LENGTH:
+    if not policy.shortest <= len(pin) <= MAX_LENGTH:
         raise CryptokiError(Rv.PIN_LEN_RANGE)
     salt = os.urandom(16)
     return Pin(salt, _digest(pin, salt))
 
 
-def counted(pin: Pin) -> Pin:
+def counted(pin: Pin, policy: PinPolicy) -> Pin:
     """The PIN with one more failure. Raises CryptokiError when there have been too many."""
-    if pin.failures >= MAX_FAILURES:
+    if pin.failures >= policy.tries:
         raise CryptokiError(Rv.PIN_LOCKED)
     return msgspec.structs.replace(pin, failures=pin.failures + 1, tries=pin.tries + 1)
 

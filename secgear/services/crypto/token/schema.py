@@ -66,6 +66,14 @@ _KEY: Final[Rules] = {
     Attr.LOCAL: Rule(_FIXED, False),
     Attr.KEY_GEN_MECHANISM: Rule(_FIXED),
     Attr.ALLOWED_MECHANISMS: Rule(_GIVEN, ()),
+    # Of versions of a named key only; see `secgear.services.crypto.token.versions`.
+    Attr.KEY_NAME: Rule(_FIXED),
+    Attr.KEY_VERSION: Rule(_FIXED),
+    Attr.KEY_STATE: Rule(_FIXED),
+    Attr.KEY_CREATED: Rule(_FIXED),
+    Attr.KEY_MIN_DECRYPTION: Rule(_FIXED),
+    Attr.KEY_MIN_ENCRYPTION: Rule(_FIXED),
+    Attr.KEY_DELETABLE: Rule(_FIXED),
 }
 _SECRECY: Final[Rules] = {
     Attr.SENSITIVE: Rule(_GIVEN | How.UP, True),
@@ -75,6 +83,7 @@ _SECRECY: Final[Rules] = {
     Attr.WRAP_WITH_TRUSTED: Rule(_GIVEN | How.UP, False),
     Attr.UNWRAP_TEMPLATE: Rule(_GIVEN),
     Attr.DERIVE_TEMPLATE: Rule(_GIVEN),
+    Attr.ENVELOPE: Rule(_FIXED),
 }
 _EC: Final[Rules] = {Attr.EC_PARAMS: Rule(_GIVEN)}
 
@@ -157,6 +166,9 @@ _SECRET: Final[Rules] = {
     Attr.CHECK_VALUE: Rule(_GIVEN),
     Attr.VALUE: Rule(How.CREATE),
     Attr.VALUE_LEN: Rule(How.MAKE),
+    Attr.SM2_CONFIRMATION: Rule(_FIXED),
+    Attr.SM2_PEER_CONFIRMATION: Rule(_FIXED),
+    Attr.ENVELOPES_TAKEN: Rule(_FIXED),
 }
 
 RULES: Final[Mapping[int, Rules]] = {

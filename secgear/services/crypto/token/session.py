@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import threading
-from typing import final
+from typing import Any, final
 
 from secgear.services.crypto.algorithms.operation import Signer, Transform
+from secgear.services.crypto.pkcs11.mechanism import Parameter
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
+from secgear.services.crypto.token.mechanisms import Row
 from secgear.services.crypto.token.slot import Slot
 
 
@@ -20,6 +22,13 @@ class Kind(enum.Enum):
     DIGEST = enum.auto()
     SIGN = enum.auto()
     VERIFY = enum.auto()
+    VERIFY_SIGNATURE = enum.auto()
+    SIGN_RECOVER = enum.auto()
+    VERIFY_RECOVER = enum.auto()
+    MESSAGE_ENCRYPT = enum.auto()
+    MESSAGE_DECRYPT = enum.auto()
+    MESSAGE_SIGN = enum.auto()
+    MESSAGE_VERIFY = enum.auto()
 
 
 @final
@@ -28,15 +37,35 @@ class Active:
 
     login: whether the user has yet to log in for it (CKA_ALWAYS_AUTHENTICATE). pieces: whether it
     was given data in pieces. held: output that was made and did not fit, and what it was made of.
+    signature: the one that is verified, where it came first.
     """
 
-    __slots__ = ("held", "login", "operation", "pieces")
+    __slots__ = ("held", "login", "operation", "pieces", "signature")
 
     def __init__(self, operation: Transform | Signer, *, login: bool = False) -> None:
         self.operation = operation
         self.login = login
         self.pieces = False
+        self.signature = b""
         self.held: tuple[bytes | None, bytes] | None = None
+
+
+@final
+class Messages:
+    """Messages with one key (PKCS#11 3.0, 5.9, 5.11, 5.14 and 5.16).
+
+    key: as the row takes it. parameter: of all messages' signatures. current: the operation of the
+    message that was begun. tag: the tag of what is decrypted; as many bytes for what is encrypted.
+    """
+
+    __slots__ = ("current", "key", "parameter", "row", "tag")
+
+    def __init__(self, row: Row, key: Any, parameter: Parameter) -> None:
+        self.row = row
+        self.key = key
+        self.parameter = parameter
+        self.current: Transform | Signer | None = None
+        self.tag = b""
 
 
 @final
@@ -51,20 +80,30 @@ class Session:
         self.lock = threading.RLock()
         self.found: list[int] | None = None
         self._active: dict[Kind, Active] = {}
+        self._messages: dict[Kind, Messages] = {}
 
     def __repr__(self) -> str:
         return f"<Session {self.handle}>"
 
-    def begin(self, kind: Kind, active: Active) -> None:
+    def begin(self, kind: Kind, active: Active | Messages) -> None:
         """Raises CryptokiError when one of the kind is under way."""
-        if kind in self._active:
-            raise CryptokiError(Rv.OPERATION_ACTIVE)
-        self._active[kind] = active
+        self.check_free(kind)
+        if isinstance(active, Messages):
+            self._messages[kind] = active
+        else:
+            self._active[kind] = active
 
     def check_free(self, kind: Kind) -> None:
         """Raises CryptokiError when one of the kind is under way."""
-        if kind in self._active:
+        if kind in self._active or kind in self._messages:
             raise CryptokiError(Rv.OPERATION_ACTIVE)
+
+    def messages(self, kind: Kind) -> Messages:
+        """The messages of the kind. Raises CryptokiError when none are under way."""
+        messages = self._messages.get(kind)
+        if messages is None:
+            raise CryptokiError(Rv.OPERATION_NOT_INITIALIZED)
+        return messages
 
     def active(self, kind: Kind) -> Active:
         """The operation of the kind. Raises CryptokiError when there is none, or it may not go on.
@@ -80,12 +119,20 @@ class Session:
         return active
 
     @property
+    def busy(self) -> bool:
+        """Whether an operation is under way."""
+        return bool(self._active or self._messages)
+
+    @property
     def held(self) -> int:
         """Bytes that its operations keep until they end."""
         return sum(map(self.holds, Kind))
 
     def holds(self, kind: Kind) -> int:
         """The same of one operation."""
+        messages = self._messages.get(kind)
+        if messages is not None:
+            return 0 if messages.current is None else messages.current.held
         active = self._active.get(kind)
         if active is None:
             return 0
@@ -98,10 +145,12 @@ class Session:
     def end(self, kind: Kind) -> None:
         """Forget the operation."""
         self._active.pop(kind, None)
+        self._messages.pop(kind, None)
 
     def cancel(self) -> None:
         """Forget all of them."""
         self._active.clear()
+        self._messages.clear()
         self.found = None
 
     # --- output into a caller's room -------------------------------------------------------------

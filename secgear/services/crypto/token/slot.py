@@ -6,24 +6,35 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import msgspec
 
 from secgear.services.crypto.pkcs11.constants import TokenFlag, UserType
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.token import pins
+from secgear.services.crypto.roles.operations import PinPolicy
+from secgear.services.crypto.token import pins, users
 from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.state import Pin, TokenState
 from secgear.services.crypto.token.table import Table
+from secgear.services.crypto.token.users import Who
 from secgear.services.crypto.token.vault import MAX_OBJECTS, Vault
 
 LABEL_SIZE: Final = 32
 _TRYING: Final = 5.0  # seconds after which a try of a PIN in another enclave is no longer under way
 _PAUSE: Final = 0.05  # seconds between looks whether it is
 _LOW: Final = 3  # tries that are left when a PIN's count is called low
+
+
+class Alteration(NamedTuple):
+    """Changes of a token that belong together. new: objects without a number yet. gone: ids."""
+
+    event: Event
+    new: Sequence[Object] = ()
+    changed: Sequence[Object] = ()
+    gone: Sequence[int] = ()
 
 
 @final
@@ -65,10 +76,10 @@ class Slot:
         flags = TokenFlag.RNG | TokenFlag.LOGIN_REQUIRED
         if state.so is not None:
             flags |= TokenFlag.TOKEN_INITIALIZED
-            flags |= _tries(state.so, TokenFlag.SO_PIN_COUNT_LOW)
+            flags |= _tries(state.so, TokenFlag.SO_PIN_COUNT_LOW, self._policy.tries)
         if state.user is not None:
             flags |= TokenFlag.USER_PIN_INITIALIZED
-            flags |= _tries(state.user, TokenFlag.USER_PIN_COUNT_LOW)
+            flags |= _tries(state.user, TokenFlag.USER_PIN_COUNT_LOW, self._policy.tries)
         return flags
 
     # --- sessions --------------------------------------------------------------------------------
@@ -109,7 +120,7 @@ class Slot:
         with self._trying:
             before = self.state.so
             if before is None:
-                so = pins.made(pin)
+                so = pins.made(pin, self._policy)
             else:
                 so = self._proven(UserType.SO, pin, "token initialisation attempted", actor)
 
@@ -124,6 +135,7 @@ class Slot:
                     label=name,
                     so=so if state.so is None else pins.cleared(state.so, so),
                     user=None,
+                    users=(),
                     generation=state.generation + 1,
                 )
                 draft.set_token(self.number, new)
@@ -132,33 +144,37 @@ class Slot:
 
             self._vault.transact(begin)
 
-    def login(self, user: UserType, pin: bytes, actor: str) -> None:
+    def login(self, user: Who, pin: bytes, actor: str) -> None:
         """Check a PIN. Raises CryptokiError."""
-        event = Event("login", actor, self.number, {"as": user.name})
+        event = Event("login", actor, self.number, {"as": users.said(user)})
         with self._trying:
             proven = self._proven(user, pin, "login attempted", actor)
             self._replace_pin(user, proven, None, event)
 
     def init_pin(self, pin: bytes, actor: str) -> None:
         """C_InitPIN: the security officer gives the user a PIN."""
-        new = pins.made(pin)
+        new = pins.made(pin, self._policy)
         event = Event("user PIN initialised", actor, self.number)
         self._vault.transact(lambda draft: self._set_pin(draft, UserType.USER, new, event))
 
-    def change_pin(self, user: UserType, old: bytes, pin: bytes, actor: str) -> None:
+    def change_pin(self, user: Who, old: bytes, pin: bytes, actor: str) -> None:
         """C_SetPIN. Raises CryptokiError."""
-        new = pins.made(pin)
-        event = Event("PIN changed", actor, self.number, {"of": user.name})
+        new = pins.made(pin, self._policy)
+        event = Event("PIN changed", actor, self.number, {"of": users.said(user)})
         with self._trying:
             proven = self._proven(user, old, "PIN change attempted", actor)
             self._replace_pin(user, proven, new, event)
 
-    def _proven(self, user: UserType, given: bytes, attempt: str, actor: str) -> Pin:
+    def _proven(self, user: Who, given: bytes, attempt: str, actor: str) -> Pin:
         """The PIN's record with this try counted, once `given` was found to be the PIN."""
 
         def count(draft: Draft) -> Pin:
-            counted = pins.counted(_pin(draft.token(self.number), user))
-            event = Event(attempt, actor, self.number, {"as": user.name, "try": counted.failures})
+            counted = pins.counted(
+                users.pin_of(draft.token(self.number), user), draft.head.roles.pins
+            )
+            event = Event(
+                attempt, actor, self.number, {"as": users.said(user), "try": counted.failures}
+            )
             self._set_pin(draft, user, counted, event)
             return counted
 
@@ -168,7 +184,7 @@ class Slot:
             raise CryptokiError(Rv.PIN_INCORRECT)
         return counted
 
-    def _while_others_try(self, user: UserType, count: Callable[[], Pin]) -> Pin:
+    def _while_others_try(self, user: Who, count: Callable[[], Pin]) -> Pin:
         """Tries under way in other enclaves may be what locks a PIN: they end, or it stays locked.
 
         Raises CryptokiError(PIN_LOCKED) when nothing happens any more.
@@ -181,7 +197,7 @@ class Slot:
                 if error.rv is not Rv.PIN_LOCKED or not self._vault.shared:
                     raise
                 self._vault.catch_up()
-                present = _pin(self.state, user)
+                present = users.pin_of(self.state, user)
                 if present == self._locked:
                     raise
                 if present != seen:
@@ -191,24 +207,65 @@ class Slot:
                     raise
             time.sleep(_PAUSE)
 
-    def _replace_pin(self, user: UserType, proven: Pin, new: Pin | None, event: Event) -> None:
+    def _replace_pin(self, user: Who, proven: Pin, new: Pin | None, event: Event) -> None:
         """After a success. new: another PIN; None for the same, cleared of failures."""
 
         def clear(draft: Draft) -> None:
-            present = _pin(draft.token(self.number), user)
+            present = users.pin_of(draft.token(self.number), user)
             if present.digest != proven.digest:
                 raise CryptokiError(Rv.PIN_INCORRECT)  # the officer has changed it meanwhile
             self._set_pin(draft, user, new or pins.cleared(present, proven), event)
 
         self._vault.transact(clear)
 
-    def _set_pin(self, draft: Draft, user: UserType, record: Pin, event: Event) -> None:
+    def _set_pin(self, draft: Draft, user: Who, record: Pin, event: Event) -> None:
         state = draft.token(self.number)
-        if user is UserType.SO:
-            draft.set_token(self.number, msgspec.structs.replace(state, so=record))
-        else:
-            draft.set_token(self.number, msgspec.structs.replace(state, user=record))
+        draft.set_token(self.number, users.with_pin(state, user, record))
         draft.record(event)
+
+    # --- what the security officer decides -------------------------------------------------------
+
+    @property
+    def _policy(self) -> PinPolicy:
+        return self._vault.head.roles.pins
+
+    def set_user(self, name: str, pin: bytes | None, rights: int, actor: str) -> None:
+        """Make a user with a name, or change one. pin: None leaves it. Raises CryptokiError."""
+        record = None if pin is None else pins.made(pin, self._policy)
+        detail: dict[str, str | int | bool] = {
+            "name": name,
+            "rights": rights,
+            "new PIN": record is not None,
+        }
+        event = Event("user set", actor, self.number, detail)
+
+        def set_user(draft: Draft) -> None:
+            state = draft.token(self.number)
+            draft.set_token(self.number, users.with_user(state, name, record, rights))
+            draft.record(event)
+
+        self._vault.transact(set_user)
+
+    def remove_user(self, name: str, actor: str) -> None:
+        """Remove a user with a name; their logins are over. Raises CryptokiError."""
+
+        def remove(draft: Draft) -> None:
+            state = draft.token(self.number)
+            draft.set_token(self.number, users.without_user(state, name))
+            draft.record(Event("user removed", actor, self.number, {"name": name}))
+
+        self._vault.transact(remove)
+
+    def set_record_uses(self, wanted: bool, actor: str) -> None:
+        """Whether uses of this token's keys are recorded from now on."""
+
+        def change(draft: Draft) -> None:
+            state = draft.token(self.number)
+            draft.set_token(self.number, msgspec.structs.replace(state, record_uses=wanted))
+            detail = {"uses are recorded": wanted}
+            draft.record(Event("token policy set", actor, self.number, detail))
+
+        self._vault.transact(change)
 
     # --- objects ---------------------------------------------------------------------------------
 
@@ -250,6 +307,28 @@ class Slot:
 
         self._vault.transact(destroy)
 
+    def alter(self, decide: Callable[[], Alteration], generation: int) -> list[Object]:
+        """Make several changes durable, all of them or none. Returns the new objects.
+
+        decide: what to change, asked when nobody else changes anything; again, upon a later state,
+        where an enclave beside this one was quicker. generation: as for `keep`.
+        """
+
+        def change(draft: Draft) -> list[Object]:
+            self._check_generation(draft, generation)
+            wanted = decide()
+            new = [draft.add(self.number, item) for item in wanted.new]
+            if draft.count(self.number) > MAX_OBJECTS:
+                raise CryptokiError(Rv.DEVICE_MEMORY)
+            for item in wanted.changed:
+                draft.put(self.number, item)
+            for id in wanted.gone:
+                draft.delete(self.number, id)
+            draft.record(wanted.event)
+            return new
+
+        return self._vault.transact(change)
+
     def record(self, event: Event) -> None:
         """Write something down that changes nothing."""
         self._vault.transact(lambda draft: draft.record(event))
@@ -259,16 +338,9 @@ class Slot:
             raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
 
 
-def _pin(state: TokenState, user: UserType) -> Pin:
-    record = state.so if user is UserType.SO else state.user
-    if record is None:
-        raise CryptokiError(Rv.USER_PIN_NOT_INITIALIZED)
-    return record
-
-
-def _tries(pin: Pin, low: TokenFlag) -> TokenFlag:
+def _tries(pin: Pin, low: TokenFlag, tries: int) -> TokenFlag:
     """What the flags say about a PIN's failures: low, final try and locked are neighbours."""
-    left = pins.MAX_FAILURES - pin.failures
+    left = tries - pin.failures
     flags = TokenFlag(0)
     if left < _LOW:
         flags |= low

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Protocol
 
 import msgspec
+
+from secgear.services.crypto.token.roles import Roles
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -19,11 +22,30 @@ class Pin(msgspec.Struct, frozen=True):
     tries: int = 0
 
 
+class Right(enum.IntFlag):
+    """What a user with a name may do: work with keys, and make, change and destroy them."""
+
+    USE = 1
+    MANAGE = 2
+
+
+class NamedUser(msgspec.Struct, frozen=True):
+    """A user of a token besides the one that PKCS#11 has. rights: `Right`, as a number.
+
+    id: 8 random bytes, so that a later user of the same name is somebody else.
+    """
+
+    id: bytes
+    name: str
+    pin: Pin
+    rights: int
+
+
 class TokenState(msgspec.Struct, frozen=True):
     """A slot's token. label: 32 characters, padded. so: None until it is initialised.
 
     generation: how often it was. Sessions and logins are of one generation and end with it, in
-    whichever enclave they are.
+    whichever enclave they are. record_uses: whether uses of its keys are in the audit trail.
     """
 
     serial: str
@@ -31,6 +53,8 @@ class TokenState(msgspec.Struct, frozen=True):
     so: Pin | None = None
     user: Pin | None = None
     generation: int = 0
+    users: tuple[NamedUser, ...] = ()
+    record_uses: bool = False
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -98,6 +122,7 @@ class Head(msgspec.Struct, frozen=True):
     members: tuple[Member, ...] = ()
     expelled: tuple[bytes, ...] = ()
     founding: Founding = Founding()
+    roles: Roles = Roles(b"")
 
     def __repr__(self) -> str:
         return f"<Head at {self.epoch}>"
@@ -179,6 +204,10 @@ class Store(Protocol):
 
     def members(self) -> list[MemberRow]:
         """All members."""
+        ...
+
+    def trail(self, after: int) -> list[Record]:
+        """Some records of the audit trail behind a number; none at the end."""
         ...
 
     def commit(self, change: Change) -> bool:

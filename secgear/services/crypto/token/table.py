@@ -1,4 +1,4 @@
-"""A slot's token objects, found by handle, and by label or id without looking at all of them."""
+"""A slot's token objects, found by handle, and by name, label or id without looking at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secgear.services.crypto.pkcs11.constants import Attr
 from secgear.services.crypto.pkcs11.values import Template, Value
 from secgear.services.crypto.token.objects import Object
 
-_INDEXED: Final = (Attr.LABEL, Attr.ID)
+_INDEXED: Final = (Attr.KEY_NAME, Attr.LABEL, Attr.ID)
 
 
 @final

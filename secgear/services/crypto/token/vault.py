@@ -38,6 +38,7 @@ from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.keyring import Credential, Keyring
 from secgear.services.crypto.token.ledger import Event, write
 from secgear.services.crypto.token.objects import Object
+from secgear.services.crypto.token.roles import Roles
 from secgear.services.crypto.token.snapshot import Snapshot, sealed_row
 from secgear.services.crypto.token.state import (
     HEADS,
@@ -46,6 +47,7 @@ from secgear.services.crypto.token.state import (
     Head,
     Member,
     MemberRow,
+    Record,
     Row,
     Store,
     TokenState,
@@ -94,7 +96,7 @@ class Vault:
         self._lock = threading.RLock()
         self._wishes: deque[Wish[Any]] = deque()
         self._store, self._make_counter = store, counter
-        self._guest, self.policy = guest, policy
+        self.guest, self.policy = guest, policy
         self._now = now
         self._counter: Counter
         self._credential: Credential
@@ -126,6 +128,10 @@ class Vault:
         """The state that this enclave knows, however old."""
         return self._state.head
 
+    def now(self) -> datetime.datetime:
+        """The time, by the host's clock."""
+        return self._now()
+
     @property
     def member(self) -> bytes:
         """This platform's id as a member."""
@@ -136,14 +142,26 @@ class Vault:
         """The public key that verifies the audit trail, 32 bytes."""
         return self._credential.audit
 
+    def clock(self) -> int:
+        """Seconds since 1970, by the host's clock."""
+        return int(self._now().timestamp())
+
+    def records(self, after: int) -> list[Record]:
+        """What the host shows of the audit trail behind a number. Raises CryptokiError."""
+        with _device_errors():
+            return self._store.trail(after)
+
     def note(self, epoch: int) -> None:
         """The host says that there is something newer. Waits for nothing."""
         self._noted = max(self._noted, epoch)
 
     # --- beginning -------------------------------------------------------------------------------
 
-    def found(self, slots: int, founding: Founding = _PLAIN) -> None:
-        """Begin a new module. Raises CryptoModuleError where there is one already."""
+    def found(self, slots: int, founding: Founding = _PLAIN, roles: Roles | None = None) -> None:
+        """Begin a new module, by default one that nobody administrates.
+
+        Raises CryptoModuleError where there is one already.
+        """
         with self._lock:
             if self._store.head():
                 raise CryptoModuleError("the store holds a module already")
@@ -158,12 +176,13 @@ class Vault:
                 tuple(TokenState(os.urandom(8).hex()) for _ in range(slots)),
                 epoch=now.value,
                 founding=founding,
-                members=(Member(own.id, own.public, self._guest.tee, b""),),
+                roles=roles or Roles(os.urandom(16)),
+                members=(Member(own.id, own.public, self.guest.tee, b""),),
             )
             self._state = Snapshot(head, now.mark, Keyring.of(head))
             self.tables = tuple(Table() for _ in range(slots))
             draft = Draft(head, self.tables)
-            credential = own.sealed(self._guest, self.policy)
+            credential = own.sealed(self.guest, self.policy)
             draft.members.append(MemberRow(own.id, credential, keyring.grant(head, own.public)))
             draft.record(Event("module founded", "host"))
             if not self._made(draft):
@@ -179,7 +198,7 @@ class Vault:
             sealed = self._store.head()
             if not sealed:
                 raise CryptoModuleError("the store holds no module; found one first")
-            self._credential = keyring.own_credential(self._store.members(), self._guest)
+            self._credential = keyring.own_credential(self._store.members(), self.guest)
             first = self._read_head(sealed)
             self._counter = self._make_counter(first.head.founding)
             self._state = first
@@ -354,9 +373,9 @@ class Vault:
             raise CryptoModuleError(
                 "the store's head was changed, or is another domain's"
             ) from None
-        if head.svn > self._guest.svn:  # there may be more in it than this version knows
+        if head.svn > self.guest.svn:  # there may be more in it than this version knows
             raise CryptoModuleError(
-                f"version {head.svn} has written to the module; this is {self._guest.svn}"
+                f"version {head.svn} has written to the module; this is {self.guest.svn}"
             )
         if all(member.id != self.member for member in head.members):
             raise CryptoModuleError("this platform is no member of the module's domain any more")
@@ -486,7 +505,7 @@ class Vault:
             audit_seq=records[-1].seq if records else head.audit_seq,
             audit_hash=records[-1].hash if records else head.audit_hash,
             recent=(before.mark, *before.head.recent[: _RECENT - 1]),
-            svn=max(head.svn, self._guest.svn),
+            svn=max(head.svn, self.guest.svn),
         )
         sealed = keys.seal(encode(new), _HEAD)
         change = Change(

@@ -12,16 +12,22 @@ from hypothesis import strategies as st
 from secgear.services.crypto.pkcs11.calls import BY_NAME, CALLS, Call, split
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
     ChachaParams,
     ContextParams,
     CtrParams,
     EcdhParams,
     EddsaParams,
     GcmParams,
+    HkdfParams,
     LengthParam,
     Mechanism,
+    Mechanisms,
+    MessageParams,
     OaepParams,
     PssParams,
+    RsaAesParams,
+    Sm2ExchangeParams,
 )
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import KINDS, MAX_ATTRIBUTES, Kind
@@ -55,6 +61,18 @@ P11KIT_PARAMETERS = st.one_of(
     st.builds(PssParams, ulongs, ulongs, ulongs).map(lambda p: Mechanism(Mech.RSA_PKCS_PSS, p)),
     st.builds(OaepParams, ulongs, ulongs, ulongs, octets).map(
         lambda p: Mechanism(Mech.RSA_PKCS_OAEP, p)
+    ),
+    st.builds(OaepParams, ulongs, ulongs, ulongs, octets).flatmap(
+        lambda oaep: st.builds(RsaAesParams, ulongs, st.just(oaep)).map(
+            lambda p: Mechanism(Mech.RSA_AES_KEY_WRAP, p)
+        )
+    ),
+    st.builds(CcmParams, ulongs, octets, octets, ulongs).map(lambda p: Mechanism(Mech.AES_CCM, p)),
+    st.builds(HkdfParams, st.booleans(), st.booleans(), ulongs, ulongs, octets, ulongs, octets).map(
+        lambda p: Mechanism(Mech.HKDF_DERIVE, p)
+    ),
+    st.builds(Sm2ExchangeParams, st.booleans(), ulongs, octets, octets, octets, octets).map(
+        lambda p: Mechanism(Mech.SM2_EXCHANGE, p)
     ),
     st.builds(CtrParams, ulongs, octets).map(lambda p: Mechanism(Mech.AES_CTR, p)),
     st.builds(GcmParams, octets, octets, ulongs).map(lambda p: Mechanism(Mech.AES_GCM, p)),
@@ -96,6 +114,15 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
         max_size=5,
     ),
     "M": P11KIT_PARAMETERS,
+    "aM": st.one_of(
+        st.lists(st.builds(GcmParams, octets, octets, ulongs), min_size=1, max_size=5).map(
+            lambda given: Mechanisms(Mech.AES_GCM, tuple(given))
+        ),
+        st.lists(octets, max_size=5).map(lambda given: Mechanisms(Mech.SM2_SM3, tuple(given))),
+        st.integers(1, 5).map(lambda count: Mechanisms(Mech.ECDSA, (None,) * count)),
+    ),
+    "ab": st.lists(octets, max_size=5),
+    "P": st.builds(MessageParams, octets, ulongs, ulongs, octets, ulongs, ulongs),
 }
 
 
@@ -250,6 +277,7 @@ RESULTS: dict[str, st.SearchStrategy[Any]] = {
     "s": octets,
     "ay": st.one_of(octets, st.integers(0, 2**32 - 1).map(Size)),
     "au": st.one_of(st.lists(ulongs, max_size=5), st.integers(0, 2**32 - 1).map(Size)),
+    "ar": st.lists(st.one_of(octets, st.sampled_from(Rv)), max_size=5),
 }
 
 

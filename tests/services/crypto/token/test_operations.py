@@ -310,14 +310,7 @@ def test_random_bytes(user: User) -> None:
 def test_what_is_not_supported_says_so(user: User) -> None:
     served = table()
     names = {call.name for call in CALLS.values() if call.id not in served}
-    assert names == {
-        "C_GetOperationState", "C_SetOperationState", "C_SignRecoverInit", "C_SignRecover",
-        "C_VerifyRecoverInit", "C_VerifyRecover", "C_DigestEncryptUpdate",
-        "C_DecryptDigestUpdate", "C_SignEncryptUpdate", "C_DecryptVerifyUpdate", "C_LoginUser",
-    }  # fmt: skip
-    assert refusal(user.call, "C_SignRecoverInit", Mechanism(Mech.RSA_PKCS), 1) is (
-        Rv.FUNCTION_NOT_SUPPORTED
-    )
+    assert not names
 
 
 def test_many_threads_in_sessions_of_their_own_get_right_results(module: Module) -> None:
@@ -430,3 +423,23 @@ def test_right_pins_at_once_do_not_lock_each_other_out(module: Module) -> None:
     for thread in threads:
         thread.join()
     assert len(users) == len(callers)
+
+
+def test_an_operation_that_a_logout_overtakes_does_not_begin(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, private = user.ec(TOKEN=True)
+    other = User(user.caller, login=False)
+    find = Application.find
+
+    def find_and_leave(app: Application, *arguments: Any) -> Any:
+        found = find(app, *arguments)
+        monkeypatch.undo()
+        other.caller.call("C_Logout", other.session)
+        return found
+
+    monkeypatch.setattr(Application, "find", find_and_leave)
+    refused = refusal(user.call, "C_SignInit", Mechanism(Mech.ECDSA), private)
+    assert refused is Rv.USER_NOT_LOGGED_IN
+    assert refusal(user.call, "C_Sign", bytes(32), ROOM) is Rv.OPERATION_NOT_INITIALIZED
+    user.call("C_VerifyInit", Mechanism(Mech.ECDSA), public)  # which is not private

@@ -13,6 +13,7 @@ from secgear.errors import CryptoModuleError, RolledBack, ServiceError
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.roles.operations import PinPolicy
 from secgear.services.crypto.token import pins, slot, vault
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import operations
@@ -405,6 +406,27 @@ def test_changes_that_wait_for_one_another_are_made_durable_together(store: Memo
     assert verifier.end().seq == len(store.records)
 
 
+def test_what_is_cleared_is_cleared_of_what_was_added_just_before(store: MemoryStore) -> None:
+    module = open_module(store)
+    user = User(connect(module))
+    item = module.slots[0].table.get(user.aes(TOKEN=True) >> 1)
+    assert item is not None
+    added, cleared, again, _ = together(
+        store,
+        module,
+        [
+            lambda draft: draft.add(0, item).id,
+            lambda draft: (draft.clear(0), draft.count(0), draft.get(0, 2)),
+            lambda draft: draft.add(0, item).id,
+            lambda draft: draft.delete(0, 3),
+        ],
+    )
+    assert (added, cleared, again) == (2, (2, 0, None), 3)
+    assert user.find() == []
+    assert not store.objects
+    assert not User(connect(open_module(store))).find()
+
+
 def test_changes_that_fail_together_fail_each(store: MemoryStore) -> None:
     module = open_module(store)
 
@@ -448,7 +470,7 @@ def test_tries_of_a_pin_are_counted_over_all_enclaves(
 ) -> None:
     monkeypatch.setattr(slot, "_TRYING", 0.1)  # no try is under way here
     callers = [connect(module) for module in two(store)]
-    for at in range(pins.MAX_FAILURES):
+    for at in range(PinPolicy().tries):
         caller = callers[at % 2]
         assert refusal(_login, caller, b"wrong") is Rv.PIN_INCORRECT
     for caller in callers:
@@ -459,7 +481,7 @@ def test_tries_of_a_pin_are_counted_over_all_enclaves(
 def test_right_pins_that_are_tried_in_many_enclaves_at_once_lock_nobody_out(
     store: MemoryStore,
 ) -> None:
-    callers = [connect(open_module(store)) for _ in range(pins.MAX_FAILURES + 2)]
+    callers = [connect(open_module(store)) for _ in range(PinPolicy().tries + 2)]
     failed: list[BaseException] = []
     together = threading.Barrier(len(callers))
 

@@ -11,8 +11,8 @@ from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Mech, ObjectClass, State, TokenFlag
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.roles.operations import PinPolicy
 from secgear.services.crypto.rpc.messages import HANDSHAKE, Size
-from secgear.services.crypto.token import pins
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import (
     PIN,
@@ -160,11 +160,11 @@ def test_the_security_officer_gives_pins_and_users_change_them(module: Module) -
 def test_too_many_failures_lock_the_pin_and_a_restart_does_not_help(store: MemoryStore) -> None:
     caller = connect(open_module(store))
     session = caller.one("C_OpenSession", 0, RW)
-    for _ in range(pins.MAX_FAILURES // 2):
+    for _ in range(PinPolicy().tries // 2):
         assert refusal(caller.call, "C_Login", session, USER, b"wrong") is Rv.PIN_INCORRECT
     caller = connect(open_module(store))
     session = caller.one("C_OpenSession", 0, RW)
-    for left in range(pins.MAX_FAILURES - pins.MAX_FAILURES // 2, 0, -1):
+    for left in range(PinPolicy().tries - PinPolicy().tries // 2, 0, -1):
         flags = TokenFlag(caller.call("C_GetTokenInfo", 0)[4])
         assert (TokenFlag.USER_PIN_FINAL_TRY in flags) == (left == 1)
         assert (TokenFlag.USER_PIN_COUNT_LOW in flags) == (left < 3)
@@ -193,7 +193,7 @@ def test_a_success_forgets_the_failures(store: MemoryStore) -> None:
     caller = connect(open_module(store))
     session = caller.one("C_OpenSession", 0, RW)
     for _ in range(2):
-        for _ in range(pins.MAX_FAILURES - 1):
+        for _ in range(PinPolicy().tries - 1):
             assert refusal(caller.call, "C_Login", session, USER, b"wrong") is Rv.PIN_INCORRECT
         caller.call("C_Login", session, USER, PIN)
         caller.call("C_Logout", session)
@@ -207,7 +207,7 @@ def test_many_right_pins_at_once_lock_nothing(module: Module) -> None:
         done.append(number)
 
     threads = [
-        threading.Thread(target=work, args=(number,)) for number in range(3 * pins.MAX_FAILURES)
+        threading.Thread(target=work, args=(number,)) for number in range(3 * PinPolicy().tries)
     ]
     for thread in threads:
         thread.start()

@@ -5,13 +5,22 @@ The attacks are those of Clulow (2003), and of Bortolozzo, Centenaro, Focardi an
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
 
+from secgear.services.crypto.algorithms import keys, sm2
 from secgear.services.crypto.pkcs11.constants import Attr, Kdf, KeyType, Mech, ObjectClass
-from secgear.services.crypto.pkcs11.mechanism import EcdhParams, Mechanism, OaepParams
+from secgear.services.crypto.pkcs11.mechanism import (
+    EcdhParams,
+    GcmParams,
+    Mechanism,
+    OaepParams,
+    RsaAesParams,
+)
 from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.token.mechanisms import MECHANISMS
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import SO_PIN, connect
 from tests.services.crypto.conftest import P256, ROOM, User, refusal, template
@@ -233,3 +242,150 @@ def test_an_unwrapped_key_fits_its_template(user: User) -> None:
     given = refusal(user.call, "C_UnwrapKey", KWP, outer, wrapped, incomplete)
     assert given is Rv.TEMPLATE_INCOMPLETE
     assert unwrap(user, outer, wrapped, VALUE_LEN=32)
+
+
+# --- wrapping with GCM, SM2, and RSA with AES ----------------------------------------------------
+
+RSA_AES = Mechanism(Mech.RSA_AES_KEY_WRAP, RsaAesParams(256, OaepParams(Mech.SHA256, 2, 1, b"")))
+needs_sm2 = pytest.mark.skipif(Mech.SM2 not in MECHANISMS, reason="the system's OpenSSL has no SM2")
+
+
+def gcm_wrapper(user: User, mech: Mech, **attributes: Any) -> int:
+    generator, size = (
+        (Mech.AES_KEY_GEN, {"VALUE_LEN": 32})
+        if mech is Mech.AES_GCM_WRAP
+        else (Mech.SM4_KEY_GEN, {})
+    )
+    given = {"WRAP": True, "UNWRAP": True, "ALLOWED_MECHANISMS": (int(mech),), **size}
+    return user.call("C_GenerateKey", Mechanism(generator), template(**given | attributes))
+
+
+@pytest.mark.parametrize("mech", [Mech.AES_GCM_WRAP, Mech.SM4_GCM_WRAP])
+@pytest.mark.parametrize("aad", [None, b"for whom"])
+def test_gcm_carries_sensitive_keys(user: User, mech: Mech, aad: bytes | None) -> None:
+    outer, key, mechanism = (
+        gcm_wrapper(user, mech),
+        user.aes(EXTRACTABLE=True),
+        Mechanism(mech, aad),
+    )
+    wrapped = wrap(user, outer, key, mechanism)
+    assert len(wrapped) == 12 + 32 + 16
+    assert wrapped != wrap(user, outer, key, mechanism)  # under another nonce
+    again = unwrap(user, outer, wrapped, mechanism, DECRYPT=True)
+    sealed = user.run("Encrypt", Mech.AES_ECB, key, bytes(16))
+    assert user.run("Decrypt", Mech.AES_ECB, again, sealed) == bytes(16)
+    for at in (0, 12, 30, 59):
+        changed = wrapped[:at] + bytes([wrapped[at] ^ 1]) + wrapped[at + 1 :]
+        assert refusal(unwrap, user, outer, changed, mechanism) is Rv.WRAPPED_KEY_INVALID
+    other = Mechanism(mech, b"for somebody else")
+    assert refusal(unwrap, user, outer, wrapped, other) is Rv.WRAPPED_KEY_INVALID
+    for short in (b"", wrapped[:28]):
+        assert refusal(unwrap, user, outer, short, mechanism) in (
+            Rv.WRAPPED_KEY_LEN_RANGE,
+            Rv.WRAPPED_KEY_INVALID,
+            Rv.MECHANISM_PARAM_INVALID,
+        )
+
+
+@pytest.mark.parametrize(
+    "allowed", [(), (Mech.AES_GCM,), (Mech.AES_GCM_WRAP, Mech.AES_GCM)], ids=str
+)
+def test_gcm_wraps_only_with_keys_that_do_nothing_else(
+    user: User, allowed: tuple[int, ...]
+) -> None:
+    """Encrypting zeros under the nonce of a wrapped key would give what hides it."""
+    outer = gcm_wrapper(user, Mech.AES_GCM_WRAP, ALLOWED_MECHANISMS=allowed, ENCRYPT=True)
+    refused = refusal(wrap, user, outer, user.aes(EXTRACTABLE=True), Mechanism(Mech.AES_GCM_WRAP))
+    assert refused in (Rv.KEY_FUNCTION_NOT_PERMITTED, Rv.MECHANISM_INVALID)
+    clean = gcm_wrapper(user, Mech.AES_GCM_WRAP, ENCRYPT=True)
+    wrapped = wrap(user, clean, user.aes(EXTRACTABLE=True), Mechanism(Mech.AES_GCM_WRAP))
+    same_nonce = GcmParams(wrapped[:12], b"", 128)
+    refused = refusal(user.run, "Encrypt", Mech.AES_GCM, clean, bytes(32), same_nonce)
+    assert refused is Rv.MECHANISM_INVALID
+    freed = template(ALLOWED_MECHANISMS=())
+    assert refusal(user.call, "C_CopyObject", clean, freed) is Rv.ATTRIBUTE_READ_ONLY
+
+
+@needs_sm2
+def test_sm2_carries_secret_keys(user: User) -> None:
+    public, private = user.pair(Mech.SM2_KEY_PAIR_GEN, {"WRAP": True}, {"UNWRAP": True})
+    key, mechanism = user.aes(EXTRACTABLE=True), Mechanism(Mech.SM2_ENCRYPT)
+    wrapped = wrap(user, public, key, mechanism)
+    again = unwrap(user, private, wrapped, mechanism, DECRYPT=True)
+    sealed = user.run("Encrypt", Mech.AES_ECB, key, bytes(16))
+    assert user.run("Decrypt", Mech.AES_ECB, again, sealed) == bytes(16)
+    changed = wrapped[:-1] + bytes([wrapped[-1] ^ 1])
+    assert refusal(unwrap, user, private, changed, mechanism) is Rv.WRAPPED_KEY_INVALID
+    both, _ = user.pair(Mech.SM2_KEY_PAIR_GEN, {"WRAP": True}, {"UNWRAP": True, "DECRYPT": True})
+    assert refusal(wrap, user, both, key, mechanism) is Rv.KEY_NOT_WRAPPABLE
+
+
+@needs_sm2
+def test_private_keys_of_sm2_leave_in_the_form_that_openssl_has(user: User) -> None:
+    public, private = user.pair(
+        Mech.SM2_KEY_PAIR_GEN, {"VERIFY": True}, {"SIGN": True, "EXTRACTABLE": True}
+    )
+    outer, mechanism = gcm_wrapper(user, Mech.SM4_GCM_WRAP), Mechanism(Mech.SM4_GCM_WRAP)
+    wrapped = wrap(user, outer, private, mechanism)
+    kind = {"CLASS": ObjectClass.PRIVATE_KEY, "KEY_TYPE": KeyType.SM2}
+    again = unwrap(user, outer, wrapped, mechanism, SIGN=True, **kind)
+    user.verify(Mech.SM2_SM3, public, b"data", user.run("Sign", Mech.SM2_SM3, again, b"data"))
+    wrong = {"CLASS": ObjectClass.PRIVATE_KEY, "KEY_TYPE": KeyType.EC}
+    assert refusal(unwrap, user, outer, wrapped, mechanism, **wrong) is Rv.WRAPPED_KEY_INVALID
+    key = sm2.PrivateKey.generate()
+    read = subprocess.run(
+        ["openssl", "pkey", "-inform", "DER", "-pubout", "-outform", "DER"],
+        input=keys.to_pkcs8(key), capture_output=True, check=True,
+    )  # fmt: skip
+    assert read.stdout == key.public.spki()
+    generated = subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "SM2"], capture_output=True, check=True
+    )
+    made = subprocess.run(
+        ["openssl", "pkcs8", "-topk8", "-nocrypt", "-outform", "DER"],
+        input=generated.stdout, capture_output=True, check=True,
+    )  # fmt: skip
+    assert keys.to_pkcs8(keys.from_pkcs8(made.stdout)) == made.stdout
+    swapped = keys.to_pkcs8(key)[:-65] + sm2.PrivateKey.generate().public.point
+    for bad in (swapped, keys.to_pkcs8(key) + b"\0", keys.to_pkcs8(key)[:-1]):
+        assert refusal(keys.from_pkcs8, bad) is Rv.WRAPPED_KEY_INVALID
+
+
+def test_rsa_with_aes_lets_keys_in_and_out(user: User) -> None:
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN, {"MODULUS_BITS": 2048, "WRAP": True}, {"UNWRAP": True}
+    )
+    ec_public, ec_private = user.ec(EXTRACTABLE=True, SENSITIVE=False)
+    wrapped = wrap(user, public, ec_private, RSA_AES)
+    kind = {"CLASS": ObjectClass.PRIVATE_KEY, "KEY_TYPE": KeyType.EC}
+    again = unwrap(user, private, wrapped, RSA_AES, SIGN=True, **kind)
+    signature = user.run("Sign", Mech.ECDSA, again, bytes(32))
+    user.verify(Mech.ECDSA, ec_public, bytes(32), signature)
+    for bad in (wrapped[:-1] + bytes([wrapped[-1] ^ 1]), wrapped[:256], b"\0" * 296):
+        refused = refusal(unwrap, user, private, bad, RSA_AES, **kind)
+        assert refused is Rv.WRAPPED_KEY_INVALID
+    assert refusal(unwrap, user, private, b"", RSA_AES, **kind) is Rv.WRAPPED_KEY_LEN_RANGE
+    for params in (RsaAesParams(129, RSA_AES.parameter.oaep), RsaAesParams(0, OAEP.parameter)):  # type: ignore[union-attr, arg-type]
+        refused = refusal(wrap, user, public, ec_private, Mechanism(RSA_AES.type, params))
+        assert refused is Rv.MECHANISM_PARAM_INVALID
+    other = Mechanism(RSA_AES.type, RsaAesParams(128, OAEP.parameter))  # type: ignore[arg-type]
+    assert refusal(unwrap, user, private, wrapped, other, **kind) is Rv.WRAPPED_KEY_INVALID
+
+
+def test_rsa_with_aes_carries_nothing_sensitive_whose_aes_key_could_be_let_in(
+    user: User, module: Module
+) -> None:
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "WRAP": True, "TOKEN": True},
+        {"UNWRAP": True},
+    )
+    key = user.aes(EXTRACTABLE=True)
+    assert refusal(wrap, user, public, key, RSA_AES) is Rv.KEY_NOT_WRAPPABLE
+    open_key = user.aes(EXTRACTABLE=True, SENSITIVE=False)
+    wrapped = wrap(user, public, open_key, RSA_AES)
+    assert unwrap(user, private, wrapped[:256], OAEP, DECRYPT=True)  # this is how
+    officer = User(connect(module, "officer"), login=False)
+    officer.call("C_Login", 0, SO_PIN)
+    officer.set(public, TRUSTED=True)
+    assert wrap(user, public, key, RSA_AES)

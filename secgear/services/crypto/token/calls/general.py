@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, SlotFlag, State, UserType
+from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, SlotFlag
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, HANDSHAKE, Size
 from secgear.services.crypto.token import pins
@@ -84,7 +84,7 @@ def get_token_info(app: Application, slot: int) -> tuple[object, ...]:
         MAX_SESSIONS,
         writing,
         pins.MAX_LENGTH,
-        pins.MIN_LENGTH,
+        app.module.vault.head.roles.pins.shortest,
         *(UNAVAILABLE,) * 4,
         _VERSION,
         _VERSION,
@@ -132,9 +132,7 @@ def set_pin(app: Application, handle: int, old: bytes | None, new: bytes | None)
     session = app.session(handle)
     if not session.write:
         raise CryptokiError(Rv.SESSION_READ_ONLY)
-    so = app.state(session) is State.RW_SO_FUNCTIONS
-    user = UserType.SO if so else UserType.USER
-    session.slot.change_pin(user, old or b"", new or b"", app.actor)
+    session.slot.change_pin(app.who(session.slot), old or b"", new or b"", app.actor)
     return _EMPTY
 
 

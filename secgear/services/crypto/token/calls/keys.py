@@ -9,7 +9,7 @@ from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
-from secgear.services.crypto.token import generation
+from secgear.services.crypto.token import derivation, generation, wrapping
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.objects import event
 from secgear.services.crypto.token.calls.operations import usable
@@ -32,7 +32,7 @@ def generate_key(
     """A secret key."""
     session = app.session(handle)
     wanted = _given(mechanism)
-    lookup(wanted, MechanismFlag.GENERATE)
+    lookup(wanted.type, MechanismFlag.GENERATE)
     key = generation.generate(wanted, template, so=app.is_so(session.slot))
     return (app.add(session, [key], event(app, session, "key generated", key))[0],)
 
@@ -48,7 +48,7 @@ def generate_key_pair(
     """A key pair: handles of the public and the private key."""
     session = app.session(handle)
     wanted = _given(mechanism)
-    lookup(wanted, MechanismFlag.GENERATE_KEY_PAIR)
+    lookup(wanted.type, MechanismFlag.GENERATE_KEY_PAIR)
     for template in (public_template, private_template):
         # Seen before the work of generating, which takes long.
         if template.get(Attr.TOKEN) is True and not session.write:
@@ -69,13 +69,13 @@ def wrap_key(
     """A key's bytes, encrypted under another key."""
     session = app.session(handle)
     wanted = _given(mechanism)
-    row = lookup(wanted, MechanismFlag.WRAP)
+    row = lookup(wanted.type, MechanismFlag.WRAP)
     outer = app.find(session, wrapper, Rv.WRAPPING_KEY_HANDLE_INVALID)
     inner = app.find(session, key, Rv.KEY_HANDLE_INVALID)
     classes = (_SECRET, _PUBLIC)
     usable(outer, row, classes, Attr.WRAP, Rv.WRAPPING_KEY_TYPE_INCONSISTENT)
     _check_wrappable(outer, inner)
-    wrapped = generation.wrap(wanted, outer, inner)
+    wrapped = wrapping.wrap(wanted, outer, inner)
     if len(wrapped) > (0 if room == EMPTY_BUFFER else room):
         return (Size(len(wrapped)),)
     session.slot.record(event(app, session, "key wrapped", inner))
@@ -94,12 +94,12 @@ def unwrap_key(
     """A key from its encrypted bytes."""
     session = app.session(handle)
     wanted = _given(mechanism)
-    row = lookup(wanted, MechanismFlag.UNWRAP)
+    row = lookup(wanted.type, MechanismFlag.UNWRAP)
     outer = app.find(session, unwrapper, Rv.KEY_HANDLE_INVALID)
     classes = (_SECRET, _PRIVATE)
     usable(outer, row, classes, Attr.UNWRAP, Rv.UNWRAPPING_KEY_TYPE_INCONSISTENT)
     _check_login(outer)
-    key = generation.unwrap(wanted, outer, wrapped or b"", template, so=app.is_so(session.slot))
+    key = wrapping.unwrap(wanted, outer, wrapped or b"", template, so=app.is_so(session.slot))
     return (app.add(session, [key], event(app, session, "key unwrapped", key))[0],)
 
 
@@ -107,14 +107,29 @@ def unwrap_key(
 def derive_key(
     app: Application, handle: int, mechanism: Mechanism | None, base: int, template: Template
 ) -> tuple[int]:
-    """A key that two sides agree on."""
+    """A key that two sides agree on, or that follows from another key."""
     session = app.session(handle)
     wanted = _given(mechanism)
-    row = lookup(wanted, MechanismFlag.DERIVE)
-    own = app.find(session, base, Rv.KEY_HANDLE_INVALID)
-    usable(own, row, (_PRIVATE,), Attr.DERIVE, Rv.KEY_TYPE_INCONSISTENT)
-    _check_login(own)
-    key = generation.derive(wanted, own, template, so=app.is_so(session.slot))
+    row = lookup(wanted.type, MechanismFlag.DERIVE)
+    consumed: dict[int, Object] = {}
+
+    def named(number: int) -> Object:
+        if number in consumed:
+            return consumed[number]
+        key = app.find(session, number, Rv.KEY_HANDLE_INVALID)
+        usable(key, row, (_PRIVATE, _SECRET), Attr.DERIVE, Rv.KEY_TYPE_INCONSISTENT)
+        _check_login(key)
+        return key
+
+    own = named(base)
+    if (number := derivation.consumed_key(wanted.parameter)) is not None:
+        key = named(number)
+        if key.token or number == base:
+            raise CryptokiError(Rv.KEY_HANDLE_INVALID)
+        # First, so that of two calls at once only one has it.
+        app.remove(session, number, key, event(app, session, "object destroyed", key))
+        consumed[number] = key
+    key = derivation.derive(wanted, own, template, named, so=app.is_so(session.slot))
     return (app.add(session, [key], event(app, session, "key derived", key))[0],)
 
 
@@ -130,7 +145,7 @@ def encapsulate_key(
     """A new secret key, and what its other holder makes it from."""
     session = app.session(handle)
     wanted = _given(mechanism)
-    row = lookup(wanted, MechanismFlag.ENCAPSULATE)
+    row = lookup(wanted.type, MechanismFlag.ENCAPSULATE)
     no_parameter(wanted.parameter)
     other = app.find(session, public, Rv.KEY_HANDLE_INVALID)
     usable(other, row, (_PUBLIC,), Attr.ENCAPSULATE, Rv.KEY_TYPE_INCONSISTENT)
@@ -155,7 +170,7 @@ def decapsulate_key(
     """The secret key that somebody has encapsulated."""
     session = app.session(handle)
     wanted = _given(mechanism)
-    row = lookup(wanted, MechanismFlag.DECAPSULATE)
+    row = lookup(wanted.type, MechanismFlag.DECAPSULATE)
     no_parameter(wanted.parameter)
     own = app.find(session, private, Rv.KEY_HANDLE_INVALID)
     usable(own, row, (_PRIVATE,), Attr.DECAPSULATE, Rv.KEY_TYPE_INCONSISTENT)

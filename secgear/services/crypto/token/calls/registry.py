@@ -11,7 +11,22 @@ from secgear.services.crypto.pkcs11.calls import BY_NAME, CALLS
 Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
 
-_ROOMS: Final = ("general", "keys", "objects", "operations")
+_ROOMS: Final = (
+    "attesting",
+    "batches",
+    "combined",
+    "general",
+    "importing",
+    "keys",
+    "messages",
+    "objects",
+    "operations",
+    "recovery",
+    "roles",
+    "sdf",
+    "users",
+    "versions",
+)
 _served: Final[dict[int, Function]] = {}
 
 

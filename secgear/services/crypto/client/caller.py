@@ -70,7 +70,7 @@ class SocketExchange:
         self._file: BufferedReader
         try:
             self._socket.connect(str(path))
-            self._file = self._socket.makefile("rb")
+            self._file = BufferedReader(self._socket.makefile("rb", buffering=0), 1 << 17)
             self._socket.sendall(bytes((OWN,)))
             if self._file.read(1) != bytes((OWN,)):
                 raise CryptoModuleError(f"{path}: speaks another protocol")

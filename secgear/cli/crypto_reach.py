@@ -1,0 +1,152 @@
+"""How commands reach a running cryptographic module, and who they are there.
+
+By the host's socket, which the host can hear, or over an attested channel to an enclave that a
+policy trusts. Who somebody is, their key says; it never leaves this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+
+import typer
+
+from secgear.cli import inputs
+from secgear.cli.output import CommandError, UsageError, emit, read, say
+from secgear.cli.signing import load_key
+
+if TYPE_CHECKING:
+    from secgear.services.crypto.administration import Administration
+    from secgear.services.crypto.client import Caller
+    from secgear.services.crypto.roles.persons import Person
+
+MAX_DOCUMENT: Final = 1 << 20
+
+Socket = Annotated[
+    Path | None, typer.Option(help="The running module's socket on this machine.", readable=False)
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Its address for attested channels, tcp://host:port, instead of a socket."),
+]
+Policy = Annotated[
+    Path | None,
+    typer.Option(
+        help="With --address: the policy (TOML) under which it is trusted.", readable=False
+    ),
+]
+Name = Annotated[str, typer.Option("--as", help="Your name, as the module knows you.")]
+Key = Annotated[Path, typer.Option(help="Your private key (PEM).", readable=False)]
+
+
+class Place(NamedTuple):
+    """Where a module is, from a command's options."""
+
+    socket: Path | None
+    address: str | None
+    policy: Path | None
+    root: list[str] | None = None
+    reference_values: list[Path] | None = None
+
+
+@contextlib.contextmanager
+def reached(place: Place) -> Iterator[Caller]:
+    """A connection to the module; what it refuses ends the command.
+
+    Raises UsageError, CryptoModuleError, ChannelError, AttestationError.
+    """
+    from secgear.services.crypto.client import Caller, SocketExchange
+    from secgear.services.crypto.pkcs11.rv import CryptokiError
+
+    with contextlib.ExitStack() as stack:
+        try:
+            if place.socket is not None and place.address is None and place.policy is None:
+                caller = Caller(stack.enter_context(SocketExchange(place.socket)))
+            elif place.socket is None and place.address is not None and place.policy is not None:
+                caller = stack.enter_context(_channel(place, place.address, place.policy))
+            else:
+                raise UsageError("give --socket, or --address and --policy")
+            caller.initialise()
+            yield caller
+        except CryptokiError as error:
+            raise CommandError(f"the module refuses: CKR_{error.rv.name}") from None
+
+
+@contextlib.contextmanager
+def _channel(place: Place, address: str, policy: Path) -> Iterator[Caller]:
+    from secgear.middleware.attestation import bundle as bundles
+    from secgear.middleware.attestation import load_policy
+    from secgear.middleware.channel import connect
+    from secgear.services.crypto.client import SERVICE, Caller, ChannelExchange
+
+    with connect(
+        address,
+        load_policy(inputs.read_text(policy).encode()),
+        service=SERVICE,
+        anchors=bundles.anchors_with(inputs.read_roots(place.root)),
+        reference_values=inputs.read_reference_values(place.reference_values),
+    ) as session:
+        yield Caller(ChannelExchange(session))
+
+
+@contextlib.contextmanager
+def logged_in(
+    place: Place, role: str, name: str, key: Path, passphrase: Path | None
+) -> Iterator[Administration]:
+    """The same, after a login with a role."""
+    from secgear.services.crypto.administration import Administration
+
+    private = load_key(key, passphrase)
+    with reached(place) as caller:
+        one = Administration(caller)
+        one.login(role, name, private)
+        yield one
+
+
+def people(options: list[str] | None) -> tuple[Person, ...]:
+    """``NAME=FILE`` of each, with a public key in the file. Raises UsageError, CryptoRefused."""
+    from secgear.services.crypto.roles.persons import load_key as load_public
+    from secgear.services.crypto.roles.persons import person
+
+    return tuple(
+        person(name, load_public(read(path, MAX_DOCUMENT))) for name, path in pairs(options)
+    )
+
+
+def pairs(options: list[str] | None) -> list[tuple[str, Path]]:
+    """``NAME=FILE`` of each. Raises UsageError."""
+    found = []
+    for option in options or ():
+        name, equals, file = option.partition("=")
+        if not name or not equals or not file:
+            raise UsageError(f"{option}: write NAME=FILE")
+        found.append((name, Path(file)))
+    return found
+
+
+def secret_line(path: Path | None, prompt: str) -> bytes:
+    """A PIN from a file's first line or the terminal: never from the command line."""
+    if path is None:
+        return str(
+            typer.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True)
+        ).encode()
+    line = read(path, MAX_DOCUMENT).split(b"\n", 1)[0].rstrip(b"\r")
+    if not line:
+        raise UsageError(f"{path}: its first line is empty; a PIN belongs there")
+    return line
+
+
+def say_lines(text: str) -> None:
+    """Several lines for people, on stdout."""
+    for line in text.split("\n"):
+        say(line)
+
+
+def told(value: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """A result in either form."""
+    if as_json:
+        emit(value)
+    else:
+        say_lines(text)

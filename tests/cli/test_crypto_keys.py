@@ -1,0 +1,266 @@
+"""Keys at the command line: made, shown, attested, sealed by their owner and imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_public_key,
+)
+
+from secgear.base.image import Image
+from secgear.services.crypto.client import connect
+from secgear.services.crypto.host import Home
+from tests.services.crypto.running import (
+    PIN,
+    SECGEAR,
+    Server,
+    founded,
+    prepare_token,
+    secgear,
+    serving,
+)
+from tests.services.crypto.test_channel import holds
+
+
+class Place:
+    """A running module: how to name it, and the policy that trusts it."""
+
+    def __init__(self, folder: Path, server: Server, audit_key: str, address: str) -> None:
+        self.folder, self.server, self.audit_key = folder, server, audit_key
+        self.policy = folder / "policy.toml"
+        self.pin = folder / "pin"
+        self.pin.write_text(f"{PIN}\n")
+        measurement = Image.load(Home(folder / "module").image).measurement.hex()
+        self.policy.write_text(
+            'name = "owner"\n[accept]\ntees = ["process"]\n'
+            f'measurements = ["{measurement}"]\n[allow]\nsimulated = true\ntest_roots = true\n'
+        )
+        self.trust = ("--policy", str(self.policy), "--root", "simulated")
+        self.socket = ("--socket", str(server.socket), "--pin-file", str(self.pin))
+        self.channel = ("--address", address, *self.trust, "--pin-file", str(self.pin))
+
+    def keys(self, command: str, *arguments: str, fails: bool = False, remote: bool = False) -> str:
+        where = self.channel if remote else self.socket
+        return secgear(
+            "crypto", "keys", command, *arguments, "--token", "demo", *where, fails=fails
+        )
+
+    def told(self, command: str, *arguments: str) -> Any:
+        return json.loads(self.keys(command, *arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("keys")
+    audit_key = founded(folder / "module")
+    with serving(folder / "module", "--attested", "tcp://127.0.0.1:0", ready=2) as server:
+        prepare_token(server.socket, folder / "pins")
+        match = re.search(r"attested channels at (\S+)", "\n".join(server.said))
+        assert match is not None
+        yield Place(folder, server, audit_key, match[1])
+
+
+def code(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [*SECGEAR, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_key_is_made_shown_listed_exported_and_destroyed(place: Place) -> None:
+    (made,) = place.told("generate", "EC", "--variant", "P-384", "--label", "web", "--id", "0a")[
+        "keys"
+    ]
+    assert (made["class"], made["kind"], made["id"]) == ("private", "EC", "0a")
+    assert {"sign", "never_extractable"} <= set(made["flags"])
+    public = place.folder / "web.pub"
+    place.keys("export-public", "web", "-o", str(public))
+    key = load_pem_public_key(public.read_bytes())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp384r1"
+    listed = place.told("list")["keys"]
+    assert {(one["class"], one["label"]) for one in listed} >= {
+        ("private", "web"),
+        ("public", "web"),
+    }
+    assert "EC" in place.keys("list", remote=True)
+    shown = place.keys("show", "web", "--id", "0a")
+    assert "private key 'web'" in shown
+    assert "generated" in shown
+    assert "no key with the label 'web' and id 0b" in place.keys(
+        "show", "web", "--id", "0b", fails=True
+    )
+    assert len(place.told("destroy", "web", "--yes")["destroyed"]) == 2
+    assert "no key" in place.keys("show", "web", fails=True)
+
+
+def test_wrong_words_are_explained(place: Place) -> None:
+    assert "key pairs are EC" in place.keys("generate", "DSA", "--label", "x", fails=True)
+    assert "128 bits" in place.keys("generate", "AES", "--label", "x", "--variant", "5", fails=True)
+    assert "size in bits" in place.keys(
+        "generate", "AES", "--label", "x", "--variant", "P", fails=True
+    )
+    assert "hexadecimal" in place.keys("generate", "EC", "--label", "x", "--id", "xy", fails=True)
+    list_ = ("crypto", "keys", "list", "--token", "demo")
+    assert "name the module" in secgear(*list_, fails=True)
+    assert "go together" in secgear(*list_, "--address", "tcp://127.0.0.1:1", fails=True)
+    assert "no tokens" in secgear(
+        "crypto", "keys", "list", "--token", "none", *place.socket, fails=True
+    )
+    wrong = place.folder / "wrong"
+    wrong.write_text("not-the-pin\n")
+    said = secgear(
+        *list_, "--socket", str(place.server.socket), "--pin-file", str(wrong), fails=True
+    )
+    assert "CKR_PIN_INCORRECT" in said
+    assert "not-the-pin" not in said
+    wrong.write_text("\n")
+    assert "empty" in secgear(
+        *list_, "--socket", str(place.server.socket), "--pin-file", str(wrong), fails=True
+    )
+    place.keys("list")  # the count of failures is cleared
+
+
+def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None:
+    place.keys("generate", "EC", "--label", "signer")
+    place.keys("generate", "AES", "--label", "store", "--variant", "128", "--extractable")
+    nonce = os.urandom(16).hex()
+    for label, name in (("signer", "signer.pem"), ("store", "store.cose")):
+        file = place.folder / name
+        place.keys("attest", label, "--nonce", nonce, "-o", str(file), remote=True)
+        verify = ("crypto", "attest", "verify", str(file), *place.trust)
+        said = json.loads(
+            secgear(*verify, "--nonce", nonce, "--module", place.audit_key, "--origin", "generated",
+                    "--require", "always_sensitive", "--json")
+        )  # fmt: skip
+        assert said["attestation"]["label"] == label
+        assert said["attestation"]["module"] == place.audit_key
+        assert said["verdict"]["trusted"] is True
+        assert "TRUSTED" in secgear(*verify, "--nonce", nonce)
+        for more, why in (
+            ((), "freshness"),
+            (("--nonce", "00" * 16), "nonce"),
+            (("--nonce", nonce, "--origin", "envelope"), "origin"),
+            (("--nonce", nonce, "--module", "00" * 32), "another module"),
+            (("--nonce", nonce, "--serial", "0"), "another token"),
+            (("--nonce", nonce, "--require", "trusted"), "is not trusted"),
+        ):
+            status, error = code(*verify, *more)
+            assert (status, why in error) == (6, True), error
+        status, error = code(*verify, "--require", "holy")
+        assert (status, "no flag 'holy'" in error) == (2, True)
+    extractable = ("crypto", "attest", "verify", str(place.folder / "store.cose"), *place.trust)
+    status, error = code(*extractable, "--nonce", nonce, "--without", "extractable")
+    assert (status, "the key is extractable" in error) == (6, True)
+
+
+def test_a_module_says_which_one_it_is(place: Place) -> None:
+    file = place.folder / "module.cose"
+    nonce = os.urandom(16).hex()
+    secgear(
+        "crypto", "attest", "module", "-o", str(file), "--nonce", nonce,
+        "--socket", str(place.server.socket),
+    )  # fmt: skip
+    verify = ("crypto", "attest", "verify", str(file), *place.trust, "--nonce", nonce)
+    said = json.loads(secgear(*verify, "--json"))["attestation"]
+    assert said["module"] == place.audit_key
+    assert said["tokens"][0]["label"] == "demo"
+    assert place.audit_key in secgear(*verify, "--module", place.audit_key)
+    assert code(*verify, "--module", "00" * 32)[0] == 6
+    assert code(*verify, "--require", "sensitive")[0] == 2
+
+
+def test_a_key_of_another_machine_comes_in_and_the_host_never_has_it(place: Place) -> None:
+    """The owner's machine is this test; everything that the host's user does goes by its socket."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    owner = place.folder / "owner"
+    owner.mkdir()
+    file, document, envelope = (owner / name for name in ("key.pem", "import.key", "key.envelope"))
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    nonce = os.urandom(32).hex()
+    place.keys("import-key", "--nonce", nonce, "-o", str(document))
+    seal = (
+        "crypto", "keys", "seal", str(file), "--to", str(document), *place.trust,
+        "--label", "moved", "--id", "07", "-o", str(envelope),
+    )  # fmt: skip
+    status, error = code(*seal, "--nonce", nonce, "--module", "00" * 32)
+    assert (status, "another module" in error, envelope.exists()) == (1, True, False)
+    sealed = json.loads(secgear(*seal, "--nonce", nonce, "--module", place.audit_key, "--json"))
+    assert sealed["module"] == place.audit_key
+    (made,) = place.told("import", str(envelope))["keys"]
+    assert made["label"] == "moved"
+    assert made["origin"].startswith("envelope ")
+    assert {"sensitive", "sign"} <= set(made["flags"])
+    assert not {"extractable", "local", "never_extractable"} & set(made["flags"])
+    said = place.keys("import", str(envelope), fails=True)
+    assert "CKR_FUNCTION_REJECTED: the envelope was taken before" in said
+    with (
+        connect(place.server.socket) as module,
+        module.token("demo").session(PIN.encode()) as session,
+    ):
+        moved = session.private_key("moved")
+        key.public_key().verify(moved.sign(b"data"), b"data", ec.ECDSA(hashes.SHA256()))
+        control = session.call(
+            "C_CreateObject", {0: 0, 1: True, 3: b"control-of-the-search-in-host"}
+        )
+        assert control
+        secret = key.private_numbers().private_value.to_bytes(32, "big")
+        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        process = Path(f"/proc/{place.server.process.pid}")
+        needles = [secret, der, b"control-of-the-search-in-host"]
+        found = holds(process / "mem", process / "maps", needles)
+        # What goes through the socket passes through the host's hands: the search does find it.
+        assert found == {b"control-of-the-search-in-host"}
+    for kept in (place.folder / "module").iterdir():
+        if kept.is_file():
+            assert secret not in kept.read_bytes()
+
+
+def test_secret_keys_are_sealed_as_their_bytes(place: Place) -> None:
+    raw, document, envelope = (place.folder / name for name in ("raw", "raw.key", "raw.envelope"))
+    raw.write_bytes(os.urandom(32))
+    place.keys("import-key", "-o", str(document))
+    policy = place.folder / "lax.toml"
+    policy.write_text(place.policy.read_text())
+    seal = (
+        "crypto", "keys", "seal", str(raw), "--kind", "HMAC", "--to", str(document), "--policy",
+        str(policy), "--root", "simulated", "--label", "mac", "-o", str(envelope),
+    )  # fmt: skip
+    secgear(*seal)
+    (made,) = place.told("import", str(envelope))["keys"]
+    assert (made["class"], made["kind"], made["size"]) == ("secret", "GENERIC_SECRET", 32)
+    policy.write_text(
+        re.sub(r"measurements = .*", f'measurements = ["{"00" * 48}"]', policy.read_text())
+    )
+    envelope.unlink()
+    status, error = code(*seal)
+    assert (status, "not trusted" in error.lower(), envelope.exists()) == (6, True, False)
+    assert code(*seal[:5], "DES", *seal[6:])[0] == 2
+
+
+def test_openssl_reads_what_is_exported(place: Place) -> None:
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    place.keys("generate", "SM2", "--label", "sm2")
+    file = place.folder / "sm2.pub"
+    place.keys("export-public", "sm2", "-o", str(file))
+    done = subprocess.run(
+        [program, "pkey", "-pubin", "-in", str(file), "-noout", "-text"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "SM2" in done.stdout, done.stderr

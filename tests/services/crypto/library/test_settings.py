@@ -1,0 +1,193 @@
+"""Where the library finds its module, and the commands that lead to one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from ctypes import byref
+from pathlib import Path
+
+import pytest
+
+from secgear.services.crypto.library.build import build
+from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.token.module import Module
+from tests.adversary.crypto_host import PIN
+from tests.services.crypto.library.answering import Answering, answering, honest
+from tests.services.crypto.library.cryptoki import (
+    InitializeArgs,
+    Library,
+    Session,
+    buffer_of,
+    loaded,
+)
+
+RELAY = Path(__file__).with_name("relay.py")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, and no settings of the developer's."""
+    place = tmp_path / "home"
+    place.mkdir()
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("SECGEAR_PKCS11", raising=False)
+    return place
+
+
+def configured(folder: Path, text: str) -> None:
+    (folder / "secgear").mkdir(parents=True)
+    (folder / "secgear" / "pkcs11.conf").write_text(text)
+
+
+def test_who_says_nothing_gets_nothing(library: Library) -> None:
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+
+
+def test_the_environment_says_where(
+    library: Library, server: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECGEAR_PKCS11", server.address)
+    library.call("C_Initialize", None)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("xdg", [False, True])
+def test_the_users_file_says_where(
+    library: Library,
+    server: Answering,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    xdg: bool,
+) -> None:
+    folder = home / ".config"
+    if xdg:
+        folder = tmp_path / "elsewhere"
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    configured(folder, f"# where it is\n\n  module =\t{server.address}  \n")
+    library.call("C_Initialize", None)
+    assert server.connections == 1
+
+
+def test_the_more_particular_comes_first(
+    library: Library, server: Answering, home: Path, monkeypatch: pytest.MonkeyPatch, short: Path
+) -> None:
+    """The application's own word, the environment, the user's file."""
+    nobody = f"unix:{short}/nobody"
+    configured(home / ".config", f"module = {nobody}\n")
+    monkeypatch.setenv("SECGEAR_PKCS11", server.address)
+    library.call("C_Initialize", None)
+    library.call("C_Finalize", None)
+    monkeypatch.setenv("SECGEAR_PKCS11", nobody)
+    assert library.rv("C_Initialize", None) == Rv.FUNCTION_FAILED
+    library.initialise(server.address)
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "modul = unix:/x\n",
+        "module unix:/x\n",
+        "module = tcp://host:1\n",
+        "module =\n",
+        "module = unix:relative\n",
+        "module = |\n",
+        "module = unix:/" + "x" * 5000 + "\n",
+        "x" * 5000,
+    ],
+)
+def test_a_file_that_says_something_else_is_an_error(
+    library: Library, home: Path, text: str
+) -> None:
+    configured(home / ".config", text)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+
+
+def test_a_file_that_can_not_be_read_is_an_error(library: Library, home: Path) -> None:
+    (home / ".config" / "secgear" / "pkcs11.conf").mkdir(parents=True)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+
+
+@pytest.mark.parametrize("said", [b"", b"configdir='/x'", b"tcp://host:1", b"unix:" + b"/x" * 5000])
+def test_an_application_that_says_something_else_has_bad_arguments(
+    library: Library, said: bytes
+) -> None:
+    assert (
+        library.rv("C_Initialize", byref(InitializeArgs(flags=2, reserved=said)))
+        == Rv.ARGUMENTS_BAD
+    )
+
+
+def test_a_library_can_be_built_for_one_module(
+    tmp_path: Path, server: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECGEAR_PKCS11", "unix:/somewhere/else")
+    build(tmp_path / "own.so", address=server.address)
+    with loaded(tmp_path / "own.so") as library:
+        library.call("C_Initialize", None)
+        assert server.connections == 1
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def test_a_command_carries_the_frames(library: Library, server: Answering) -> None:
+    library.initialise(f"|{sys.executable} {RELAY} {server.path}")
+    Session(library, pin=PIN).call("C_GenerateRandom", buffer_of(1 << 20), 1 << 20)
+    library.call("C_Finalize", None)
+    with pytest.raises(ChildProcessError):  # it is gone and waited for
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_commands_words_are_kept_together_by_quotes(
+    library: Library, module: Module, short: Path
+) -> None:
+    with answering(short / "a b'c\\d", honest(module)) as odd:
+        quoted = f"'{short}/a b'\"'\"c\\\\d"
+        library.initialise(f"|  '{sys.executable}' \t {RELAY} {quoted} ")
+        assert odd.connections == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "|/no/such/program",
+        f"|{sys.executable} -c pass",  # ends without a word
+        f"|{sys.executable} -c 'print(1)'",  # says something else
+        "|'not closed",
+        "| ",
+        "|" + "x " * 100,
+    ],
+)
+def test_a_command_that_does_not_work_is_no_module(library: Library, command: str) -> None:
+    args = InitializeArgs(flags=2, reserved=command.encode())
+    assert library.rv("C_Initialize", byref(args)) == Rv.FUNCTION_FAILED
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_command_that_does_not_end_is_ended(library: Library, server: Answering) -> None:
+    """It hears the end of its input, then SIGTERM, then it has no choice."""
+    stubborn = (
+        "import os, runpy, signal, sys, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"sys.argv = ['relay', '{server.path}']; "
+        f"threading.Thread(target=lambda: runpy.run_path('{RELAY}', run_name='__main__'), "
+        "daemon=True).start(); threading.Event().wait()"
+    )
+    library.initialise(f'|{sys.executable} -c "{stubborn}"')
+    library.call("C_GetInfo", buffer_of(256))
+    library.call("C_Finalize", None)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_command_that_ends_is_a_device_that_was_removed(
+    library: Library, server: Answering
+) -> None:
+    library.initialise(f"|{sys.executable} {RELAY} {server.path}")
+    server.drop()
+    assert library.rv("C_GetInfo", buffer_of(256)) == Rv.DEVICE_REMOVED
+    library.call("C_Finalize", None)

@@ -1,0 +1,188 @@
+"""Our own paths about keys, and that REST can do nothing that PKCS#11 forbids."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+from secgear.services.crypto.pkcs11.constants import Attr, KeyState, Mech
+from secgear.services.crypto.pkcs11.mechanism import GcmParams, Mechanism
+from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.token.module import Module
+from tests.adversary.crypto_host import connect
+from tests.services.crypto.conftest import User, refusal
+from tests.services.crypto.rest.conftest import Place
+
+KEY = "/v1/keys/web"
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture
+def ask(place: Place, token: str) -> Any:
+    def ask(method: str, path: str, body: Any = None) -> Any:
+        return place.ask(method, path, body, token)
+
+    return ask
+
+
+def test_a_key_lives_from_making_to_destruction(ask: Any) -> None:
+    assert ask("GET", "/v1/keys") == (200, {"keys": []})
+    status, key = ask("POST", KEY, {"type": "ecdsa-p256"})
+    assert (status, key["current"], key["imported"]) == (201, 1, False)
+    assert ask("POST", KEY, {"type": "ecdsa-p256"})[0] == 409
+    status, key = ask("POST", f"{KEY}/rotate", {"state": "pre_active"})
+    assert (key["current"], [one["state"] for one in key["versions"]]) == (
+        1,
+        ["active", "pre_active"],
+    )
+    ask("POST", f"{KEY}/state", {"version": 2, "state": "active"})
+    status, key = ask("POST", f"{KEY}/state", {"version": 1, "state": "compromised"})
+    assert (status, key["current"]) == (200, 2)
+    assert [one["state"] for one in key["versions"]] == ["compromised", "active"]
+    assert ask("POST", f"{KEY}/state", {"version": 1, "state": "active"})[0] == 400
+    assert ask("POST", f"{KEY}/state", {"version": 3, "state": "active"})[0] == 400
+    assert ask("GET", "/v1/keys") == (200, {"keys": ["web"]})
+    assert ask("DELETE", KEY)[0] == 400
+    ask("POST", "/v1/transit/keys/web/config", {"deletion_allowed": True})
+    assert ask("DELETE", KEY) == (204, "")
+    assert ask("GET", KEY)[0] == 404
+
+
+def test_a_public_key_comes_as_pem_of_each_version(ask: Any) -> None:
+    ask("POST", KEY, {"type": "ecdsa-p384"})
+    ask("POST", f"{KEY}/rotate", {})
+    texts = [ask("GET", f"{KEY}/public.pem?version={number}")[1] for number in (1, 2)]
+    assert texts[0] != texts[1]
+    assert ask("GET", f"{KEY}/public.pem") == (200, texts[1])
+    assert isinstance(load_pem_public_key(texts[0].encode()), ec.EllipticCurvePublicKey)
+    for query in ("version=3", "version=x", "version=-1", "colour=red"):
+        assert ask("GET", f"{KEY}/public.pem?{query}")[0] in (400, 404)
+    ask("POST", "/v1/keys/data", {"type": "aes256-gcm96"})
+    assert ask("GET", "/v1/keys/data/public.pem")[0] == 400
+
+
+def pem(key: Any) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def test_keys_from_elsewhere_sign_as_they_did(ask: Any) -> None:
+    curve = ec.generate_private_key(ec.SECP256R1())
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    number = rsa.generate_private_key(65537, 2048)
+    for name, kind, key in (
+        ("a", "ecdsa-p256", curve), ("b", "ed25519", edwards), ("c", "rsa-2048", number),
+    ):  # fmt: skip
+        body = {"type": kind, "private_key": pem(key)}
+        status, about = ask("POST", f"/v1/keys/{name}/import", body)
+        assert (status, about["imported"], about["type"]) == (201, True, kind), about
+        public = load_pem_public_key(about["versions"][0]["public_key"].encode())
+        form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        assert public.public_bytes(*form) == key.public_key().public_bytes(*form)
+        status, signed = ask("POST", f"/v1/transit/sign/{name}", {"input": b64(b"m")})
+        body = {"input": b64(b"m"), "signature": signed["data"]["signature"]}
+        assert ask("POST", f"/v1/transit/verify/{name}", body)[1]["data"]["valid"] is True
+        assert ask("POST", f"/v1/keys/{name}/rotate", {})[1]["current"] == 2
+    secret = os.urandom(32)
+    body = {"type": "aes256-gcm96", "secret": b64(secret)}
+    assert ask("POST", "/v1/keys/d/import", body)[0] == 201
+    assert ask("POST", "/v1/transit/encrypt/d", {"plaintext": b64(b"m")})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "aes256-gcm96"},
+        {"type": "aes256-gcm96", "secret": "AAAA"},
+        {"type": "aes256-gcm96", "private_key": "x"},
+        {"type": "ecdsa-p256", "secret": "AAAA"},
+        {"type": "ecdsa-p256", "private_key": "-----BEGIN PRIVATE KEY-----"},
+        {"type": "ecdsa-p384", "private_key": pem(ec.generate_private_key(ec.SECP256R1()))},
+        {"type": "ecdsa-p256", "private_key": pem(ec.generate_private_key(ec.SECP256K1()))},
+        {"type": "ed25519", "private_key": pem(ec.generate_private_key(ec.SECP256R1()))},
+        {"type": "none", "secret": "AAAA"},
+    ],
+)
+def test_what_can_not_be_imported_is_refused(ask: Any, body: dict[str, str]) -> None:
+    status, answer = ask("POST", f"{KEY}/import", body)
+    assert status == 400
+    assert ask("GET", "/v1/keys") == (200, {"keys": []})
+    assert "BEGIN" not in str(answer)
+
+
+def test_any_mechanism_goes_by_its_name(ask: Any) -> None:
+    ask("POST", KEY, {"type": "ecdsa-p256"})
+    body = {"mechanism": "ECDSA", "input": b64(bytes(32))}
+    status, made = ask("POST", f"{KEY}/sign", body)
+    assert (status, made["version"], len(base64.b64decode(made["output"]))) == (200, 1, 64)
+    assert ask("POST", f"{KEY}/verify", {**body, "signature": made["output"]}) == (
+        200,
+        {"valid": True},
+    )
+    assert ask("POST", f"{KEY}/verify", {**body, "signature": b64(bytes(64))}) == (
+        200,
+        {"valid": False},
+    )
+    ask("POST", "/v1/keys/rsa", {"type": "rsa-2048"})
+    body = {"mechanism": "RSA_PKCS", "input": b64(b"message")}
+    made = ask("POST", "/v1/keys/rsa/encrypt", body)[1]
+    body = {"mechanism": "RSA_PKCS", "input": made["output"], "version": 1}
+    assert ask("POST", "/v1/keys/rsa/decrypt", body)[1]["output"] == b64(b"message")
+    for wrong in (
+        {"mechanism": "NONE", "input": ""}, {"mechanism": "AES_GCM", "input": ""},
+        {"mechanism": "ECDSA", "input": "", "version": -1}, {"mechanism": "ECDSA", "input": "!"},
+        {"mechanism": "ECDSA", "input": "", "version": 7},
+    ):  # fmt: skip
+        assert ask("POST", f"{KEY}/sign", wrong)[0] == 400
+
+
+def test_what_rest_makes_is_sensitive_and_never_leaves(ask: Any, module: Module) -> None:
+    ask("POST", "/v1/keys/data", {"type": "aes256-gcm96"})
+    ask("POST", KEY, {"type": "ed25519"})
+    user = User(connect(module))
+    for name in (b"data", b"web"):
+        _, secret, _ = user.call("S_FindKey", name, 0)
+        assert user.get(secret, Attr.NEVER_EXTRACTABLE) is True
+        assert user.get(secret, Attr.ALWAYS_SENSITIVE) is True
+        assert refusal(user.get, secret, Attr.VALUE) is Rv.ATTRIBUTE_SENSITIVE
+
+
+def test_rest_and_pkcs11_are_two_ways_to_the_same_key(ask: Any, module: Module) -> None:
+    ask("POST", "/v1/keys/data", {"type": "aes256-gcm96"})
+    user = User(connect(module))
+    _, handle, _ = user.call("S_FindKey", b"data", 0)
+    nonce = os.urandom(12)
+    data = nonce + user.run(
+        "Encrypt", Mech.AES_GCM, handle, b"both ways", GcmParams(nonce, b"", 128)
+    )
+    status, opened = ask(
+        "POST", "/v1/transit/decrypt/data", {"ciphertext": f"vault:v1:{b64(data)}"}
+    )
+    assert opened["data"]["plaintext"] == b64(b"both ways")
+    ask("POST", "/v1/transit/keys/data/rotate", {})
+    refused = refusal(
+        user.call, "C_EncryptInit", Mechanism(Mech.AES_GCM, GcmParams(nonce, b"", 128)), handle
+    )
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+    user.call("S_SetKeyState", b"data", 2, KeyState.COMPROMISED)
+    status, answer = ask("POST", "/v1/transit/encrypt/data", {"plaintext": ""})
+    assert (status, answer["errors"]) == (400, ["no version of the key is active"])
+
+
+def test_the_module_tells_about_itself(ask: Any, module: Module) -> None:
+    status, told = ask("GET", "/v1/status")
+    assert (status, told["slots"], told["logins"]) == (200, 2, 1)
+    assert told["audit_key"] == module.vault.audit_key.hex()
