@@ -15,7 +15,7 @@ from secgear.cli import crypto_reach as reach
 from secgear.cli.crypto_reach import Address, Key, Name, Place, Policy, Socket, say_lines
 from secgear.cli.crypto_roles import BEGINNING, People, RequestFile
 from secgear.cli.inputs import ReferenceFiles, Roots
-from secgear.cli.output import AsJson, check_target, emit, open_data, read, write_file
+from secgear.cli.output import AsJson, UsageError, check_target, emit, open_data, read, write_file
 from secgear.cli.signing import PassphraseFile
 
 if TYPE_CHECKING:
@@ -186,6 +186,62 @@ def request_restore(
     place = Place(socket, address, policy, root, reference_values)
     operation = RestoreBackup(digest)
     _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
+
+
+@request.command("admit-member")
+def request_admit_member(
+    application: Annotated[
+        Path, typer.Argument(help="What `secgear crypto domain apply` has made.", readable=False)
+    ],
+    name: Name,
+    key: Key,
+    output: Output,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+    passphrase_file: PassphraseFile = None,
+    hours: Hours = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Let an enclave on another machine be given the domain key."""
+    import hashlib
+
+    from secgear.services.crypto.joining import MAX_SIZE
+    from secgear.services.crypto.roles.operations import AdmitMember
+
+    place = Place(socket, address, policy, root, reference_values)
+    operation = AdmitMember(hashlib.sha256(read(application, MAX_SIZE)).hexdigest())
+    _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
+
+
+@request.command("expel-member")
+def request_expel_member(
+    member: Annotated[
+        str, typer.Argument(help="Its id, as `secgear crypto domain members` has it.")
+    ],
+    name: Name,
+    key: Key,
+    output: Output,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+    passphrase_file: PassphraseFile = None,
+    hours: Hours = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Take the module from a platform. Rotate the domain key when it was carried out."""
+    import re
+
+    from secgear.services.crypto.roles.operations import ExpelMember
+
+    if not re.fullmatch(r"[0-9a-f]{32}", member, re.ASCII):
+        raise UsageError("a member's id has 32 hexadecimal digits")
+    place = Place(socket, address, policy, root, reference_values)
+    _open(ExpelMember(member), place, name, key, passphrase_file, hours, output, as_json=as_json)
 
 
 @request.command("zeroise")

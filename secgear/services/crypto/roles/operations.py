@@ -17,6 +17,7 @@ MAX_CUSTODIANS: Final = 16
 MIN_PIN, MAX_PIN = 4, 255  # bytes: bounds of a policy's shortest PIN
 MAX_TRIES: Final = 100
 _HEX_32: Final = msgspec.Meta(pattern="^[0-9a-f]{64}$")
+_HEX_16: Final = msgspec.Meta(pattern="^[0-9a-f]{32}$")
 
 
 class PinPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,6 +158,31 @@ class RestoreBackup(_Operation, frozen=True, tag="restore"):
         )
 
 
+class AdmitMember(_Operation, frozen=True, tag="admit-member"):
+    """An enclave on another machine may be given the domain key. application: its SHA-256."""
+
+    application: Annotated[str, _HEX_32]
+
+    def words(self) -> str:
+        """See `_Operation`."""
+        return (
+            f"who has made the application {self.application} is given the domain key, if it is an "
+            "enclave like the module's: it has all keys then"
+        )
+
+
+class ExpelMember(_Operation, frozen=True, tag="expel-member"):
+    """A platform may open the module no more. member: its id."""
+
+    member: Annotated[str, _HEX_16]
+
+    def words(self) -> str:
+        """See `_Operation`."""
+        return (
+            f"the module's enclaves on the platform {self.member} end; rotate the domain key then"
+        )
+
+
 class Zeroise(_Operation, frozen=True, tag="zeroise"):
     """All keys are destroyed, for good, and the module with them."""
 
@@ -172,6 +198,8 @@ Operation = (
     | ResetOfficer
     | MakeBackup
     | RestoreBackup
+    | AdmitMember
+    | ExpelMember
     | Zeroise
 )
 

@@ -16,9 +16,11 @@ import msgspec
 from secgear.errors import CryptoRefused
 from secgear.services.crypto.roles import requests
 from secgear.services.crypto.roles.operations import (
+    AdmitMember,
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
+    ExpelMember,
     MakeBackup,
     Operation,
     ResetOfficer,
@@ -43,6 +45,8 @@ EXECUTED_BY: Final[Mapping[type[Operation], Role]] = {
     ResetOfficer: Role.ADMINISTRATOR,
     MakeBackup: Role.OPERATOR,
     RestoreBackup: Role.ADMINISTRATOR,
+    AdmitMember: Role.ADMINISTRATOR,
+    ExpelMember: Role.ADMINISTRATOR,
     Zeroise: Role.ADMINISTRATOR,
 }
 """Who hands in what the administrators have approved."""

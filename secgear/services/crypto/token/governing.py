@@ -8,13 +8,15 @@ import msgspec
 
 from secgear.errors import CryptoRefused
 from secgear.services.crypto.roles.operations import (
+    AdmitMember,
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
+    ExpelMember,
     ResetOfficer,
     Zeroise,
 )
-from secgear.services.crypto.token import authority, pins
+from secgear.services.crypto.token import authority, membership, pins
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.authority import Authorised
 from secgear.services.crypto.token.draft import Draft
@@ -49,6 +51,10 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
                 _alter(draft, pins=policy)
             case ResetOfficer(slot=slot):
                 _reset_officer(draft, slot, secret)
+            case AdmitMember(application=application):
+                membership.permit(draft, bytes.fromhex(application))
+            case ExpelMember(member=member):
+                membership.remove(draft, bytes.fromhex(member), app.module.vault.member)
             case Zeroise():
                 detail = {"destroyed": zeroise(draft)}
                 draft.record(Event("module zeroised", app.actor, None, detail))

@@ -20,7 +20,7 @@ from typing import Final, TypeVar, final
 import msgspec
 
 from secgear.base.tee import Evidence, Guest, SealingPolicy
-from secgear.errors import CryptoModuleError, EvidenceMalformed
+from secgear.errors import CryptoModuleError, CryptoRefused, EvidenceMalformed
 from secgear.middleware.attestation import Policy, bundle, envelope, examine, verify
 from secgear.middleware.attestation.anchors import Anchors, builtin_anchors
 from secgear.middleware.attestation.claims import Claims
@@ -36,6 +36,7 @@ from secgear.services.crypto.token.state import Head, Member, MemberRow, Root, e
 from secgear.services.crypto.token.vault import Vault
 
 MAX_MEMBERS: Final = 64
+MAX_PERMITTED: Final = 32  # applications that wait to be admitted
 MAX_SIZE: Final = 16 << 20
 """Bytes of an application or a welcome; evidence has at most 8 MiB."""
 LIFETIME: Final = datetime.timedelta(days=1)
@@ -172,8 +173,8 @@ def admit(
 ) -> bytes:
     """Admit an applicant. Returns its welcome.
 
-    Raises CryptoModuleError for what is no application, AttestationError (Untrusted) for one by
-    something else than an enclave like this one.
+    Raises CryptoModuleError for what is no application, CryptoRefused for one that was not
+    permitted, AttestationError (Untrusted) for one by something else than an enclave like this one.
     """
     given = _read(_APPLICATIONS, application, "application")
     if not 0 <= given.not_after < 1 << 40 or at.timestamp() >= given.not_after:
@@ -189,6 +190,7 @@ def admit(
     )
 
     def add(draft: Draft) -> bytes:
+        _take_permission(draft, hashlib.sha256(application).digest())
         _check_room(draft.head, member)
         grant = keyring.grant(draft.head, member.public)
         if member not in draft.head.members:
@@ -224,31 +226,59 @@ def accept(
     return credential.id, credential.sealed(guest, policy)
 
 
+def permit(draft: Draft, application: bytes) -> None:
+    """The administrators let an application be admitted, once. application: its SHA-256."""
+    kept = [one for one in draft.head.permitted if one != application]
+    draft.alter(permitted=(*kept[-MAX_PERMITTED + 1 :], application))
+
+
+def _take_permission(draft: Draft, application: bytes) -> None:
+    """Where there are administrators, they have to have permitted it. Raises CryptoRefused."""
+    if not draft.head.roles.administrators:
+        return
+    if application not in draft.head.permitted:
+        raise CryptoRefused(
+            "the module's administrators have not approved this application: "
+            "secgear crypto request admit-member"
+        )
+    draft.alter(permitted=tuple(one for one in draft.head.permitted if one != application))
+
+
 def expel(vault: Vault, id: bytes) -> None:
     """A member gets no domain key any more; rotate, so that the one it has opens nothing new.
 
-    Raises CryptoModuleError for who is none, and for this enclave's own platform.
+    Raises CryptoRefused for who is none, for this enclave's own platform, and where there are
+    administrators, whose decision it is.
     """
 
-    def remove(draft: Draft) -> None:
-        gone = [member for member in draft.head.members if member.id == id]
-        if not gone:
-            raise CryptoModuleError("the module has no such member")
-        if id == vault.member:
-            raise CryptoModuleError("a member does not expel itself")
-        rest = tuple(member for member in draft.head.members if member.id != id)
-        draft.alter(members=rest, expelled=(*draft.head.expelled, id))
-        draft.expelled.append(id)
-        draft.record(Event("member expelled", "host", None, _told(gone[0])))
+    def decide(draft: Draft) -> None:
+        if draft.head.roles.administrators:
+            raise CryptoRefused(
+                "it is the administrators' to decide: secgear crypto request expel-member"
+            )
+        remove(draft, id, vault.member)
 
-    vault.transact(remove)
+    vault.transact(decide)
+
+
+def remove(draft: Draft, id: bytes, own: bytes) -> None:
+    """Take a member out. own: this enclave's platform. Raises CryptoRefused."""
+    gone = [member for member in draft.head.members if member.id == id]
+    if not gone:
+        raise CryptoRefused("the module has no such member")
+    if id == own:
+        raise CryptoRefused("a member does not expel itself")
+    rest = tuple(member for member in draft.head.members if member.id != id)
+    draft.alter(members=rest, expelled=(*draft.head.expelled, id))
+    draft.expelled.append(id)
+    draft.record(Event("member expelled", "host", None, _told(gone[0])))
 
 
 def _check_room(head: Head, member: Member) -> None:
     if member.id in head.expelled:
-        raise CryptoModuleError("this member was expelled; it has to apply anew")
+        raise CryptoRefused("this member was expelled; it has to apply anew")
     if member not in head.members and len(head.members) >= MAX_MEMBERS:
-        raise CryptoModuleError(f"a module has at most {MAX_MEMBERS} members")
+        raise CryptoRefused(f"a module has at most {MAX_MEMBERS} members")
 
 
 def _told(member: Member) -> dict[str, str | int | bool]:

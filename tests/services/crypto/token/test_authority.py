@@ -13,10 +13,12 @@ import pytest
 from secgear.errors import CryptoRefused
 from secgear.services.crypto.roles import custody, requests
 from secgear.services.crypto.roles.operations import (
+    AdmitMember,
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
     Custodian,
+    ExpelMember,
     MakeBackup,
     PinPolicy,
     ResetOfficer,
@@ -57,6 +59,8 @@ OPERATIONS = {
         ResetOfficer(0),
         MakeBackup(2, CUSTODIANS),
         RestoreBackup("ab" * 32),
+        AdmitMember("ab" * 32),
+        ExpelMember("ab" * 16),
         Zeroise(),
     )
 }

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
-from secgear.errors import CryptoModuleError, ServiceError
+from secgear.errors import CryptoModuleError, CryptoRefused, ServiceError
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import CryptokiError
+from secgear.services.crypto.roles.operations import AdmitMember, ExpelMember
 from secgear.services.crypto.token import keyring, membership, rotation
 from secgear.services.crypto.token.keyring import Keyring
+from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.state import Change, Member, MemberRow
 from secgear.services.crypto.trail import Verifier
 from tests.adversary.crypto_host import MemoryGuest, MemoryStore, connect, open_module, vault_of
 from tests.services.crypto.conftest import User
+from tests.services.crypto.roles.world import decided, founded, opened
 
 
 @pytest.fixture(autouse=True)
@@ -198,10 +202,36 @@ def test_who_is_expelled_gets_no_key_and_works_no_more(store: MemoryStore) -> No
     store.kept_members[credential.id] = kept
     with pytest.raises(CryptoModuleError):
         open_second(store)
-    with pytest.raises(CryptoModuleError, match="no such member"):
+    with pytest.raises(CryptoRefused, match="no such member"):
         membership.expel(here.vault, credential.id)
-    with pytest.raises(CryptoModuleError, match="itself"):
+    with pytest.raises(CryptoRefused, match="itself"):
         membership.expel(here.vault, here.vault.member)
+
+
+def test_administrators_decide_who_is_admitted_and_expelled() -> None:
+    store = founded()
+    credential = second(store)
+    module = opened(store)
+    vault, application = module.vault, os.urandom(32)
+    with pytest.raises(CryptoRefused, match="administrators' to decide"):
+        membership.expel(vault, credential.id)
+    for wrong in (vault.member, bytes(16)):
+        with pytest.raises(CryptoRefused):
+            decided(module, ExpelMember(wrong.hex()))
+    decided(module, ExpelMember(credential.id.hex()))
+    assert credential.id not in {one.id for one in vault.known.members}
+    assert credential.id not in store.kept_members
+
+    def take(draft: Any) -> None:
+        membership._take_permission(draft, application)
+        draft.record(Event("admitted", "test"))
+
+    with pytest.raises(CryptoRefused, match="have not approved"):
+        vault.transact(take)
+    decided(module, AdmitMember(application.hex()))
+    opened(store).vault.transact(take)  # by another enclave
+    with pytest.raises(CryptoRefused, match="have not approved"):
+        vault.transact(take)
 
 
 @pytest.mark.parametrize("lie", ["foreign", "older", "changed", "other", "nonsense"])
