@@ -30,8 +30,8 @@ help:
 	@echo 'make test        all tests (ARGS="-k wire" selects)'
 	@echo 'make check       formatting, lint, types, layer and trust-domain contracts'
 	@echo 'make check-fast  the same without types'
-	@echo 'make check-native  the native ring under sanitizers and a scribbling peer'
-	@echo 'make fuzz        hostile frames, channels, evidence, shared memory for MINUTES=$(MINUTES)'
+	@echo 'make check-native  the native ring and the PKCS#11 library under sanitizers and hostile peers'
+	@echo 'make fuzz        hostile frames, channels, evidence, memory, PKCS#11 for MINUTES=$(MINUTES)'
 	@echo 'make soak        10,000 sessions, 1,000,000 messages: then nothing may have grown'
 	@echo 'make bench       benchmarks, ours and peers in one run'
 	@echo 'make docs        the documentation as a site in site/'
@@ -65,15 +65,16 @@ check-fast: $(call ready,check)
 check-native: $(call ready,test)
 	@$(BIN)/python tests/native/check.py $(ARGS)
 
-# A fifth of the time each: hostile frames; hostile networks and peers of channels; damaged evidence
-# and documents; shared memory that is scribbled on; every property test again and again, with other
+# A sixth of the time each: hostile frames; hostile networks and peers of channels; damaged evidence
+# and documents; shared memory that is scribbled on; answers to the PKCS#11 library; every property test again and again, with other
 # generated input each time.
 fuzz: $(call ready,test)
-	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
-	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/channel.py
-	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
-	@FUZZ_SECONDS=$$((12 * $(MINUTES))) $(BIN)/python tests/fuzz/ring.py
-	@end=$$(($$(date +%s) + 12 * $(MINUTES))); \
+	@FUZZ_SECONDS=$$((10 * $(MINUTES))) $(BIN)/python tests/fuzz/frames.py
+	@FUZZ_SECONDS=$$((10 * $(MINUTES))) $(BIN)/python tests/fuzz/channel.py
+	@FUZZ_SECONDS=$$((10 * $(MINUTES))) $(BIN)/python tests/fuzz/evidence.py
+	@FUZZ_SECONDS=$$((10 * $(MINUTES))) $(BIN)/python tests/fuzz/ring.py
+	@FUZZ_SECONDS=$$((10 * $(MINUTES))) $(BIN)/python tests/fuzz/crypto_library.py
+	@end=$$(($$(date +%s) + 10 * $(MINUTES))); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	    $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default -n auto -q $(ARGS) || exit 1; \
 	done

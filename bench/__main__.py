@@ -14,6 +14,7 @@ from bench import (
     crypto,
     envelopes,
     memory,
+    rest,
     ring,
     sealing,
     service,
@@ -33,6 +34,7 @@ TIMED = {
     "channel": channel.main,
     "sealing": sealing.main,
     "crypto": crypto.main,
+    "rest": rest.main,
 }
 
 

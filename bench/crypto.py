@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from bench.crypto_data import encryption
 from bench.cryptoki import (
     CLASS,
     EC_PARAMS,
@@ -40,14 +41,19 @@ def main(*, quick: bool) -> list[Row]:
     ours, softhsm = _first("pkcs11/p11-kit-client.so"), _first("softhsm/libsofthsm2.so")
     if ours is None or softhsm is None:
         raise SystemExit("crypto: needs p11-kit-modules and softhsm2 (Debian)")
-    with tempfile.TemporaryDirectory() as folder, _module(Path(folder) / "module"):
+    with tempfile.TemporaryDirectory() as folder, module(Path(folder) / "module"):
         _softhsm_home(Path(folder))
         libraries = {"softhsm": Library(softhsm), "secgear": Library(ours)}
         for library in libraries.values():
             library.prepare(SO_PIN, PIN)
             library.open()
             library.login(USER, PIN)
-        return [*_signatures(libraries, quick), *_others(libraries, quick)]
+        socket = Path(folder) / "module" / "pkcs11.sock"
+        return [
+            *_signatures(libraries, quick),
+            *_others(libraries, quick),
+            *encryption(libraries["softhsm"], socket, PIN, _openssl, quick=quick),
+        ]
 
 
 def _signatures(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
@@ -91,7 +97,7 @@ def _others(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _module(directory: Path) -> Iterator[None]:
+def module(directory: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "secgear.cli"]
     subprocess.run([*command, "crypto", "init", str(directory)], check=True, capture_output=True)
     with subprocess.Popen(

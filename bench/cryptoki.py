@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ctypes import POINTER, byref, c_byte, c_char_p, c_ulong, c_void_p
 from pathlib import Path
 from typing import Final
@@ -13,11 +13,14 @@ _ORDER: Final = {
     "C_Initialize": 0, "C_GetInfo": 2, "C_GetSlotList": 4, "C_InitToken": 9, "C_InitPIN": 10,
     "C_OpenSession": 12, "C_CloseSession": 13, "C_Login": 18, "C_Logout": 19,
     "C_CreateObject": 20, "C_FindObjectsInit": 26, "C_FindObjects": 27, "C_FindObjectsFinal": 28,
+    "C_EncryptInit": 29, "C_Encrypt": 30, "C_GenerateKey": 58,
     "C_DigestInit": 37, "C_Digest": 38, "C_SignInit": 42, "C_Sign": 43, "C_GenerateKeyPair": 59,
     "C_GenerateRandom": 64,
 }  # fmt: skip
 SO, USER = 0, 1
 CLASS, TOKEN, LABEL, SIGN, VERIFY, MODULUS_BITS, EC_PARAMS = 0, 1, 3, 0x108, 0x10A, 0x121, 0x180
+ENCRYPT, VALUE_LEN = 0x104, 0x161
+_AES_KEY_GEN, _AES_GCM = 0x1080, 0x1087
 
 
 class _Attribute(ctypes.Structure):
@@ -26,6 +29,13 @@ class _Attribute(ctypes.Structure):
 
 class _Mechanism(ctypes.Structure):
     _fields_ = (("type", c_ulong), ("parameter", c_void_p), ("length", c_ulong))
+
+
+class _GcmParams(ctypes.Structure):
+    _fields_ = (
+        ("iv", c_char_p), ("iv_length", c_ulong), ("iv_bits", c_ulong), ("aad", c_void_p),
+        ("aad_length", c_ulong), ("tag_bits", c_ulong),
+    )  # fmt: skip
 
 
 class _InitializeArgs(ctypes.Structure):
@@ -121,6 +131,35 @@ class Library:
         length = c_ulong(len(self._output))
         size = c_ulong(len(data))
         self.call("C_Digest", self.session, c_char_p(data), size, self._output, byref(length))
+
+    def aes_key(self) -> int:
+        """Generate an AES key of 32 bytes that encrypts; returns its handle."""
+        made = c_ulong()
+        attributes = {VALUE_LEN: (32).to_bytes(8, "little"), ENCRYPT: b"\1"}
+        template = _template(attributes)
+        self.call(
+            "C_GenerateKey", self.session, byref(_Mechanism(_AES_KEY_GEN)), template,
+            c_ulong(len(attributes)), byref(made),
+        )  # fmt: skip
+        return int(made.value)
+
+    def gcm(self, key: int, data: bytes) -> Callable[[], None]:
+        """What does C_EncryptInit and C_Encrypt with AES-GCM, under one nonce; all is prepared."""
+        params = _GcmParams(bytes(12), 12, 96, None, 0, 128)
+        pointer = ctypes.cast(ctypes.pointer(params), c_void_p)
+        mechanism = byref(_Mechanism(_AES_GCM, pointer, ctypes.sizeof(params)))
+        handle, text, size = c_ulong(key), c_char_p(data), c_ulong(len(data))
+        init, encrypt = self._functions["C_EncryptInit"], self._functions["C_Encrypt"]
+        length = c_ulong()
+
+        def run() -> None:
+            length.value = len(self._output)
+            init(self.session, mechanism, handle)
+            if encrypt(self.session, text, size, self._output, byref(length)):
+                raise OSError("C_Encrypt failed")
+            assert params.iv_length
+
+        return run
 
     def random(self, size: int) -> None:
         """C_GenerateRandom."""

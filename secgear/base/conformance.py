@@ -14,7 +14,9 @@ or without a test runner: ``run(MyTee())`` tells each outcome. A case passes or 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,11 +38,15 @@ from secgear.errors import (
     DeadlineExceeded,
     EnclaveInternalError,
     EnclaveLost,
+    HandOverRefused,
     LayerMissing,
 )
 
 _APP = """
 import hashlib
+import os
+import select
+import threading
 import time
 from collections.abc import Iterator
 
@@ -124,6 +130,20 @@ def entropy(size: int) -> bytes:
 
 @app.ocall
 def climb(depth: int) -> int: ...
+
+
+@app.connection(name="echo", limit=2)
+def echo_connection(connection, note):
+    threading.Thread(target=serve, args=(connection, note), daemon=True).start()
+
+
+def serve(connection, note):
+    poll = select.poll()
+    poll.register(connection.reader, select.POLLIN)
+    os.write(connection.writer, note)
+    while poll.poll() and (data := os.read(connection.reader, 1024)):
+        os.write(connection.writer, data)
+    connection.close()
 """
 
 
@@ -396,6 +416,29 @@ def shares_buffers(bench: Bench) -> None:
                 _refused(EnclaveInternalError, calls.reuse_lease, "a lease after its call")
 
 
+def takes_connections(bench: Bench) -> None:
+    """Handed over or carried by the host, a connection is the enclave's; it ends with it."""
+    with bench.launch() as enclave, contextlib.ExitStack() as stack:
+        ends = []
+        for note in (b"one", b"two"):
+            client, accepted = socket.socketpair()
+            stack.callback(client.close)
+            stack.callback(accepted.close)
+            client.settimeout(60)
+            enclave.hand_over(accepted, "echo", note)
+            _expect(client.recv(3) == note, "the host's note did not arrive")
+            ends.append((client, accepted))
+        client, accepted = ends[0]
+        client.sendall(b"hello")
+        _expect(client.recv(5) == b"hello", "what a client said was changed")
+        _refused(HandOverRefused, lambda: enclave.hand_over(accepted, "echo"), "one too many")
+        _refused(HandOverRefused, lambda: enclave.hand_over(accepted, "none"), "an unknown handler")
+        enclave.close()
+        for client, accepted in ends:
+            accepted.close()  # it was handed over, or the host has shut it down
+            _expect(client.recv(1) == b"", "a connection outlives enclave and host")
+
+
 CASES: tuple[Case, ...] = (
     probes_quickly_and_plainly,
     carries_values_both_ways,
@@ -414,4 +457,5 @@ CASES: tuple[Case, ...] = (
     tells_its_layers,
     calls_without_a_switch,
     shares_buffers,
+    takes_connections,
 )

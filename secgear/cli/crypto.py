@@ -22,7 +22,7 @@ from secgear.cli.crypto_library import library
 from secgear.cli.crypto_requests import request
 from secgear.cli.crypto_sdf import app as sdf
 from secgear.cli.crypto_users import token_policy, user
-from secgear.cli.output import AsJson, CommandError, UsageError, emit
+from secgear.cli.output import AsJson, CommandError, UsageError, emit, progress
 
 if TYPE_CHECKING:
     from secgear.services.crypto.trail import End
@@ -185,6 +185,9 @@ def verify(
         str | None,
         typer.Option(help="An earlier end of the trail, NUMBER:HASH, that must still be in it."),
     ] = None,
+    records: Annotated[
+        bool, typer.Option("--records", help="Print each record before, a line of JSON.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify every record, and print the end: keep it elsewhere, for --head."""
@@ -196,7 +199,9 @@ def verify(
     kept = None if head is None else _end(head)
     storage = Home(directory).storage()
     try:
-        end = verify_trail(storage, bytes.fromhex(key), kept)
+        with progress(f"verifying {directory}"):
+            told = (lambda body: typer.echo(body.decode())) if records else None
+            end = verify_trail(storage, bytes.fromhex(key), kept, told)
     finally:
         storage.close()
     if as_json:

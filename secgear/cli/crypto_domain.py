@@ -62,15 +62,31 @@ def admit(
     application: Annotated[Path, typer.Argument(help="The application.", readable=False)],
     output: Output,
     collateral: inputs.CollateralFiles = None,
+    request: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the administrators have approved, if there are any.", readable=False
+        ),
+    ] = None,
+    approval: Annotated[
+        list[Path] | None, typer.Option(help="An approval; may be repeated.", readable=False)
+    ] = None,
 ) -> None:
     """Where the module lives: have it verify an application, and admit who made it.
 
-    The module may be running. Carry what is written to the new machine, for
+    A module with administrators takes their decision: `secgear crypto request admit`. The module
+    may be running. Carry what is written to the new machine, for
     `secgear crypto domain accept`.
     """
     from secgear.services.crypto import joining
 
-    welcome = joining.admit(directory, read(application, joining.MAX_SIZE), _collateral(collateral))
+    welcome = joining.admit(
+        directory,
+        read(application, joining.MAX_SIZE),
+        _collateral(collateral),
+        read(request, joining.MAX_SIZE) if request is not None else b"",
+        [read(path, joining.MAX_SIZE) for path in approval or ()],
+    )
     write_file(output, welcome)
     note(f"admitted; the welcome is in {output}")
 

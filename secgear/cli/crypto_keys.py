@@ -11,11 +11,15 @@ from secgear.cli import inputs
 from secgear.cli.crypto_place import (
     Id,
     Label,
+    PinFile,
+    UserName,
     Uses,
     described,
     keys_named,
+    on_any_token,
     on_token,
     parse_hex,
+    pin_of,
 )
 from secgear.cli.inputs import At, CollateralFiles, ReferenceFiles, Roots
 from secgear.cli.output import (
@@ -181,18 +185,33 @@ def attest(
 
 
 @app.command("import-key")
-@on_token
+@on_any_token
 def import_key(
     session: Session,
     output: Output,
     nonce: Annotated[
         str | None, typer.Option(help="The data owner's nonce, 32 bytes (hexadecimal).")
     ] = None,
+    user: UserName = None,
+    pin_file: PinFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a data owner needs to seal keys to a token: its import key, with evidence."""
+    """What a data owner needs to seal keys to a token: its import key, with evidence.
+
+    The PIN is asked for only where the token has none, and its user has to make one.
+    """
+    from secgear.services.crypto.client import TokenRefused
+    from secgear.services.crypto.pkcs11.rv import Rv
+
     check_target(output)
-    document = session.import_document(parse_hex(nonce, "--nonce"))
+    wanted = parse_hex(nonce, "--nonce")
+    try:
+        document = session.import_document(wanted)
+    except TokenRefused as refused:
+        if refused.rv is not Rv.USER_NOT_LOGGED_IN:
+            raise
+        session.login(lambda: pin_of(pin_file), user=user)
+        document = session.import_document(wanted)
     write_file(output, document)
     if as_json:
         emit({"import_key": str(output), "size": len(document)})

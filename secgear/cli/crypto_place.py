@@ -38,6 +38,9 @@ Policy = Annotated[
     typer.Option(help="The policy (TOML) under which the module is trusted.", readable=False),
 ]
 TokenLabel = Annotated[str, typer.Option("--token", help="The token's label.")]
+UserName = Annotated[
+    str | None, typer.Option(help="The user's name; the user without one by default.")
+]
 PinFile = Annotated[
     Path | None,
     typer.Option(help="File whose first line is the user's PIN.", readable=False),
@@ -88,15 +91,26 @@ def on_token(command: Callable[..., None]) -> Callable[..., None]:
 
     The options that say which token and who asks are added to the command's own.
     """
+    return _with_session(command, _session_at)
+
+
+def on_any_token(command: Callable[..., None]) -> Callable[..., None]:
+    """The same, with nobody logged in."""
+    return _with_session(command, _public_session_at)
+
+
+def _with_session(
+    command: Callable[..., None], opened: Callable[..., contextlib.AbstractContextManager[Session]]
+) -> Callable[..., None]:
     # Typer wants annotations as objects; the session's is none of its business.
     unknown = {"Session": object}
     own = inspect.signature(command, locals=unknown, eval_str=True)
-    place = inspect.signature(_session_at, locals=unknown, eval_str=True)
+    place = inspect.signature(opened, locals=unknown, eval_str=True)
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
         where = {name: given.pop(name) for name in place.parameters}
-        with _session_at(**where) as session:
+        with opened(**where) as session:
             command(session, **given)
 
     added = [*list(own.parameters.values())[1:], *place.parameters.values()]
@@ -107,19 +121,34 @@ def on_token(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def _session_at(
+def _public_session_at(
     token: TokenLabel,
     socket: Socket = None,
     address: Address = None,
     policy: Policy = None,
-    pin_file: PinFile = None,
     root: Roots = None,
     reference_values: ReferenceFiles = None,
 ) -> Iterator[Session]:
     with (
         module_at(socket, address, policy, root, reference_values) as module,
-        module.token(token).session(lambda: pin_of(pin_file)) as session,
+        module.token(token).session() as session,
     ):
+        yield session
+
+
+@contextlib.contextmanager
+def _session_at(
+    token: TokenLabel,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    user: UserName = None,
+    pin_file: PinFile = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+) -> Iterator[Session]:
+    with _public_session_at(token, socket, address, policy, root, reference_values) as session:
+        session.login(lambda: pin_of(pin_file), user=user)
         yield session
 
 

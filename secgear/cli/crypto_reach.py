@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secgear.services.crypto.roles.persons import Person
 
 MAX_DOCUMENT: Final = 1 << 20
+MAX_APPLICATION: Final = 16 << 20
 
 Socket = Annotated[
     Path | None, typer.Option(help="The running module's socket on this machine.", readable=False)

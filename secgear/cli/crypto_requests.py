@@ -188,11 +188,9 @@ def request_restore(
     _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
 
 
-@request.command("admit-member")
-def request_admit_member(
-    application: Annotated[
-        Path, typer.Argument(help="What `secgear crypto domain apply` has made.", readable=False)
-    ],
+@request.command("admit")
+def request_admit(
+    application: Annotated[Path, typer.Argument(help="The application.", readable=False)],
     name: Name,
     key: Key,
     output: Output,
@@ -205,19 +203,19 @@ def request_admit_member(
     hours: Hours = 24,
     as_json: AsJson = False,
 ) -> None:
-    """Let an enclave on another machine be given the domain key."""
+    """Have the enclaves of another machine become members; for `crypto domain admit`."""
     import hashlib
 
-    from secgear.services.crypto.joining import MAX_SIZE
-    from secgear.services.crypto.roles.operations import AdmitMember
+    from secgear.services.crypto.roles.operations import AdmitEnclave
 
+    digest = hashlib.sha256(read(application, reach.MAX_APPLICATION)).hexdigest()
     place = Place(socket, address, policy, root, reference_values)
-    operation = AdmitMember(hashlib.sha256(read(application, MAX_SIZE)).hexdigest())
+    operation = AdmitEnclave(digest)
     _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
 
 
-@request.command("expel-member")
-def request_expel_member(
+@request.command("expel")
+def request_expel(
     member: Annotated[
         str, typer.Argument(help="Its id, as `secgear crypto domain members` has it.")
     ],
@@ -233,7 +231,7 @@ def request_expel_member(
     hours: Hours = 24,
     as_json: AsJson = False,
 ) -> None:
-    """Take the module from a platform. Rotate the domain key when it was carried out."""
+    """Take the module from a machine. Rotate the domain key when it was carried out."""
     import re
 
     from secgear.services.crypto.roles.operations import ExpelMember

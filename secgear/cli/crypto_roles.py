@@ -135,15 +135,23 @@ def execute(
 ) -> None:
     """Have carried out what was approved; you are an administrator.
 
-    Backups are made by `crypto backup create`, and restored by `crypto backup restore`.
+    Backups are made by `crypto backup create` and restored by `crypto backup restore`; members are
+    admitted by `crypto domain admit`.
     """
     from secgear.services.crypto.roles import requests
-    from secgear.services.crypto.roles.operations import MakeBackup, ResetOfficer, RestoreBackup
+    from secgear.services.crypto.roles.operations import (
+        AdmitEnclave,
+        MakeBackup,
+        ResetOfficer,
+        RestoreBackup,
+    )
 
     data = read(file, requests.MAX_REQUEST)
     operation = requests.parse_request(data).operation
     if isinstance(operation, MakeBackup | RestoreBackup):
         raise UsageError(f"crypto backup does what a request for {operation.kind} asks for")
+    if isinstance(operation, AdmitEnclave):
+        raise UsageError("crypto domain admit does what a request for admit asks for")
     secret = b""
     if isinstance(operation, ResetOfficer):
         secret = reach.secret_line(pin_file, "New PIN of the security officer")

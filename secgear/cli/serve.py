@@ -198,6 +198,10 @@ def crypto(
     workers: Annotated[
         int, typer.Option(min=0, max=64, help="Enclaves; 0 is one for each core, 8 at most.")
     ] = 0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Address for Prometheus, for example 127.0.0.1:9100."),
+    ] = None,
 ) -> None:
     """Run a cryptographic module: keys in the enclave, PKCS#11 for unmodified applications."""
     service_logs()
@@ -210,6 +214,8 @@ def crypto(
         note(f"cryptographic module at {places.socket}")
         if places.attested is not None:
             note(f"attested channels at {places.attested}")
+        if places.metrics is not None:
+            note(f"metrics at {places.metrics}")
 
     serve(
         directory,
@@ -218,6 +224,7 @@ def crypto(
         mode=int(socket_mode, 8),
         attested=attested,
         workers=workers or min(len(os.sched_getaffinity(0)), 8),
+        metrics=metrics,
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from secgear.base.image import Image
+from secgear.cli.app import app
+from secgear.cli.output import exit_code
+from secgear.errors import SecGearError
 from secgear.services.crypto.client import connect
 from secgear.services.crypto.host import Home
 from tests.services.crypto.running import (
     PIN,
-    SECGEAR,
     Server,
     founded,
     prepare_token,
@@ -34,6 +40,8 @@ from tests.services.crypto.running import (
     serving,
 )
 from tests.services.crypto.test_channel import holds
+
+ENDED = ("CKR_DEVICE_REMOVED", "CKR_DEVICE_ERROR", "the module's host has closed the connection")
 
 
 class Place:
@@ -53,11 +61,9 @@ class Place:
         self.socket = ("--socket", str(server.socket), "--pin-file", str(self.pin))
         self.channel = ("--address", address, *self.trust, "--pin-file", str(self.pin))
 
-    def keys(self, command: str, *arguments: str, fails: bool = False, remote: bool = False) -> str:
+    def keys(self, command: str, *arguments: str, remote: bool = False) -> str:
         where = self.channel if remote else self.socket
-        return secgear(
-            "crypto", "keys", command, *arguments, "--token", "demo", *where, fails=fails
-        )
+        return printed("crypto", "keys", command, *arguments, "--token", "demo", *where)
 
     def told(self, command: str, *arguments: str) -> Any:
         return json.loads(self.keys(command, *arguments, "--json"))
@@ -74,11 +80,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(folder, server, audit_key, match[1])
 
 
+def printed(*arguments: str) -> str:
+    """What a command prints, in this process: there are many."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        app(list(arguments), standalone_mode=False)
+    return out.getvalue()
+
+
 def code(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [*SECGEAR, *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
-    return done.returncode, done.stderr
+    """Exit code and error of a command."""
+    try:
+        app(list(arguments), standalone_mode=False)
+    except SecGearError as error:
+        return exit_code(error), str(error)
+    return 0, ""
 
 
 def test_a_key_is_made_shown_listed_exported_and_destroyed(place: Place) -> None:
@@ -101,37 +117,40 @@ def test_a_key_is_made_shown_listed_exported_and_destroyed(place: Place) -> None
     shown = place.keys("show", "web", "--id", "0a")
     assert "private key 'web'" in shown
     assert "generated" in shown
-    assert "no key with the label 'web' and id 0b" in place.keys(
-        "show", "web", "--id", "0b", fails=True
-    )
+    missing = ("crypto", "keys", "show", "web", "--token", "demo", *place.socket)
+    assert code(*missing, "--id", "0b") == (2, "no key with the label 'web' and id 0b")
     assert len(place.told("destroy", "web", "--yes")["destroyed"]) == 2
-    assert "no key" in place.keys("show", "web", fails=True)
+    assert code(*missing)[0] == 2
 
 
 def test_wrong_words_are_explained(place: Place) -> None:
-    assert "key pairs are EC" in place.keys("generate", "DSA", "--label", "x", fails=True)
-    assert "128 bits" in place.keys("generate", "AES", "--label", "x", "--variant", "5", fails=True)
-    assert "size in bits" in place.keys(
-        "generate", "AES", "--label", "x", "--variant", "P", fails=True
-    )
-    assert "hexadecimal" in place.keys("generate", "EC", "--label", "x", "--id", "xy", fails=True)
-    list_ = ("crypto", "keys", "list", "--token", "demo")
-    assert "name the module" in secgear(*list_, fails=True)
-    assert "go together" in secgear(*list_, "--address", "tcp://127.0.0.1:1", fails=True)
-    assert "no tokens" in secgear(
-        "crypto", "keys", "list", "--token", "none", *place.socket, fails=True
-    )
+    generate = ("crypto", "keys", "generate")
+    there = ("--token", "demo", *place.socket)
+    for words, why in (
+        (("DSA", "--label", "x"), "key pairs are EC"),
+        (("AES", "--label", "x", "--variant", "5"), "128 bits"),
+        (("AES", "--label", "x", "--variant", "P"), "size in bits"),
+        (("EC", "--label", "x", "--id", "xy"), "hexadecimal"),
+        (("EC", "--label", "x", "--use", "sings"), "no attribute 'sings'"),
+    ):
+        status, error = code(*generate, *words, *there)
+        assert (status, why in error) == (2, True), error
+    listed = ("crypto", "keys", "list", "--token", "demo")
     wrong = place.folder / "wrong"
     wrong.write_text("not-the-pin\n")
-    said = secgear(
-        *list_, "--socket", str(place.server.socket), "--pin-file", str(wrong), fails=True
-    )
-    assert "CKR_PIN_INCORRECT" in said
-    assert "not-the-pin" not in said
+    by = ("--socket", str(place.server.socket), "--pin-file", str(wrong))
+    for words, expected, why in (
+        (listed, 2, "name the module"),
+        ((*listed, "--address", "tcp://127.0.0.1:1"), 2, "go together"),
+        ((*listed[:3], "--token", "none", *place.socket), 1, "no tokens"),
+        ((*listed, *by), 1, "CKR_PIN_INCORRECT"),
+    ):
+        status, error = code(*words)
+        assert (status, why in error) == (expected, True), error
+        assert "not-the-pin" not in error
     wrong.write_text("\n")
-    assert "empty" in secgear(
-        *list_, "--socket", str(place.server.socket), "--pin-file", str(wrong), fails=True
-    )
+    status, error = code(*listed, *by)
+    assert (status, "empty" in error) == (2, True)
     place.keys("list")  # the count of failures is cleared
 
 
@@ -144,13 +163,13 @@ def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None
         place.keys("attest", label, "--nonce", nonce, "-o", str(file), remote=True)
         verify = ("crypto", "attest", "verify", str(file), *place.trust)
         said = json.loads(
-            secgear(*verify, "--nonce", nonce, "--module", place.audit_key, "--origin", "generated",
+            printed(*verify, "--nonce", nonce, "--module", place.audit_key, "--origin", "generated",
                     "--require", "always_sensitive", "--json")
         )  # fmt: skip
         assert said["attestation"]["label"] == label
         assert said["attestation"]["module"] == place.audit_key
         assert said["verdict"]["trusted"] is True
-        assert "TRUSTED" in secgear(*verify, "--nonce", nonce)
+        assert "TRUSTED" in printed(*verify, "--nonce", nonce)
         for more, why in (
             ((), "freshness"),
             (("--nonce", "00" * 16), "nonce"),
@@ -171,7 +190,7 @@ def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None
 def test_a_module_says_which_one_it_is(place: Place) -> None:
     file = place.folder / "module.cose"
     nonce = os.urandom(16).hex()
-    secgear(
+    printed(
         "crypto", "attest", "module", "-o", str(file), "--nonce", nonce,
         "--socket", str(place.server.socket),
     )  # fmt: skip
@@ -179,7 +198,7 @@ def test_a_module_says_which_one_it_is(place: Place) -> None:
     said = json.loads(secgear(*verify, "--json"))["attestation"]
     assert said["module"] == place.audit_key
     assert said["tokens"][0]["label"] == "demo"
-    assert place.audit_key in secgear(*verify, "--module", place.audit_key)
+    assert place.audit_key in printed(*verify, "--module", place.audit_key)
     assert code(*verify, "--module", "00" * 32)[0] == 6
     assert code(*verify, "--require", "sensitive")[0] == 2
 
@@ -192,7 +211,11 @@ def test_a_key_of_another_machine_comes_in_and_the_host_never_has_it(place: Plac
     file, document, envelope = (owner / name for name in ("key.pem", "import.key", "key.envelope"))
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     nonce = os.urandom(32).hex()
-    place.keys("import-key", "--nonce", nonce, "-o", str(document))
+    place.keys("import-key", "-o", str(owner / "first.key"))
+    # The owner asks for it with a nonce, over a channel of their own, and has no PIN.
+    channel = place.channel[: place.channel.index("--pin-file")]
+    fetch = ("crypto", "keys", "import-key", "--token", "demo", *channel)
+    assert code(*fetch, "--nonce", nonce, "-o", str(document)) == (0, "")
     seal = (
         "crypto", "keys", "seal", str(file), "--to", str(document), *place.trust,
         "--label", "moved", "--id", "07", "-o", str(envelope),
@@ -206,8 +229,9 @@ def test_a_key_of_another_machine_comes_in_and_the_host_never_has_it(place: Plac
     assert made["origin"].startswith("envelope ")
     assert {"sensitive", "sign"} <= set(made["flags"])
     assert not {"extractable", "local", "never_extractable"} & set(made["flags"])
-    said = place.keys("import", str(envelope), fails=True)
-    assert "CKR_FUNCTION_REJECTED: the envelope was taken before" in said
+    again = ("crypto", "keys", "import", str(envelope), "--token", "demo", *place.socket)
+    said = "CKR_FUNCTION_REJECTED: the envelope was taken before"
+    assert code(*again) == (1, said)
     with (
         connect(place.server.socket) as module,
         module.token("demo").session(PIN.encode()) as session,
@@ -228,6 +252,17 @@ def test_a_key_of_another_machine_comes_in_and_the_host_never_has_it(place: Plac
     for kept in (place.folder / "module").iterdir():
         if kept.is_file():
             assert secret not in kept.read_bytes()
+    os.kill(place.server.enclave, signal.SIGKILL)
+    assert eventually(*again) == (1, said), "another enclave remembers it, too"
+    assert "moved" in place.keys("list")
+
+
+def eventually(*arguments: str) -> tuple[int, str]:
+    """The same once another enclave has taken over from one that was killed."""
+    until = time.monotonic() + 60
+    while (found := code(*arguments))[1] in ENDED and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
 
 
 def test_secret_keys_are_sealed_as_their_bytes(place: Place) -> None:
@@ -240,7 +275,7 @@ def test_secret_keys_are_sealed_as_their_bytes(place: Place) -> None:
         "crypto", "keys", "seal", str(raw), "--kind", "HMAC", "--to", str(document), "--policy",
         str(policy), "--root", "simulated", "--label", "mac", "-o", str(envelope),
     )  # fmt: skip
-    secgear(*seal)
+    printed(*seal)
     (made,) = place.told("import", str(envelope))["keys"]
     assert (made["class"], made["kind"], made["size"]) == ("secret", "GENERIC_SECRET", 32)
     policy.write_text(

@@ -5,8 +5,10 @@
 First the controls: a seeded race and a seeded overflow, which must be found, or nothing below means
 anything. Then the ring without Python under ThreadSanitizer and under AddressSanitizer with
 UndefinedBehaviorSanitizer; then the extension itself in Python, under its own tests and under
-a scribbling peer. Where its tools are there, the ring is also built for aarch64 and emulated: that
-shows that it works there, not how a real one orders memory. quick: without Python, fewer messages.
+a scribbling peer; then the PKCS#11 library, which has a control of its own, under its tests and
+under a module that damages its answers. Where its tools are there, the ring is also built for
+aarch64 and emulated: that shows that it works there, not how a real one orders memory.
+quick: without Python, fewer messages.
 NATIVE_SCRIBBLES: how many scribbles, 100,000 by default.
 """
 
@@ -21,6 +23,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from secgear.services.crypto.library import build as library  # noqa: E402
+
 TRANSPORT = ROOT / "secgear" / "base" / "transport"
 HARNESS = Path(__file__).with_name("harness.c")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra", f"-I{TRANSPORT}")
@@ -43,6 +49,7 @@ def main() -> int:
         if not quick:
             _extension(folder, "address", ADDRESS, ("libasan.so", "libubsan.so"))
             _extension(folder, "thread", THREAD, ("libtsan.so",))
+            _library(folder)
     return 0
 
 
@@ -106,6 +113,57 @@ def _extension(folder: Path, what: str, flags: tuple[str, ...], libraries: tuple
     _expect_clean([sys.executable, "-m", "pytest", *chosen, *tests], what, environment, copy)
     if what == "address":
         _expect_clean([sys.executable, "tests/fuzz/ring.py"], what, environment, copy)
+
+
+def _library(folder: Path) -> None:
+    """The PKCS#11 library under sanitizers; first with a check left out, which they must notice."""
+    libraries = ("libasan.so", "libubsan.so")
+    seeded = _library_with(
+        folder, "seeded", ADDRESS, left_out="length > (buffer == NULL ? 0 : *size)"
+    )
+    fuzzer = [sys.executable, "tests/fuzz/crypto_library.py"]
+    rounds = {"FUZZ_ROUNDS": os.environ.get("NATIVE_ROUNDS", "500"), "FUZZ_SECONDS": "600"}
+    done = _run([*fuzzer, str(seeded)], _preloaded(libraries) | rounds)
+    if "AddressSanitizer: heap-buffer-overflow" not in done.stderr:
+        raise SystemExit("control of the library was not found: this sanitizer sees nothing")
+    print("control of the library: found, as it must be", flush=True)
+    built = _library_with(folder, "address", ADDRESS)
+    _expect_clean([*fuzzer, str(built)], "address", _preloaded(libraries) | rounds)
+    tests = "tests/services/crypto/library/test_{}.py"
+    # Not what a preloaded library changes: programs that fork, and what is loaded and unloaded.
+    pytest = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    for what, flags, preloaded, names in (
+        ("address", ADDRESS, libraries, ("hostile", "output", "mechanisms", "threads", "errors")),
+        ("thread", THREAD, ("libtsan.so",), ("threads",)),
+    ):
+        environment = _preloaded(preloaded) | {
+            "SECGEAR_TEST_LIBRARY": str(_library_with(folder, what, flags))
+        }
+        _expect_clean([*pytest, *map(tests.format, names)], what, environment)
+
+
+def _library_with(folder: Path, name: str, flags: tuple[str, ...], left_out: str = "") -> Path:
+    """The library with a sanitizer. left_out: a condition in its sources that is never true."""
+    sources = folder / f"library-{name}"
+    shutil.copytree(library.PLACE, sources, dirs_exist_ok=True)
+    if left_out:
+        text = (sources / "call.c").read_text()
+        if left_out not in text:
+            raise SystemExit("the control of the library has nothing to leave out")
+        (sources / "call.c").write_text(text.replace(left_out, "false"))
+    built = folder / f"library-{name}.so"
+    library.build(built, flags=[*flags, "-g", "-O1", "-U_FORTIFY_SOURCE"], place=sources)
+    return built
+
+
+def _preloaded(libraries: tuple[str, ...]) -> dict[str, str]:
+    """The environment of a Python that was built without the sanitizer, as in `_extension`."""
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(_ask("-print-file-name=" + one) for one in libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONMALLOC": "malloc",  # or it hands out pieces of its own, which nobody guards
+    }
 
 
 def _expect_clean(

@@ -273,7 +273,7 @@ class _Carried(NamedTuple):
 def _carried(data: bytes) -> _Carried:
     if len(data) > MAX_SIZE:
         raise EvidenceMalformed(f"format: an attestation of {len(data)} bytes")
-    return _in_certificates(data) if _PEM in data else _in_message(data)
+    return _in_certificates(data) if data.startswith(_PEM) else _in_message(data)
 
 
 def _in_certificates(data: bytes) -> _Carried:

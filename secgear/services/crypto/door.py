@@ -1,8 +1,9 @@
 """A door on the client's machine: plain HTTP in front, an attested channel to the enclave behind.
 
-The data owner's side of the boundary. Every connection gets a channel of its own, and none without
-the enclave having been verified first. What goes through the door is not looked at. In front of it
-everything is in clear, so it opens on this machine only.
+The data owner's side of the boundary. There is no channel without the enclave having been verified;
+all connections go through one, so that they reach the same enclave, which knows who has logged in.
+What goes through the door is not looked at. In front of it everything is in clear, so it opens on
+this machine only.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import ipaddress
 import logging
 import socket
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Self, final
 
 import msgspec
 
-from secgear.errors import ChannelError, CryptoModuleError, SecGearError
+from secgear.errors import ChannelClosed, ChannelError, CryptoModuleError, SecGearError
 from secgear.middleware.channel.addresses import Address, parse
+from secgear.services.crypto.rpc.buffer import MalformedMessage
+from secgear.services.crypto.rpc.streams import PIECE, pack, unpack
 
 if TYPE_CHECKING:
     from secgear.middleware.channel import Session
 
 HTTP_SERVICE: Final = "http"
 """The enclave's handler of attested channels for REST, for `secgear.connect`."""
-LIMIT: Final = 128  # connections
-_PIECE: Final = 64 << 10
+LIMIT: Final = 64  # connections; the enclave takes no more of one channel
+_UNREAD: Final = 32 << 20  # bytes that a client has not taken
 _CLOSING: Final = 10.0  # seconds that connections have to end when the door is closed
 _logger = logging.getLogger(__name__)
 
@@ -43,10 +46,11 @@ class Door:
     def __init__(self, open: Callable[[], Session], listen: str, *, limit: int = LIMIT) -> None:  # noqa: A002
         place = _local(listen)
         self._open = open
-        self._limit = limit
+        self._limit = threading.BoundedSemaphore(limit)
         self._lock = threading.Lock()
-        self._connections: dict[socket.socket, threading.Thread] = {}
-        self._sessions: set[Session] = set()
+        self._connections: set[socket.socket] = set()
+        self._opening = threading.Lock()
+        self._passage: _Passage | None = None
         self._closed = False
         try:
             self._socket = place.listen()
@@ -55,7 +59,8 @@ class Door:
         if place.kind == "tcp":
             place = msgspec.structs.replace(place, port=self._socket.getsockname()[1])
         self.address = str(place)
-        threading.Thread(target=self._accept, name="door", daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, name="door", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -65,23 +70,18 @@ class Door:
 
     def close(self) -> None:
         """Stop listening and end all connections. Idempotent."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            connections = dict(self._connections)
-            sessions = list(self._sessions)
+        self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for session in sessions:
-            session.abort()
-        until = time.monotonic() + _CLOSING  # a process that ends must not leave threads in OpenSSL
-        for thread in connections.values():
-            thread.join(max(0.0, until - time.monotonic()))
+        self._thread.join(_CLOSING)
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        with self._opening:
+            if self._passage is not None:
+                self._passage.close()
 
     def _accept(self) -> None:
         while not self._closed:
@@ -93,69 +93,172 @@ class Door:
                 _logger.warning("accepting a connection failed: %s", error.strerror)
                 threading.Event().wait(0.1)
                 continue
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            with self._lock:
-                if self._closed or len(self._connections) >= self._limit:
-                    connection.close()
-                    continue
-                self._connections[connection] = thread
-                try:
-                    thread.start()
-                except RuntimeError:  # the system gives us no more threads
-                    del self._connections[connection]
-                    connection.close()
+            if not self._limit.acquire(blocking=False):
+                connection.close()
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # the system gives us no more threads
+                connection.close()
+                self._limit.release()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            if connection.family != socket.AF_UNIX:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                session = self._open()
-            except SecGearError as error:
-                _logger.warning("no channel: %s %s", error.code, error)
-                connection.sendall(_unavailable(error))
-                return
             with self._lock:
-                self._sessions.add(session)
-                closed = self._closed
-            try:
-                if not closed:
-                    _carry(connection, session)
-            finally:
-                session.close()
-                with self._lock:
-                    self._sessions.discard(session)
-        except (OSError, ChannelError):
-            pass  # one of the two is gone
+                self._connections.add(connection)
+            with connection, contextlib.suppress(OSError, ChannelError):
+                if connection.family != socket.AF_UNIX:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                try:
+                    passage = self._through()
+                except SecGearError as error:
+                    _logger.warning("no channel: %s %s", error.code, error)
+                    connection.sendall(_unavailable(error))
+                    return
+                passage.carry(connection)
         finally:
-            self._leave(connection)
+            with self._lock:
+                self._connections.discard(connection)
+            self._limit.release()
 
-    def _leave(self, connection: socket.socket) -> None:
+    def _through(self) -> _Passage:
+        """The channel that is open, or a new one. Raises SecGearError."""
+        with self._opening:
+            if self._closed:
+                raise ChannelClosed("the door is closed")
+            if self._passage is None or not self._passage.open:
+                self._passage = _Passage(self._open())
+            return self._passage
+
+
+@final
+class _Passage:
+    """A channel with the connections in it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._beginning = threading.Lock()  # streams begin in the order of their numbers
+        self._outgoing: dict[int, _Outgoing] = {}
+        self._threads: set[threading.Thread] = set()
+        self._last = 0
+        self.open = True
+        self._thread = threading.Thread(target=self._receive, name="passage", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all connections, and wait: no thread may be in OpenSSL at a process's end."""
+        self._session.abort()
+        self._thread.join(_CLOSING)
         with self._lock:
-            self._connections.pop(connection, None)
-        connection.close()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(_CLOSING)
+
+    def carry(self, connection: socket.socket) -> None:
+        """Carry a connection, both ways, until one of the two sides ends it."""
+        outgoing = _Outgoing(connection)
+        writer = threading.Thread(target=outgoing.run, daemon=True)
+        writer.start()
+        number = 0
+        try:
+            data = connection.recv(PIECE)
+            if data:
+                number = self._begin(outgoing, data)
+                while data := connection.recv(PIECE):
+                    self._session.send(pack(number, data))
+                self._session.send(pack(number, b""))
+                outgoing.ended.wait()
+        finally:
+            outgoing.stop()
+            writer.join()
+            with self._lock:
+                self._outgoing.pop(number, None)
+                self._threads.discard(threading.current_thread())
+
+    def _begin(self, outgoing: _Outgoing, data: bytes) -> int:
+        """Begin a stream with its first bytes. Raises ChannelError."""
+        with self._beginning:
+            with self._lock:
+                if not self.open:
+                    raise ChannelClosed("the channel is closed")
+                self._last += 1
+                number = self._last
+                self._outgoing[number] = outgoing
+                self._threads.add(threading.current_thread())
+            self._session.send(pack(number, data))
+        return number
+
+    def _receive(self) -> None:
+        try:
+            for message in self._session:
+                number, piece = unpack(message)
+                with self._lock:
+                    outgoing = self._outgoing.get(number)
+                if outgoing is not None:
+                    outgoing.put(piece)
+        except (ChannelError, MalformedMessage) as error:
+            _logger.info("a channel ended: %s", error)
+        finally:
+            with self._lock:
+                self.open = False
+                left = list(self._outgoing.values())
+            for outgoing in left:
+                outgoing.put(b"")
+            self._session.close()
 
 
-def _carry(connection: socket.socket, session: Session) -> None:
-    """Both directions, until the enclave or the client ends."""
-    inward = threading.Thread(target=_inward, args=(connection, session), daemon=True)
-    inward.start()
-    try:
-        for message in session:
-            connection.sendall(message)
-    finally:
-        # Wakes the other direction, which waits for the client.
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
-        inward.join()
+@final
+class _Outgoing:
+    """What goes to one client, on a thread of its own: a slow one holds up nobody."""
 
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._changed = threading.Condition()
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._over = False
+        self.ended = threading.Event()
 
-def _inward(connection: socket.socket, session: Session) -> None:
-    """What the client says; an empty message is the end of it."""
-    with contextlib.suppress(OSError, ChannelError):
-        while data := connection.recv(_PIECE):
-            session.send(data)
-        session.send(b"")
+    def put(self, piece: bytes) -> None:
+        """A piece; nothing is the end, after what is there. Too much of it is one as well."""
+        with self._changed:
+            self._size += len(piece)
+            if self._size > _UNREAD:
+                self._pieces.clear()
+            if not piece or self._size > _UNREAD:
+                self._over = True
+            else:
+                self._pieces.append(piece)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        with self._changed:
+            self._pieces.clear()
+            self._over = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Send until the end. Wakes who waits for the client then."""
+        try:
+            while piece := self._next():
+                self._connection.sendall(piece)
+        except OSError:
+            pass  # the client is gone
+        finally:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+            self.ended.set()
+
+    def _next(self) -> bytes:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pieces or self._over)
+            if not self._pieces:
+                return b""
+            piece = self._pieces.popleft()
+            self._size -= len(piece)
+            return piece
 
 
 def _local(listen: str) -> Address:

@@ -47,6 +47,7 @@ from secgear.services.crypto.token.state import (
     Root,
     Row,
 )
+from secgear.services.crypto.token.tally import BOUNDS, Counts
 from secgear.services.crypto.token.vault import Vault
 
 app = App(
@@ -243,7 +244,7 @@ def open_module(policy: str) -> Status:
             with _refusing():
                 _module = Module(_vault(policy))
             threading.Thread(target=_hear, args=(_module,), name="news", daemon=True).start()
-            _rest = Service(_module)
+            _rest = Service(_module, _end)
     return status()
 
 
@@ -259,6 +260,28 @@ def status() -> Status:
         audit_key=module.vault.audit_key,
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash,
+    )
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """What the module has to do. bounds: ends of the buckets, in seconds."""
+
+    connections: int
+    sessions: int
+    objects: int
+    counts: Counts
+    bounds: tuple[float, ...] = BOUNDS
+
+
+@app.ecall(raises=[Refused])
+def metrics() -> Metrics:
+    """How much the module has to do, and what came of it; see `Tally`."""
+    module = _opened()
+    return Metrics(
+        connections=module.clients,
+        sessions=sum(slot.sessions[0] for slot in module.slots),
+        objects=sum(len(slot.table) for slot in module.slots),
+        counts=module.tally.counts(),
     )
 
 
@@ -294,11 +317,18 @@ def apply(policy: str, roots: list[tuple[str, str, str, str]]) -> tuple[bytes, b
 
 
 @app.ecall(raises=[Refused])
-def admit(application: bytes, collateral: bytes) -> bytes:
+def admit(
+    application: bytes, collateral: bytes, request: bytes = b"", approvals: bytes = b""
+) -> bytes:
     """See `membership.admit`. collateral: JSON, b"" for none."""
     with _refusing():
         return membership.admit(
-            _opened().vault, application, _collateral(collateral), context.guest(), _now()
+            _opened().vault,
+            application,
+            _collateral(collateral),
+            context.guest(),
+            _now(),
+            (request, approvals),
         )
 
 
@@ -380,14 +410,10 @@ def serve(session: Session) -> None:
 
 @app.session(name="http")
 def serve_http(session: Session) -> None:
-    """The same for REST: the messages are pieces of a stream of HTTP/1.1."""
+    """The same for REST: the messages are pieces of streams of HTTP/1.1."""
     _opened()
-    if _rest is None:
-        return
-    try:
+    if _rest is not None:
         _rest.serve(session, _actor(session))
-    except CryptoModuleError as error:
-        _end(error)
 
 
 def _actor(session: Session) -> str:

@@ -55,13 +55,21 @@ def apply(
     return bytes(application)
 
 
-def admit(directory: Path, application: bytes, collateral: bytes = b"") -> bytes:
+def admit(
+    directory: Path,
+    application: bytes,
+    collateral: bytes = b"",
+    request: bytes = b"",
+    approvals: Sequence[bytes] = (),
+) -> bytes:
     """Have the module that lives here admit an applicant. Returns its welcome.
 
-    collateral: what the evidence of both is verified with, JSON. Raises CryptoModuleError.
+    collateral: what the evidence of both is verified with, JSON. request, approvals: the decision
+    of the administrators, where the module has some. Raises CryptoModuleError.
     """
     with member(directory) as enclave, told():
-        return bytes(enclave.admit(application, collateral))
+        given = b"[" + b",".join(approvals) + b"]"
+        return bytes(enclave.admit(application, collateral, request, given))
 
 
 def accept(directory: Path, welcome: bytes, collateral: bytes = b"") -> Any:

@@ -49,8 +49,7 @@ _TURN: Final = 64  # calls of one connection before others have their turn
 _UNKNOWN: Final = -1  # the version of a client that has not named one
 _ROOM: Final = 64 << 10  # bytes of one read, unless a larger frame has begun
 _MAX_READ: Final = 1 << 20
-_PATIENCE: Final = 2  # times in a turn that the rest of a frame is waited for, and how long,
-_SOON: Final = 1  # in milliseconds
+_SOON: Final = 1  # milliseconds for the rest of a frame that is being written
 _UNSENT: Final = 16 << 20  # bytes of answers that a client has not read
 _MEMORY: Final = 256 << 20  # bytes of larger frames and answers, of all connections
 _IN: Final = select.EPOLLIN | select.EPOLLONESHOT
@@ -61,11 +60,16 @@ _QUICK: Final = """
     C_OpenSession C_CloseSession C_GetSessionInfo C_SessionCancel C_Logout
     C_GetAttributeValue C_GetObjectSize C_FindObjectsInit C_FindObjects C_FindObjectsFinal
     C_EncryptInit C_DecryptInit C_DigestInit C_SignInit C_VerifyInit C_GenerateRandom
+    C_MessageEncryptInit C_MessageDecryptInit C_MessageSignInit C_MessageVerifyInit
 """
 _MEDIUM: Final = """
     C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate C_DecryptFinal
     C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate C_SignFinal
     C_Verify C_VerifyUpdate C_VerifyFinal
+    C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext
+    C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext
+    C_SignMessage C_SignMessageBegin C_SignMessageNext
+    C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext
 """
 """May take a millisecond or so: others of the same connection need not wait for it."""
 
@@ -104,9 +108,6 @@ class Clients:
                 for _ in range(_THREADS):
                     threading.Thread(target=self._run, name="clients", daemon=True).start()
         Client(self, connection, version, answer, left).start()
-
-    def __len__(self) -> int:
-        return len(set(self._clients.values()))
 
     def watch(self, number: int, client: Client) -> None:
         """Know a descriptor of a client, and wait for nothing yet."""
@@ -204,19 +205,14 @@ class Client:
         if self._unsent and not self._flush():
             self._wait(_OUT)
             return
-        frames, heard, patience = self._frames, False, _PATIENCE
+        frames, heard = self._frames, False
         for _ in range(_TURN):
             frame = frames.next()
             if frame is None:
-                if heard and not frames.empty and patience and self._more_soon():
-                    patience -= 1
-                elif heard:
+                if (heard and frames.empty) or not (self._hear() or self._more_soon()):
                     self._wait(_IN)
                     return
                 heard = True
-                if not self._hear():
-                    self._wait(_IN)
-                    return
                 continue
             code, body = frame
             last = frames.empty
@@ -288,6 +284,8 @@ class Client:
 
     def _more_soon(self) -> bool:
         """Whether the rest of a frame comes at once: p11-kit writes each in three pieces."""
+        if self._frames.empty:
+            return False
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         return bool(poll.poll(_SOON))

@@ -22,19 +22,23 @@ MAX_SIZE: Final = 64 << 10  # bytes of a parcel
 MAX_ENVELOPE: Final = MAX_SIZE + (8 << 10)  # bytes of the envelope around it
 _VERSION = 1
 _DEPTH = 4  # the parcel, a template, one nested in it, an array
-_PURPOSE = re.compile(r"secgear crypto import ([0-9a-f]{64}) ([ -~]{1,16})")
+_PURPOSE = re.compile(r"secgear crypto import ([0-9a-f]{64}) ([!-~]{1,16}) ([0-9]{1,19})")
 
 
 class Destination(NamedTuple):
-    """Where a parcel may go. module: its audit key, 32 bytes. serial: the token's."""
+    """Where a parcel may go. module: its audit key, 32 bytes. serial: the token's.
+
+    generation: of the token; it is another one once the token was begun anew, or restored.
+    """
 
     module: bytes
     serial: str
+    generation: int
 
     @property
     def purpose(self) -> str:
         """The purpose of the import key."""
-        return f"secgear crypto import {self.module.hex()} {self.serial}"
+        return f"secgear crypto import {self.module.hex()} {self.serial} {self.generation}"
 
     @classmethod
     def of_purpose(cls, purpose: str) -> Destination:
@@ -42,7 +46,7 @@ class Destination(NamedTuple):
         match = _PURPOSE.fullmatch(purpose)
         if match is None:
             raise EnvelopeMalformed("the enclave's key is not for the import of keys")
-        return cls(bytes.fromhex(match[1]), match[2])
+        return cls(bytes.fromhex(match[1]), match[2], int(match[3]))
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

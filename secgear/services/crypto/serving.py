@@ -11,13 +11,15 @@ from typing import NamedTuple
 from secgear.middleware.channel import Relay
 from secgear.services.crypto.host import Home, Supervisor
 from secgear.services.crypto.listener import Listener
+from secgear.services.crypto.metrics import exported
 
 
 class Places(NamedTuple):
-    """Where the service listens. attested: of channels, None where there are none."""
+    """Where the service listens. attested, metrics: None where there are none."""
 
     socket: Path
     attested: str | None
+    metrics: str | None = None
 
 
 def serve(
@@ -28,12 +30,14 @@ def serve(
     mode: int = 0o600,
     attested: str | None = None,
     workers: int = 1,
+    metrics: str | None = None,
 ) -> None:
     """Serve until the process is told to end.
 
     socket: the Unix socket, by default in the directory. mode: its permissions. attested: an
     address for attested channels, as `Relay` takes it. workers: enclaves; each connection is with
-    one of them. When one ends, another one is started within a second.
+    one of them. When one ends, another one is started within a second. metrics: ``host:port``
+    where the counters are read.
     Raises CryptoModuleError, ServiceError, ChannelError.
     """
     home = Home(directory)
@@ -46,5 +50,8 @@ def serve(
         relay = None
         if attested is not None:
             relay = stack.enter_context(Relay(lambda: supervisor.current()[0], attested))
-        ready(Places(place, relay.address if relay is not None else None))
+        counters = None
+        if metrics is not None:
+            counters = stack.enter_context(exported(supervisor, metrics))
+        ready(Places(place, relay.address if relay is not None else None, counters))
         threading.Event().wait()

@@ -431,6 +431,14 @@ STATEMENT = KeyStatement(
     version=1, module=bytes(32), token="demo", serial="1", class_=3, type=0,
     flags=("local", "sign"), generated_by=0, at=1,
 )  # fmt: skip
+SECRET = msgspec.structs.replace(STATEMENT, class_=4, type=0x1F)
+ATTESTOR = Attestor(VendorGuest())
+SPKI = (
+    ec.generate_private_key(ec.SECP256R1())
+    .public_key()
+    .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+)
+CERTIFIED, SIGNED = ATTESTOR.certify(SPKI, STATEMENT), ATTESTOR.sign(SECRET)
 
 
 @given(st.data())
@@ -440,6 +448,29 @@ def test_a_statement_with_a_changed_byte_is_another_one_or_none(data: st.DataObj
     content[at] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(EvidenceMalformed):
         assert KeyStatement.from_cbor(bytes(content)) != STATEMENT
+
+
+@given(st.data())
+def test_an_attestation_with_a_changed_byte_says_the_same_or_nothing(data: st.DataObject) -> None:
+    """What is around the signed parts may be different: a second PEM of the same bytes."""
+    content = bytearray(data.draw(st.sampled_from((CERTIFIED, SIGNED))))
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(EvidenceRefused, Untrusted):
+        found = verified(bytes(content))
+        assert isinstance(found, KeyAttestation)
+        assert found.statement in (STATEMENT, SECRET)
+
+
+@given(st.binary(max_size=100))
+def test_whatever_a_label_is_it_fits_into_a_certificate(label: bytes) -> None:
+    statement = msgspec.structs.replace(STATEMENT, label=label)
+    assert said(ATTESTOR.certify(SPKI, statement)) == statement
+
+
+def test_a_secret_keys_label_that_looks_like_a_certificate_is_a_label(user: User) -> None:
+    label = b"-----BEGIN CERTIFICATE-----"
+    assert said(attest(user, user.aes(LABEL=label))).label == label
 
 
 @pytest.mark.parametrize(

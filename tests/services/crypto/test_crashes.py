@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
+import fcntl
 import os
 import random
 import signal
+import socket
 import sqlite3
+import termios
 import threading
 from pathlib import Path
 
@@ -13,9 +18,13 @@ import pytest
 
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.client import Caller
+from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.rpc.buffer import OWN
+from secgear.services.crypto.rpc.frames import HEADER, build_frame, parse_header
+from secgear.services.crypto.rpc.messages import HANDSHAKE, build_request, parse_answer
 from tests.services.crypto.conftest import P256, User, template
 from tests.services.crypto.running import PIN, Server, founded, prepare_token, secgear, serving
 
@@ -111,6 +120,7 @@ def test_a_connection_outlives_the_enclave_and_has_to_log_in_again(directory: Pa
         with server.caller() as caller:
             user = logged_in(caller)
             key = user.aes(TOKEN=True, LABEL=b"kept")
+            server.quiet()
             os.kill(server.enclave, signal.SIGKILL)
             while True:
                 try:
@@ -125,6 +135,87 @@ def test_a_connection_outlives_the_enclave_and_has_to_log_in_again(directory: Pa
             assert again.find(LABEL=b"kept") == [key]
             sealed = again.run("Encrypt", Mech.AES_ECB, key, bytes(16))
             assert again.run("Decrypt", Mech.AES_ECB, key, sealed) == bytes(16)
+
+
+def test_a_call_under_way_is_answered_when_its_enclave_dies(directory: Path) -> None:
+    """On its own connection, which the next enclave goes on with; so are calls side by side."""
+    founded(directory)
+    with serving(directory) as server:
+        prepare_token(server.socket, directory / "pins")
+        with socket.socket(socket.AF_UNIX) as end, server.caller() as other:
+            end.settimeout(60)
+            end.connect(str(server.socket))
+            end.sendall(bytes((OWN,)))
+            file = end.makefile("rb")
+            assert file.read(1) == bytes((OWN,))
+
+            def ask(code: int, name: str, *arguments: object) -> None:
+                end.sendall(build_frame(code, build_request(BY_NAME[name], arguments, OWN)))
+
+            def hear() -> tuple[int, bytes]:
+                header = parse_header(file.read(HEADER.size))
+                return header.code, file.read(header.body)
+
+            ask(1, "C_Initialize", HANDSHAKE, 0, b"\0")
+            hear()
+            outcomes: set[Rv] = set()
+            code = 10
+            for _ in range(4):
+                ask(2, "C_OpenSession", 0, 6)
+                (session,) = parse_answer(BY_NAME["C_OpenSession"], hear()[1], OWN)
+                generate = (
+                    "C_GenerateKeyPair", session, Mechanism(0),
+                    template(MODULUS_BITS=4096), template(SIGN=True, PRIVATE=False),
+                )  # fmt: skip
+                ask(code, *generate)
+                ask(code + 1, *generate)
+                ask(3, "C_GetInfo")
+                assert hear()[0] == 3  # it was read after those two
+                server.quiet(2)
+                os.kill(server.enclave, signal.SIGKILL)
+                answers = dict(hear() for _ in range(2))
+                assert set(answers) == {code, code + 1}
+                for answer in answers.values():
+                    try:
+                        parse_answer(BY_NAME["C_GenerateKeyPair"], answer, OWN)
+                    except CryptokiError as error:
+                        outcomes.add(error.rv)
+                code += 2
+                if outcomes:
+                    break
+            assert outcomes == {Rv.DEVICE_REMOVED}
+            ask(4, "C_GetSessionInfo", session)
+            with pytest.raises(CryptokiError) as refused:
+                parse_answer(BY_NAME["C_GetSessionInfo"], hear()[1], OWN)
+            assert refused.value.rv is Rv.SESSION_HANDLE_INVALID
+            assert other.call("C_GetInfo")
+
+
+def test_a_connection_that_breaks_off_in_the_middle_ends_with_its_enclave(directory: Path) -> None:
+    founded(directory)
+    with serving(directory) as server:
+        prepare_token(server.socket, directory / "pins")
+        with socket.socket(socket.AF_UNIX) as end, server.caller() as other:
+            end.settimeout(60)
+            end.connect(str(server.socket))
+            end.sendall(bytes((OWN,)) + build_frame(1, bytes(100))[:50])
+            assert end.recv(1) == bytes((OWN,))
+            while True:  # until the half was read: the enclave answers others all the time
+                other.call("C_GetInfo")
+                if not unread(end):
+                    break
+            server.quiet()
+            os.kill(server.enclave, signal.SIGKILL)
+            with contextlib.suppress(ConnectionResetError):
+                assert end.recv(1) == b""
+            assert other.call("C_GetInfo")  # which had nothing under way
+
+
+def unread(end: socket.socket) -> int:
+    """Bytes that the other side has not taken yet."""
+    size = array.array("i", [0])
+    fcntl.ioctl(end, termios.TIOCOUTQ, size)
+    return size[0]
 
 
 def test_an_older_store_is_refused(directory: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -22,8 +25,9 @@ from secgear.services.crypto.attestation import KeyAttestation
 from secgear.services.crypto.parcel import MAX_ENVELOPE, Destination, Parcel
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token import importing
+from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect
 from tests.services.crypto.attested import (
@@ -181,12 +185,14 @@ def test_an_import_key_names_module_and_token_and_takes_nonces(module: Module, u
     key = EnclaveKey.from_cbor(document(user, NONCE))
     assert key.context == NONCE
     (purpose,) = key.purposes
-    serial = module.slots[0].state.serial
-    assert Destination.of_purpose(purpose) == Destination(module.vault.audit_key, serial)
+    state = module.slots[0].state
+    assert Destination.of_purpose(purpose) == Destination(
+        module.vault.audit_key, state.serial, state.generation
+    )
     assert EnclaveKey.from_cbor(document(user)).id == key.id, "it is the same key"
     assert verify_key(key, STRICT, at=now(), context=NONCE, anchors=VENDOR.anchors)
     assert refusal(user.call, "S_GetImportKey", b"short", ROOM) is Rv.ARGUMENTS_BAD
-    for purpose in ("", "secgear crypto import 00 1", "something else"):
+    for purpose in ("", "secgear crypto import 00 1 1", "something else"):
         with pytest.raises(EnvelopeMalformed):
             Destination.of_purpose(purpose)
 
@@ -275,6 +281,43 @@ def test_an_envelope_ends_with_the_token_it_is_for(store: MemoryStore, module: M
     assert refusal(officer.call, "S_ImportKey", envelope) is Rv.KEY_HANDLE_INVALID
 
 
+def test_an_import_key_out_of_a_backup_opens_nothing(store: MemoryStore, module: Module) -> None:
+    """Its ledger may not know what was taken since; a restored token is of a new generation."""
+    user = User(connect(module))
+    envelope = sealed(user, private(LABEL=b"taken since"))
+    old = EnclaveKey.from_cbor(document(user)).id
+
+    def restore(draft: Draft) -> None:
+        state = draft.token(0)
+        later = msgspec.structs.replace(state, generation=state.generation + 1)
+        draft.set_token(0, later)
+
+    module.vault.transact(restore)
+    again = User(connect(module))
+    assert refusal(again.call, "S_ImportKey", envelope) is Rv.WRAPPED_KEY_INVALID
+    assert EnclaveKey.from_cbor(document(again)).id != old
+    assert len(again.find(LABEL=b"secgear import key")) == 1, "the old one is of no use"
+    assert again.call("S_ImportKey", sealed(again, private()))
+
+
+def test_of_many_who_import_an_envelope_at_once_one_does(module: Module, user: User) -> None:
+    envelope = sealed(user, private(LABEL=b"raced"))
+    others = [User(connect(module)) for _ in range(6)]
+    start = threading.Barrier(6)
+
+    def work(other: User) -> Any:
+        start.wait(30)
+        try:
+            return other.call("S_ImportKey", envelope)
+        except CryptokiError as error:
+            return error.rv
+
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(work, others))
+    assert results.count(Rv.FUNCTION_REJECTED) == 5
+    assert len(user.find(LABEL=b"raced")) == 1
+
+
 def test_what_the_host_does_not_keep_was_not_taken(store: MemoryStore, user: User) -> None:
     envelope = sealed(user, private(LABEL=b"kept"))
     store.refuse = True
@@ -359,7 +402,7 @@ def test_large_rsa_keys_fit(user: User) -> None:
 def test_nothing_of_this_is_a_word_about_a_host_that_seals_for_itself(user: User) -> None:
     """Who owns the data decides by a policy; a document of another enclave is not trusted."""
     other = VendorGuest(measurement=b"o" * 48)
-    key = importing.new_key(Destination(bytes(32), "1"), other, at=now())
+    key = importing.new_key(Destination(bytes(32), "1", 1), other, at=now())
     text = importing.pair_of(key).key.to_cbor()
     with pytest.raises(Untrusted):
         sealed(user, private(), text)

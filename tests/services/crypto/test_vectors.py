@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -124,7 +125,19 @@ def verify(
     return run
 
 
+@functools.cache  # a second each, and there are many cases to a key
+def primes(n: int, e: int, d: int) -> tuple[int, int]:
+    return rsa.rsa_recover_prime_factors(n, e, d)
+
+
 def rsa_private(user: User, group: Case, **usage: bool) -> int:
+    """The group's key: to look whether its primes are some takes longer than to use them."""
+    if "handle" not in group:
+        group["handle"] = rsa_import(User(user.caller, login=False), group, **usage)
+    return int(group["handle"])
+
+
+def rsa_import(user: User, group: Case, **usage: bool) -> int:
     given = group["privateKey"]
     names = {
         "MODULUS": "modulus", "PUBLIC_EXPONENT": "publicExponent",
@@ -133,9 +146,7 @@ def rsa_private(user: User, group: Case, **usage: bool) -> int:
     parts = {attr: bytes.fromhex(given[name]) for attr, name in names.items() if name in given}
     if "PRIME_1" not in parts:  # the token asks for them
         n, e, d = (int.from_bytes(parts[attr], "big") for attr in list(parts)[:3])
-        for attr, prime in zip(
-            ("PRIME_1", "PRIME_2"), rsa.rsa_recover_prime_factors(n, e, d), strict=True
-        ):
+        for attr, prime in zip(("PRIME_1", "PRIME_2"), primes(n, e, d), strict=True):
             parts[attr] = prime.to_bytes((prime.bit_length() + 7) // 8, "big")
     return user.call("C_CreateObject", template(
         CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.RSA, **parts, **usage

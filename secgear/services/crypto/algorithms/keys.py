@@ -6,10 +6,19 @@ Private keys live in OpenSSL's objects; as bytes they exist only on their way in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import (
+    ec,
+    ed448,
+    ed25519,
+    mldsa,
+    mlkem,
+    rsa,
+    x448,
+    x25519,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -39,11 +48,44 @@ CURVES: Final[Mapping[bytes, ec.EllipticCurve]] = {
 }
 """By CKA_EC_PARAMS: the DER of the curve's object identifier (RFC 5480)."""
 _CURVE_NAMES = {curve.name: params for params, curve in CURVES.items()}
-_ED25519_PARAMS = bytes.fromhex("06032b6570")  # RFC 8410
-_X25519_PARAMS = bytes.fromhex("06032b656e")
-EDWARDS: Final = (_ED25519_PARAMS, b"\x13\x0cedwards25519")
-"""CKA_EC_PARAMS of Ed25519: an object identifier or, as in PKCS#11 3.0, a curve's name."""
-MONTGOMERY: Final = (_X25519_PARAMS, b"\x13\x0acurve25519")
+
+
+class RawCurve(NamedTuple):
+    """A curve whose keys are bytes as they are.
+
+    params: CKA_EC_PARAMS, an object identifier (RFC 8410) or, as in PKCS#11 3.0, a name. size: of a
+    public key, in bytes.
+    """
+
+    params: tuple[bytes, bytes]
+    private: Any
+    public: Any
+    size: int
+
+
+RAW_CURVES: Final[Mapping[int, tuple[RawCurve, ...]]] = {
+    int(KeyType.EC_EDWARDS): (
+        RawCurve(
+            (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519"),
+            ed25519.Ed25519PrivateKey, ed25519.Ed25519PublicKey, 32,
+        ),
+        RawCurve(
+            (bytes.fromhex("06032b6571"), b"\x13\x0aedwards448"),
+            ed448.Ed448PrivateKey, ed448.Ed448PublicKey, 57,
+        ),
+    ),
+    int(KeyType.EC_MONTGOMERY): (
+        RawCurve(
+            (bytes.fromhex("06032b656e"), b"\x13\x0acurve25519"),
+            x25519.X25519PrivateKey, x25519.X25519PublicKey, 32,
+        ),
+        RawCurve(
+            (bytes.fromhex("06032b656f"), b"\x13\x08curve448"),
+            x448.X448PrivateKey, x448.X448PublicKey, 56,
+        ),
+    ),
+}  # fmt: skip
+"""By CKA_KEY_TYPE."""
 SM2_PARAMS: Final = bytes.fromhex("06082a811ccf5501822d")  # 1.2.156.10197.1.301, GM/T 0006
 ML_DSA: Final[Mapping[int, Any]] = {
     1: (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
@@ -134,15 +176,14 @@ def type_of(key: PrivateKey | PublicKey) -> KeyType:
         if key.curve.name not in _CURVE_NAMES:
             raise KeyError(key.curve.name)
         return KeyType.EC
-    if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
-        return KeyType.EC_EDWARDS
-    if isinstance(key, x25519.X25519PrivateKey | x25519.X25519PublicKey):
-        return KeyType.EC_MONTGOMERY
+    for kind, curves in RAW_CURVES.items():
+        if any(isinstance(key, (curve.private, curve.public)) for curve in curves):
+            return KeyType(kind)
     if isinstance(key, sm2.PrivateKey | sm2.PublicKey):
         return KeyType.SM2
     for kind, sets in ((KeyType.ML_DSA, ML_DSA), (KeyType.ML_KEM, ML_KEM)):
         if any(isinstance(key, classes) for classes in sets.values()):
-            return kind
+            return KeyType(kind)
     raise KeyError(type(key).__name__)
 
 
@@ -166,8 +207,9 @@ def describe(key: PublicKey, *, private: bool) -> dict[int, Value]:
         if not private:
             attributes[Attr.EC_POINT] = _octet_string(key.point)
     elif kind in (KeyType.EC_EDWARDS, KeyType.EC_MONTGOMERY):
-        edwards = kind is KeyType.EC_EDWARDS
-        attributes[Attr.EC_PARAMS] = _ED25519_PARAMS if edwards else _X25519_PARAMS
+        attributes[Attr.EC_PARAMS] = next(
+            curve.params[0] for curve in RAW_CURVES[kind] if isinstance(key, curve.public)
+        )
         if not private:
             attributes[Attr.EC_POINT] = _octet_string(key.public_bytes_raw())
     else:
@@ -309,26 +351,30 @@ def _ec_private(template: Template) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(_number(template, Attr.VALUE), curve)
 
 
-def _edwards_public(template: Template) -> ed25519.Ed25519PublicKey:
-    _expect(template, EDWARDS)
-    return ed25519.Ed25519PublicKey.from_public_bytes(
-        _unwrapped(_bytes(template, Attr.EC_POINT), 32)
-    )
+def raw_curve(kind: int, template: Template) -> RawCurve:
+    """The curve of CKA_EC_PARAMS. Raises CryptokiError."""
+    params = _bytes(template, Attr.EC_PARAMS)
+    for curve in RAW_CURVES[kind]:
+        if params in curve.params:
+            return curve
+    raise CryptokiError(Rv.CURVE_NOT_SUPPORTED)
 
 
-def _edwards_private(template: Template) -> ed25519.Ed25519PrivateKey:
-    _expect(template, EDWARDS)
-    return ed25519.Ed25519PrivateKey.from_private_bytes(_bytes(template, Attr.VALUE))
+def _raw_public(kind: KeyType) -> Callable[[Template], Any]:
+    def load(template: Template) -> Any:
+        curve = raw_curve(kind, template)
+        point = _unwrapped(_bytes(template, Attr.EC_POINT), curve.size)
+        return curve.public.from_public_bytes(point)
+
+    return load
 
 
-def _montgomery_public(template: Template) -> x25519.X25519PublicKey:
-    _expect(template, MONTGOMERY)
-    return x25519.X25519PublicKey.from_public_bytes(_unwrapped(_bytes(template, Attr.EC_POINT), 32))
+def _raw_private(kind: KeyType) -> Callable[[Template], Any]:
+    def load(template: Template) -> Any:
+        curve = raw_curve(kind, template)
+        return curve.private.from_private_bytes(_bytes(template, Attr.VALUE))
 
-
-def _montgomery_private(template: Template) -> x25519.X25519PrivateKey:
-    _expect(template, MONTGOMERY)
-    return x25519.X25519PrivateKey.from_private_bytes(_bytes(template, Attr.VALUE))
+    return load
 
 
 def _sm2_public(template: Template) -> sm2.PublicKey:
@@ -357,8 +403,8 @@ def _lattice(sets: Mapping[int, Any], *, private: bool) -> Callable[[Template], 
 _PUBLIC: Final[Mapping[int, Callable[[Template], Any]]] = {
     int(KeyType.RSA): _rsa_public,
     int(KeyType.EC): _ec_public,
-    int(KeyType.EC_EDWARDS): _edwards_public,
-    int(KeyType.EC_MONTGOMERY): _montgomery_public,
+    int(KeyType.EC_EDWARDS): _raw_public(KeyType.EC_EDWARDS),
+    int(KeyType.EC_MONTGOMERY): _raw_public(KeyType.EC_MONTGOMERY),
     int(KeyType.SM2): _sm2_public,
     int(KeyType.ML_DSA): _lattice(ML_DSA, private=False),
     int(KeyType.ML_KEM): _lattice(ML_KEM, private=False),
@@ -366,8 +412,8 @@ _PUBLIC: Final[Mapping[int, Callable[[Template], Any]]] = {
 _PRIVATE: Final[Mapping[int, Callable[[Template], Any]]] = {
     int(KeyType.RSA): _rsa_private,
     int(KeyType.EC): _ec_private,
-    int(KeyType.EC_EDWARDS): _edwards_private,
-    int(KeyType.EC_MONTGOMERY): _montgomery_private,
+    int(KeyType.EC_EDWARDS): _raw_private(KeyType.EC_EDWARDS),
+    int(KeyType.EC_MONTGOMERY): _raw_private(KeyType.EC_MONTGOMERY),
     int(KeyType.SM2): _sm2_private,
     int(KeyType.ML_DSA): _lattice(ML_DSA, private=True),
     int(KeyType.ML_KEM): _lattice(ML_KEM, private=True),

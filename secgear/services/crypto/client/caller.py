@@ -22,6 +22,7 @@ from secgear.services.crypto.rpc.messages import HANDSHAKE, build_request, parse
 if TYPE_CHECKING:
     from secgear.middleware.channel import Session
 
+_READ: Final = 1 << 17  # bytes of one read: most answers come in one
 Exchange = Callable[[bytes], bytes]
 ROOM: Final = 4 << 20
 """Bytes of output that a call takes; a client in Python needs no room of its own."""
@@ -70,7 +71,7 @@ class SocketExchange:
         self._file: BufferedReader
         try:
             self._socket.connect(str(path))
-            self._file = BufferedReader(self._socket.makefile("rb", buffering=0), 1 << 17)
+            self._file = BufferedReader(self._socket.makefile("rb", buffering=0), _READ)
             self._socket.sendall(bytes((OWN,)))
             if self._file.read(1) != bytes((OWN,)):
                 raise CryptoModuleError(f"{path}: speaks another protocol")

@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.client import algorithms
 from secgear.services.crypto.client.caller import ROOM
-from secgear.services.crypto.client.talk import Talk, TokenRefused, template
+from secgear.services.crypto.client.talk import Talk, TokenRefused, as_octets, template
 from secgear.services.crypto.pkcs11.constants import Attr, Kdf, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import ChachaParams, EcdhParams, Mechanism
 from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.pkcs11.values import KINDS, Kind, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _READABLE = tuple(attr for attr in Attr if KINDS.get(attr) is not Kind.TEMPLATE)
 _NONCE = algorithms.NONCE_SIZE
@@ -111,7 +111,18 @@ class _Signing(Key):
         algorithm: by default ``pss-sha256`` of RSA keys, the digest that fits the curve of EC keys,
         ``hmac-sha256``. Raises ValueError for one that the key has not.
         """
-        signature = self._talk.sign(self._signature(algorithm), self.handle, data)
+        return self._given(self._talk.sign(self._signature(algorithm), self.handle, data))
+
+    def sign_many(self, messages: Sequence[bytes], algorithm: str | None = None) -> list[bytes]:
+        """The same for many messages, in few calls: for short ones it is the quicker way."""
+        mechanism = self._signature(algorithm)
+        made = self._talk.batch(
+            "Sign", mechanism.type, self.handle, messages, [mechanism.parameter]
+        )
+        return [self._given(signature) for signature in made]
+
+    def _given(self, signature: bytes) -> bytes:
+        """A signature of the token's, as it is given out."""
         if self.type not in algorithms.DER_SIGNATURES:
             return signature
         half = len(signature) // 2
@@ -123,8 +134,7 @@ class _Signing(Key):
 
         nonce: of a verifier who wants new evidence, 8 to 64 bytes.
         """
-        data: bytes = self._talk.call("S_AttestKey", self.handle, nonce, ROOM)
-        return data
+        return self._talk.octets("S_AttestKey", self.handle, nonce, ROOM)
 
 
 class _Verifying(Key):
@@ -187,11 +197,32 @@ class SecretKey(_Signing, _Verifying):
         nonce, ciphertext = encrypted
         return self._talk.cipher("Decrypt", self._cipher(nonce, aad), self.handle, ciphertext)
 
+    def encrypt_many(self, messages: Sequence[bytes], aad: bytes = b"") -> list[Encrypted]:
+        """`encrypt` for many messages, each under a nonce of its own, in few calls."""
+        nonces = [os.urandom(_NONCE) for _ in messages]
+        made = self._many("Encrypt", nonces, messages, aad)
+        return [Encrypted(*one) for one in zip(nonces, made, strict=True)]
+
+    def decrypt_many(
+        self, encrypted: Sequence[Encrypted | tuple[bytes, bytes]], aad: bytes = b""
+    ) -> list[bytes]:
+        """The data again. Raises TokenRefused if one of them was changed."""
+        nonces = [nonce for nonce, _ in encrypted]
+        return self._many("Decrypt", nonces, [data for _, data in encrypted], aad)
+
+    def _many(
+        self, what: str, nonces: Sequence[bytes], inputs: Sequence[bytes], aad: bytes
+    ) -> list[bytes]:
+        mechanisms = [self._cipher(nonce, aad) for nonce in nonces]
+        if not mechanisms:
+            return []
+        parameters = [one.parameter for one in mechanisms]
+        return self._talk.batch(what, mechanisms[0].type, self.handle, inputs, parameters)
+
     def wrap(self, key: SecretKey | PrivateKey) -> bytes:
         """Another key's bytes under this one (RFC 5649), where its attributes let it leave."""
         mechanism = Mechanism(Mech.AES_KEY_WRAP_KWP)
-        data: bytes = self._talk.call("C_WrapKey", mechanism, self.handle, key.handle, ROOM)
-        return data
+        return self._talk.octets("C_WrapKey", mechanism, self.handle, key.handle, ROOM)
 
     def unwrap(
         self,
@@ -241,7 +272,7 @@ class PublicKey(_Paired, _Verifying):
         ciphertext, handle = self._talk.call(
             "C_EncapsulateKey", Mechanism(Mech.ML_KEM), self.handle, _secret(kind, more), ROOM
         )
-        return SecretKey(self._talk, handle), ciphertext
+        return SecretKey(self._talk, handle), as_octets(ciphertext)
 
 
 class PrivateKey(_Paired, _Signing):

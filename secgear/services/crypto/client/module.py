@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
@@ -17,10 +16,9 @@ from secgear.services.crypto.client.caller import (
     Exchange,
     SocketExchange,
 )
-from secgear.services.crypto.client.session import Session
-from secgear.services.crypto.client.talk import TokenRefused, asked
-from secgear.services.crypto.pkcs11.constants import SessionFlag, TokenFlag, UserType
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.client.session import Pin, Session
+from secgear.services.crypto.client.talk import as_octets, asked
+from secgear.services.crypto.pkcs11.constants import SessionFlag, TokenFlag
 from secgear.services.crypto.rpc.messages import HANDSHAKE
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 _MAX_SLOTS: Final = 4096
 _LABEL_SIZE: Final = 32  # bytes
-Pin = bytes | Callable[[], bytes]
-"""A PIN, or what asks for it when it is needed."""
 
 
 def connect(place: str | Path, policy: Policy | None = None, **more: Any) -> Module:
@@ -97,8 +93,7 @@ class Module:
 
     def attest(self, nonce: bytes = b"") -> bytes:
         """Proof of which module this is, for `secgear.services.crypto.attestation.verify`."""
-        data: bytes = asked(self._caller, "S_AttestModule", nonce, ROOM)
-        return data
+        return as_octets(asked(self._caller, "S_AttestModule", nonce, ROOM))
 
 
 @final
@@ -132,11 +127,17 @@ class Token:
         return Token(self._caller, self.slot)
 
     def session(
-        self, pin: Pin | None = None, *, write: bool = True, officer: bool = False
+        self,
+        pin: Pin | None = None,
+        *,
+        user: str | None = None,
+        write: bool = True,
+        officer: bool = False,
     ) -> Session:
         """A session, with a login where there is a PIN. A context manager.
 
-        pin: the user's, or the security officer's. Whoever is logged in through this connection is
+        pin: the user's, or the security officer's. user: the user's name, where they have one.
+        Whoever is logged in through this connection is
         it in all sessions on the token. Raises TokenRefused.
         """
         flags = SessionFlag.SERIAL_SESSION | (SessionFlag.RW_SESSION if write else 0)
@@ -144,12 +145,7 @@ class Token:
         if pin is None:
             return session
         try:
-            user = UserType.SO if officer else UserType.USER
-            session.call("C_Login", user, pin() if callable(pin) else pin)
-        except TokenRefused as refused:
-            if refused.rv is not Rv.USER_ALREADY_LOGGED_IN:
-                session.close()
-                raise
+            session.login(pin, user=user, officer=officer)
         except BaseException:
             session.close()
             raise

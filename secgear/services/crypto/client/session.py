@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar, final
 
-from secgear.errors import CryptoModuleError
+from secgear.errors import CryptoModuleError, SecGearError
 from secgear.services.crypto.client import algorithms
 from secgear.services.crypto.client.caller import ROOM, Caller
 from secgear.services.crypto.client.keys import CLASSES, Key, PrivateKey, PublicKey, SecretKey
 from secgear.services.crypto.client.publics import public_template
-from secgear.services.crypto.client.talk import Talk, template
-from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
+from secgear.services.crypto.client.talk import Talk, TokenRefused, template
+from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass, UserType
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
+from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.pkcs11.values import Value
 
+Pin = bytes | Callable[[], bytes]
+"""A PIN, or what asks for it when it is needed."""
 _Found = TypeVar("_Found", bound=Key)
 
 
@@ -37,13 +41,26 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with contextlib.suppress(SecGearError):  # it is over, also where nobody can be told
+            self.close()
 
     def close(self) -> None:
         """End it; with the last one of a token its login ends. Idempotent."""
         if not self._closed:
             self._closed = True
             self._talk.call("C_CloseSession")
+
+    def login(self, pin: Pin, *, user: str | None = None, officer: bool = False) -> None:
+        """Log in, unless this connection is logged in on the token already. See `Token.session`."""
+        secret = pin() if callable(pin) else pin
+        try:
+            if user is not None:
+                self._talk.call("C_LoginUser", UserType.USER, secret, user.encode())
+            else:
+                self._talk.call("C_Login", UserType.SO if officer else UserType.USER, secret)
+        except TokenRefused as refused:
+            if refused.rv is not Rv.USER_ALREADY_LOGGED_IN:
+                raise
 
     def call(self, name: str, *arguments: Any) -> Any:
         """A call of PKCS#11 in this session, as the table of calls has it."""
@@ -152,8 +169,7 @@ class Session:
 
         nonce: 32 bytes of a data owner who wants new evidence.
         """
-        data: bytes = self._talk.call("S_GetImportKey", nonce, ROOM)
-        return data
+        return self._talk.octets("S_GetImportKey", nonce, ROOM)
 
     def import_key(self, envelope: bytes) -> SecretKey | PrivateKey:
         """The key that a data owner has sealed to this token. Each envelope is taken once."""
@@ -168,12 +184,12 @@ class Session:
         """All keys with these attributes: ``find(label="web")``, ``find(sign=True)``."""
         wanted = template(label, id, **more)
         given = wanted.get(Attr.CLASS)
-        handles = [
-            handle
-            for number in ([given] if given is not None else sorted(CLASSES))
-            for handle in self._talk.search({**wanted, int(Attr.CLASS): number})
+        return [
+            kind(self._talk, handle)
+            for number, kind in sorted(CLASSES.items())
+            if given in (None, number)
+            for handle in self._talk.search({**wanted, int(Attr.CLASS): int(number)})
         ]
-        return [self._key(handle) for handle in handles]
 
     def private_key(self, label: str | None = None, id: bytes | None = None) -> PrivateKey:
         """The one private key with this label or id. Raises CryptoModuleError."""
@@ -189,8 +205,7 @@ class Session:
 
     def random(self, size: int) -> bytes:
         """Random bytes of the module's, up to 1 MiB."""
-        data: bytes = self._talk.call("C_GenerateRandom", size)
-        return data
+        return self._talk.octets("C_GenerateRandom", size)
 
     def _one(self, kind: type[_Found], number: int, label: str | None, id: bytes | None) -> _Found:
         handles = self._talk.search({**template(label, id), int(Attr.CLASS): int(number)})

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, final
 
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.client.caller import ROOM, Caller
 from secgear.services.crypto.pkcs11.constants import Attr
-from secgear.services.crypto.pkcs11.mechanism import Mechanism
+from secgear.services.crypto.pkcs11.mechanism import Mechanism, Mechanisms, Parameter
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import MAX_BYTES, Value
 from secgear.services.crypto.rpc.attributes import Room
+from secgear.services.crypto.rpc.mechanisms import MAX_BATCH
 
 MAX_DATA: Final = 3 << 20  # bytes that are encrypted at once
 _FOUND: Final = 256  # handles of one answer
+_BATCH_BYTES: Final = 1 << 20  # of all inputs of a batch
 _PIECE: Final = 1 << 20
 """Bytes of data in one call; more goes in several."""
 
@@ -57,6 +59,13 @@ def asked(caller: Caller, name: str, *arguments: Any) -> Any:
     return results[0] if len(results) == 1 else results
 
 
+def as_octets(result: Any) -> bytes:
+    """Bytes of an answer, not their number. Raises CryptoModuleError."""
+    if not isinstance(result, bytes):
+        raise CryptoModuleError("the module's answer is larger than any has to be")
+    return result
+
+
 @final
 class Talk:
     """Calls in one session. Safe for threads: an operation of several calls is not interrupted."""
@@ -74,23 +83,50 @@ class Talk:
         with self._lock:
             return asked(self._caller, name, self._handle, *arguments)
 
+    def octets(self, name: str, *arguments: Any) -> bytes:
+        """A call in this session whose result is bytes."""
+        return as_octets(self.call(name, *arguments))
+
     def cipher(self, what: str, mechanism: Mechanism, key: int, data: bytes) -> bytes:
         """C_EncryptInit and C_Encrypt, or C_DecryptInit and C_Decrypt. Raises ValueError, too."""
         if len(data) > MAX_DATA:
             raise ValueError(f"{len(data)} bytes at once; a key in the module takes {MAX_DATA}")
         with self._lock:
             self.call(f"C_{what}Init", mechanism, key)
-            return self._octets(self.call(f"C_{what}", data, ROOM))
+            return self.octets(f"C_{what}", data, ROOM)
 
     def sign(self, mechanism: Mechanism, key: int, data: bytes) -> bytes:
         """C_SignInit and what follows, for data of any length."""
         with self._lock:
             self.call("C_SignInit", mechanism, key)
             if len(data) <= _PIECE:
-                return self._octets(self.call("C_Sign", data, ROOM))
+                return self.octets("C_Sign", data, ROOM)
             for at in range(0, len(data), _PIECE):
                 self.call("C_SignUpdate", data[at : at + _PIECE])
-            return self._octets(self.call("C_SignFinal", ROOM))
+            return self.octets("C_SignFinal", ROOM)
+
+    def batch(
+        self,
+        what: str,
+        mechanism: int,
+        key: int,
+        inputs: Sequence[bytes],
+        parameters: Sequence[Parameter],
+    ) -> list[bytes]:
+        """S_<what>Batch, as often as it takes. parameters: one for all inputs, or one for each.
+
+        Raises TokenRefused at the first input that is refused, ValueError for one that is too long.
+        """
+        made: list[bytes] = []
+        for start, end in _batches(inputs):
+            some = parameters if len(parameters) == 1 else parameters[start:end]
+            wanted = Mechanisms(mechanism, tuple(some))
+            results = self.call(f"S_{what}Batch", wanted, key, list(inputs[start:end]))
+            for result in results:
+                if isinstance(result, Rv):
+                    raise TokenRefused(result)
+                made.append(result)
+        return made
 
     def check(self, mechanism: Mechanism, key: int, data: bytes, signature: bytes) -> None:
         """C_VerifyInit and what follows."""
@@ -121,11 +157,19 @@ class Talk:
         filled, _ = self.call("C_GetAttributeValue", handle, rooms)
         return {Attr(attr): value for attr, _, value in filled if value is not None}
 
-    @staticmethod
-    def _octets(result: Any) -> bytes:
-        if not isinstance(result, bytes):
-            raise CryptoModuleError("the module's answer is larger than any has to be")
-        return result
+
+def _batches(inputs: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Where batches begin and end that are within the limits of one."""
+    start = size = 0
+    for at, data in enumerate(inputs):
+        if len(data) > _BATCH_BYTES:
+            raise ValueError(f"{len(data)} bytes in a batch; at most {_BATCH_BYTES}")
+        if at - start == MAX_BATCH or size + len(data) > _BATCH_BYTES:
+            yield start, at
+            start, size = at, 0
+        size += len(data)
+    if start < len(inputs):
+        yield start, len(inputs)
 
 
 def template(label: str | None = None, id: bytes | None = None, **more: Value) -> dict[int, Value]:

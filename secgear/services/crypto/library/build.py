@@ -57,10 +57,13 @@ LINK: Final = (
 _SECONDS = 300
 
 
-def build(output: Path, *, address: str = "", flags: Sequence[str] = ()) -> None:
+def build(
+    output: Path, *, address: str = "", flags: Sequence[str] = (), place: Path = PLACE
+) -> None:
     """Make the library. address: of its module, for one that asks nobody else.
 
-    flags: more of the compiler's. Raises CryptoModuleError without a compiler, or when it fails.
+    flags: more of the compiler's. place: where the sources are. Raises CryptoModuleError without a
+    compiler, or when it fails.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if not compiler or shutil.which(compiler[0]) is None:
@@ -75,13 +78,13 @@ def build(output: Path, *, address: str = "", flags: Sequence[str] = ()) -> None
             (folder / file).write_text(text)
         version = folder / "exports.map"
         version.write_text(f"{{ global: {'; '.join(EXPORTS)}; local: *; }};\n")
-        sources = [str(PLACE / source) for source in SOURCES]
+        sources = [str(place / source) for source in SOURCES]
         sources += [str(folder / file) for file in generated if file.endswith(".c")]
         built = folder / "library.so"
         built_for = [f'-DSG_BUILT_FOR="{_escaped(address)}"'] if address else []
         done = subprocess.run(
             [
-                *compiler, *FLAGS, *flags, *built_for, f"-I{PLACE}", f"-I{folder}", *sources,
+                *compiler, *FLAGS, *flags, *built_for, f"-I{place}", f"-I{folder}", *sources,
                 *LINK, f"-Wl,--version-script={version}", f"-Wl,-soname,{output.name}",
                 "-o", str(built),
             ],

@@ -14,6 +14,7 @@ from secgear.services.crypto.library.prototypes import (
     BY_HAND,
     STANDARD,
     STRUCTURES,
+    UNSUPPORTED,
     V2_40,
     V3_0,
     WRAPPED,
@@ -262,7 +263,9 @@ def calls() -> str:
         if name in STRUCTURES:
             bodies.append(_filling(name, BY_NAME[name]))
         elif name not in BY_HAND:
-            bodies.append(_body(name, kinds(name), BY_NAME.get(name)))
+            bodies.append(
+                _body(name, kinds(name), None if name in UNSUPPORTED else BY_NAME.get(name))
+            )
     bodies += [_body(name, derived(call), call) for name, call in own_calls()]
     own = ",\n    ".join(["{1, 0}", "S_Free", *(name for name, _ in own_calls())])
     lists = "".join(
@@ -369,7 +372,7 @@ def tables() -> str:
         f"{attributes}    default:\n        return SG_BYTES;\n    }}\n}}\n\n"
         "bool sg_known_rv(uint64_t rv)\n{\n    switch (rv) {\n"
         f"{known}        return true;\n    default:\n        return false;\n    }}\n}}\n\n"
-        + "".join(_encoding(LAYOUTS[name]) for name in sorted(used))
+        + "".join(_encoding(LAYOUTS[name]) for name in sorted(used) if name in LAYOUTS)
         + "sg_encoder sg_encoder_of(uint32_t mechanism)\n{\n    switch (mechanism) {\n"
         f"{encoders}    default:\n        return NULL;\n    }}\n}}\n"
     )
@@ -377,6 +380,8 @@ def tables() -> str:
 
 def _encoder(kind: type) -> str:
     """Raises KeyError for a parameter that nobody has laid out in C."""
+    if kind is not bytes and kind.__name__ not in LAYOUTS:
+        return "NULL"
     return "sg_encode_octets" if kind is bytes else f"encode_{LAYOUTS[kind.__name__].name}"
 
 

@@ -168,7 +168,7 @@ def kinds(name: str) -> str:
     """The parameters of a standard function that is not written by hand."""
     if name in SPECIAL:
         return SPECIAL[name]
-    if name in BY_NAME:
+    if name in BY_NAME and name not in UNSUPPORTED:
         return derived(BY_NAME[name])
     return UNSUPPORTED[name]
 

@@ -115,6 +115,7 @@ class MechanismFlag(enum.IntFlag):
     MESSAGE_SIGN = 1 << 3
     MESSAGE_VERIFY = 1 << 4
     MULTI_MESSAGE = 1 << 5
+    FIND_OBJECTS = 1 << 6
     ENCRYPT = 1 << 8
     DECRYPT = 1 << 9
     DIGEST = 1 << 10
@@ -234,6 +235,7 @@ class Mech(enum.IntEnum):
     SHA3_512_HMAC = 0x2D1
     SHA3_512_HMAC_GENERAL = 0x2D2
     GENERIC_SECRET_KEY_GEN = 0x350
+    SP800_108_COUNTER_KDF = 0x3AC
     EC_KEY_PAIR_GEN = 0x1040
     ECDSA = 0x1041
     ECDSA_SHA1 = 0x1042

@@ -83,6 +83,20 @@ class HkdfParams(msgspec.Struct, frozen=True):
     info: bytes
 
 
+class KdfParams(msgspec.Struct, frozen=True):
+    """CK_SP800_108_KDF_PARAMS of PKCS#11 3.0, in counter mode, as far as it is offered.
+
+    prf: the number of a MAC. counter_bits: of the counter, big endian. before, after: what the PRF
+    reads around it: the byte arrays that are put together, with the length of the key where it is
+    among them. The key is the only one that is derived.
+    """
+
+    prf: int
+    counter_bits: int
+    before: bytes
+    after: bytes
+
+
 class Sm2ExchangeParams(msgspec.Struct, frozen=True):
     """Key exchange of SM2 (GM/T 0003.3), ours: the parameter of C_DeriveKey with CKM_SM2_EXCHANGE.
 
@@ -149,6 +163,7 @@ Parameter = (
     | ChachaParams
     | EcdhParams
     | HkdfParams
+    | KdfParams
     | Sm2ExchangeParams
     | EddsaParams
     | ContextParams

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 T = TypeVar("T")
 
@@ -65,11 +64,6 @@ class Nothing(Body, frozen=True):
     """A body without content: ``{}``, or none at all."""
 
 
+# Made here, once: msgspec describes a struct at its first use, and threads must not share that.
 encode = msgspec.json.Encoder().encode
-MISSING: Final[UnsetType] = UNSET
 _DESCRIBED = [msgspec.json.Decoder(kind) for kind in (Errors, Auth, LoggedIn, Nothing)]
-
-
-def given(**values: Any) -> dict[str, Any]:
-    """Those values that are there."""
-    return {name: value for name, value in values.items() if value is not None}

@@ -7,35 +7,32 @@ between the client and this enclave that understands it the other way (RFC 9112,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import h11
 
-from secgear.errors import ChannelClosed
 from secgear.services.crypto.rest.refusals import Refusal
 
 MAX_HEAD: Final = 16 << 10  # bytes of request line and headers together
 MAX_HEADERS: Final = 64
 MAX_BODY: Final = 8 << 20  # bytes
+MAX_STRANGE: Final = 64 << 10  # bytes of a body from somebody who has not logged in
+_TOO_LONG: Final = "a request of yours has at most {} bytes"
 MAX_REQUESTS: Final = 100_000  # of one connection
 ARRIVAL: Final = 60.0  # seconds in which a request has to arrive, from its first byte on
 IDLE: Final = 300.0  # seconds between requests
-_PIECE: Final = 64 << 10
 
 
 class Peer(Protocol):
-    """The part of a channel's session that is needed.
+    """Who is at the other end of a connection."""
 
-    Messages are pieces of a stream of bytes, and one without a byte is the end of that.
-    """
-
-    def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
-        """The next message in parts."""
+    def recv(self, timeout: float) -> bytes:
+        """Some bytes, none at the end. Raises TimeoutError after `timeout` seconds."""
         ...
 
-    def send(self, message: bytes) -> None:
-        """One message."""
+    def send(self, data: bytes) -> None:
+        """All of `data`. Raises ChannelError when nobody is there any more."""
         ...
 
 
@@ -60,15 +57,19 @@ def serve(
     peer: Peer,
     answer: Callable[[Asked], Reply],
     refuse: Callable[[Refusal], Reply],
+    known: Callable[[Mapping[str, str]], bool],
     *,
     arrival: float = ARRIVAL,
     idle: float = IDLE,
 ) -> None:
-    """Serve a connection until it ends. refuse: makes a reply of what is wrong with a request.
+    """Serve a connection until it ends.
+
+    refuse: makes a reply of what is wrong with a request. known: whether these headers are those of
+    somebody who has logged in; others' bodies have at most `MAX_STRANGE`.
 
     Raises ChannelError when the connection breaks.
     """
-    reader = _Reader(peer, arrival, idle)
+    reader = _Reader(peer, known, arrival, idle)
     for number in range(1, MAX_REQUESTS + 1):
         last = number == MAX_REQUESTS
         try:
@@ -93,12 +94,13 @@ def serve(
 class _Reader:
     """One connection: requests come out of it, replies go in."""
 
-    def __init__(self, peer: Peer, arrival: float, idle: float) -> None:
+    def __init__(
+        self, peer: Peer, known: Callable[[Mapping[str, str]], bool], arrival: float, idle: float
+    ) -> None:
         self._peer = peer
+        self._known = known
         self._arrival, self._idle = arrival, idle
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        self._parts: Iterator[bytes] = iter(())
-        self._empty = False  # the message that is being read, so far
         self._until: float | None = None
         self._head_only = False  # HEAD: the answer's length is told, and its body is not sent
 
@@ -113,8 +115,9 @@ class _Reader:
         if self._connection.trailing_data[0]:
             self._until = time.monotonic() + self._arrival
         head: h11.Request | None = None
+        headers: dict[str, str] = {}
         body: list[bytes] = []
-        size = 0
+        size = limit = 0
         while True:
             event = self._connection.next_event()
             if event is h11.NEED_DATA:
@@ -124,14 +127,15 @@ class _Reader:
             elif isinstance(event, h11.Request):
                 head = event
                 self._head_only = head.method == b"HEAD"
-                _check(head)
+                headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+                limit = MAX_BODY if self._known(headers) else MAX_STRANGE
+                _check(head, limit)
             elif isinstance(event, h11.Data):
                 size += len(event.data)
-                if size > MAX_BODY:
-                    raise Refusal(413, f"a request has at most {MAX_BODY} bytes")
+                if size > limit:
+                    raise Refusal(413, _TOO_LONG.format(limit))
                 body.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage) and head is not None:
-                headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
                 return Asked(
                     head.method.decode(), head.target.decode("latin-1"), headers, b"".join(body)
                 )
@@ -154,9 +158,7 @@ class _Reader:
         if reply.body and not self._head_only:
             pieces.append(connection.send(h11.Data(data=reply.body)))
         pieces.append(connection.send(h11.EndOfMessage()))
-        data = b"".join(piece for piece in pieces if piece)
-        for at in range(0, len(data), _PIECE):
-            self._peer.send(data[at : at + _PIECE])
+        self._peer.send(b"".join(piece for piece in pieces if piece))
         if {connection.our_state, connection.their_state} != {h11.DONE}:
             return False
         connection.start_next_cycle()
@@ -173,27 +175,13 @@ class _Reader:
         if self._until is not None and now >= self._until:
             raise TimeoutError
         wait = self._idle if self._until is None else self._until - now
-        try:
-            part = self._next(wait)
-        except ChannelClosed:
-            part = b""
+        part = self._peer.recv(wait)
         if part and self._until is None:
             self._until = time.monotonic() + self._arrival
         self._connection.receive_data(part)
 
-    def _next(self, wait: float) -> bytes:
-        """Some bytes, none at the end of the stream."""
-        while True:
-            for part in self._parts:
-                if part:
-                    self._empty = False
-                    return part
-            if self._empty:
-                return b""
-            self._parts, self._empty = self._peer.recv_stream(wait), True
 
-
-def _check(head: h11.Request) -> None:
+def _check(head: h11.Request, limit: int) -> None:
     """Refuse a request that could be meant in another way, or that is too big."""
     if head.http_version not in (b"1.0", b"1.1"):
         raise Refusal(505, "this is HTTP/1.1")
@@ -211,5 +199,5 @@ def _check(head: h11.Request) -> None:
         if names.count(name) > 1:
             raise Refusal(400, "a header comes twice")
     for name, value in head.headers:
-        if name == b"content-length" and (len(value) > 16 or int(value) > MAX_BODY):
-            raise Refusal(413, f"a request has at most {MAX_BODY} bytes")
+        if name == b"content-length" and (len(value) > 16 or int(value) > limit):
+            raise Refusal(413, _TOO_LONG.format(limit))

@@ -31,7 +31,7 @@ _NUMBERS = {
 def digest_info(name: str, digest: bytes) -> bytes:
     """What PKCS#1 v1.5 signs: the digest behind its function's name (RFC 8017, section 9.2)."""
     size = SIZES[name]
-    identifier = bytes.fromhex("0609608648016503040200")[:-1] + bytes((_NUMBERS[name],))
+    identifier = bytes.fromhex("06096086480165030402") + bytes((_NUMBERS[name],))
     algorithm = b"\x30" + bytes((len(identifier) + 2,)) + identifier + b"\x05\0"
     inner = algorithm + b"\x04" + bytes((size,)) + digest
     return b"\x30" + bytes((len(inner),)) + inner

@@ -24,7 +24,10 @@ from secgear.services.crypto.rest.kinds import KINDS, Kind
 from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rest.ring import Ring, octets
 from secgear.services.crypto.rest.routes import Form, Query, Request, Route
+from secgear.services.crypto.rest.system import NONCE, nonce_of
 from secgear.services.crypto.rest.transit_keys import listed, make, pem, spki
+from secgear.services.crypto.rest.work import ROOM
+from secgear.services.crypto.token.versions import Version
 
 StateName = Literal["pre_active", "active", "deactivated", "compromised"]
 
@@ -93,6 +96,17 @@ class Keys(msgspec.Struct, frozen=True):
     """Names, sorted."""
 
     keys: list[str]
+
+
+class Attested(msgspec.Struct, frozen=True):
+    """Proof of where a version's key is and what may become of it.
+
+    certificates: of a pair, PEM. statement: of a secret key, COSE_Sign1 in base64.
+    """
+
+    version: int
+    certificates: str | None = None
+    statement: str | None = None
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -188,11 +202,25 @@ def _delete(request: Request) -> None:
 
 
 def _public(request: Request) -> str:
+    return pem(spki(_version(request)))
+
+
+def _attest(request: Request) -> Attested:
+    version = _version(request)
+    if version.secret is None:
+        raise Refusal(403, "permission denied")
+    made = request.work.call("S_AttestKey", version.secret.id << 1, nonce_of(request), ROOM)
+    if version.public is not None:
+        return Attested(version.number, certificates=made.decode())
+    return Attested(version.number, statement=base64.b64encode(made).decode())
+
+
+def _version(request: Request) -> Version:
     number = request.query.get("version", "0")
     if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise Refusal(400, "version: a version")
     try:
-        return pem(spki(_ring(request).named.version(int(number))))
+        return _ring(request).named.version(int(number))
     except CryptokiError:
         raise Refusal(404) from None
 
@@ -299,6 +327,8 @@ ROUTES: Final = (
           answer=Key, form=_P, status=201),
     Route("GET", f"{_K}/public.pem", "A version's public key.", _public, form=Form.TEXT,
           query=_VERSION),
+    Route("GET", f"{_K}/attestation", "Proof of where a version's key is.", _attest,
+          answer=Attested, form=_P, query=(*_VERSION, *NONCE)),
     Route("POST", f"{_K}/rotate", "Make the next version.", _rotate, body=Rotate, answer=Key,
           form=_P),
     Route("POST", f"{_K}/state", "Take a version to another state.", _step, body=Step, answer=Key,

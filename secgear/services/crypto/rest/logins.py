@@ -1,7 +1,8 @@
-"""Who has logged in over REST: tokens as Vault has them, which live in the enclave's memory only.
+"""Who has logged in over a channel: tokens as Vault has them, in the enclave's memory only.
 
-A token stands for one `Application` in which the user is logged in, as a connection does for a
-client of PKCS#11. Its text is never kept: what is kept is its digest, which finds it.
+A token counts in the channel in which it was given, and ends with it. It stands for one
+`Application` in which the user is logged in, as a connection does for a client of PKCS#11. Its text
+is never kept: what is kept is its digest, which finds it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from secgear.services.crypto.token.slot import Slot
 
 TTL: Final = 3600.0  # seconds that a token counts, and by which it is renewed
 MAX_TTL: Final = 86_400.0  # seconds after which it can't be renewed any more
-MAX_LOGINS: Final = 256
-"""Of one slot. One more ends the one that was not used for the longest time."""
+MAX_LOGINS: Final = 64
+"""Of one channel. One more ends the one that was not used for the longest time."""
 _PREFIX: Final = "sg."
-_LOOK: Final = 5.0  # seconds between looks at which tokens have ended
 _WRONG: Final = frozenset(
     {Rv.PIN_INCORRECT, Rv.PIN_LEN_RANGE, Rv.PIN_INVALID, Rv.USER_PIN_NOT_INITIALIZED}
 )
@@ -55,13 +55,14 @@ class Login:
 
 @final
 class Logins:
-    """All tokens of a module."""
+    """All tokens of a channel. peer: who is at its other end, for the audit trail."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, peer: str) -> None:
         self._module = module
+        self._peer = peer
         self._lock = threading.Lock()
         self._logins: dict[bytes, Login] = {}
-        self._watching = False
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._logins)
@@ -79,9 +80,9 @@ class Logins:
                 return slot
         raise Refusal(404, "there is no such namespace: it is a slot's number or a token's label")
 
-    def begin(self, slot: Slot, user: str, pin: str, peer: str) -> tuple[str, Login]:
+    def begin(self, slot: Slot, user: str, pin: str) -> tuple[str, Login]:
         """Log in: a new token's text. Raises Refusal; failures count towards the PIN's lock-out."""
-        app = Application(self._module, f"rest {user[:32]}, {peer}"[:160], initialised=True)
+        app = Application(self._module, f"rest {user[:32]}, {self._peer}"[:160], initialised=True)
         try:
             session = call("C_OpenSession", app, slot.number, BOTH)
             if user == "user":
@@ -101,21 +102,24 @@ class Logins:
         text = _PREFIX + secrets.token_urlsafe(32)
         login = Login(app, slot, user, _digest(text))
         with self._lock:
-            gone = self._oldest(slot)
-            self._logins[login.key] = login
-            if not self._watching:
-                threading.Thread(target=self._watch, name="rest logins", daemon=True).start()
-                self._watching = True
+            gone = self._oldest() if not self._closed else [login]
+            if not self._closed:
+                self._logins[login.key] = login
         self._leave(gone)
         return text, login
 
     def find(self, text: str | None) -> Login:
         """Whose token this is. Raises Refusal(403)."""
-        login = self._logins.get(_digest(text)) if text else None
-        if login is None or login.left <= 0:
+        login = self.known(text)
+        if login is None:
             raise Refusal(403, "permission denied")
         login.used = time.monotonic()
         return login
+
+    def known(self, text: str | None) -> Login | None:
+        """The same, None where it is nobody's."""
+        login = self._logins.get(_digest(text)) if text else None
+        return login if login is not None and login.left > 0 else None
 
     def end(self, login: Login) -> None:
         """The token does not count any more. Idempotent."""
@@ -123,29 +127,29 @@ class Logins:
             self._logins.pop(login.key, None)
         self._leave([login])
 
-    def _oldest(self, slot: Slot) -> list[Login]:
-        """Take out the login that has to make room on a slot, inside of the lock."""
-        own = [login for login in self._logins.values() if login.slot is slot]
-        if len(own) < MAX_LOGINS:
+    def sweep(self) -> None:
+        """End those that are over also where nobody asks: their sessions keep a token from anew."""
+        with self._lock:
+            over = [login for login in self._logins.values() if login.left <= 0]
+            for login in over:
+                del self._logins[login.key]
+        self._leave(over)
+
+    def close(self) -> None:
+        """End all of them, for good."""
+        with self._lock:
+            self._closed = True
+            over = list(self._logins.values())
+            self._logins.clear()
+        self._leave(over)
+
+    def _oldest(self) -> list[Login]:
+        """Take out the login that has to make room, inside of the lock."""
+        if len(self._logins) < MAX_LOGINS:
             return []
-        oldest = min(own, key=lambda login: login.used)
+        oldest = min(self._logins.values(), key=lambda login: login.used)
         del self._logins[oldest.key]
         return [oldest]
-
-    def _watch(self) -> None:
-        """End what is over also where nobody asks: a token with sessions can't begin anew."""
-        pause = threading.Event()
-        while True:
-            pause.wait(_LOOK)
-            with self._lock:
-                over = [login for login in self._logins.values() if login.left <= 0]
-                for login in over:
-                    del self._logins[login.key]
-                self._watching = bool(self._logins)
-                going = self._watching
-            self._leave(over)
-            if not going:
-                return
 
     @staticmethod
     def _leave(logins: list[Login]) -> None:

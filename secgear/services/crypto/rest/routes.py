@@ -12,7 +12,7 @@ from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rest.work import Work
 
 if TYPE_CHECKING:
-    from secgear.services.crypto.rest.logins import Login
+    from secgear.services.crypto.rest.logins import Login, Logins
     from secgear.services.crypto.rest.service import Service
 
 MAX_SEGMENTS: Final = 12
@@ -48,11 +48,11 @@ class Request(NamedTuple):
     """What a handler is given. work: on the token of who has logged in."""
 
     service: Service
+    logins: Logins
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: Any
     namespace: str | None
-    peer: str
     token: str | None
     login: Login | None
     session: Work | None

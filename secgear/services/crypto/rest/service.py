@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
-from typing import Any, Final, final
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn, final
 
 import msgspec
 
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.pkcs11.rv import CryptokiError
 from secgear.services.crypto.rest import (
+    channel,
     connection,
     keys,
     system,
@@ -30,6 +32,7 @@ from secgear.services.crypto.token.module import Module
 
 _logger = logging.getLogger(__name__)
 JSON: Final = "application/json"
+MAX_CONNECTIONS: Final = 1024  # of HTTP, of all channels
 ROUTER: Final = Router(
     (
         *system.ROUTES,
@@ -50,30 +53,56 @@ _DECODERS: Final[Mapping[Any, msgspec.json.Decoder[Any]]] = {
 
 @final
 class Service:
-    """REST for a module: what all of its connections share."""
+    """REST for a module: what all of its clients share.
 
-    def __init__(self, module: Module) -> None:
+    torn: called when the module has to start again; returns nothing more.
+    """
+
+    def __init__(self, module: Module, torn: Callable[[CryptoModuleError], NoReturn]) -> None:
         self.module = module
-        self.logins = Logins(module)
+        self.torn = torn
         self.description = DESCRIPTION
+        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
-    def serve(self, session: connection.Peer, peer: str) -> None:
-        """Serve one connection. peer: who it is, for the audit trail.
+    def serve(self, session: channel.Session, peer: str) -> None:
+        """Serve a channel. peer: who is at its other end, for the audit trail.
 
-        Raises ChannelError when it breaks, CryptoModuleError when the module has to start again.
+        Raises ChannelError when it breaks.
         """
-        connection.serve(session, lambda asked: self.reply(asked, peer), refused)
-
-    def reply(self, asked: Asked, peer: str) -> Reply:
-        """The reply to one request. Raises CryptoModuleError."""
+        client = Client(self, peer)
         try:
-            return self._reply(asked, peer)
+            channel.Channel(session, client.serve, self._room).serve(client.logins.sweep)
+        finally:
+            client.logins.close()
+
+
+@final
+class Client:
+    """Who is at the other end of a channel: what all of its connections share."""
+
+    def __init__(self, service: Service, peer: str) -> None:
+        self.service = service
+        self.logins = Logins(service.module, peer)
+
+    def serve(self, peer: connection.Peer) -> None:
+        """Serve one connection. Raises ChannelError."""
+        connection.serve(
+            peer,
+            self.reply,
+            refused,
+            lambda headers: self.logins.known(_token(headers)) is not None,
+        )
+
+    def reply(self, asked: Asked) -> Reply:
+        """The reply to one request."""
+        try:
+            return self._reply(asked)
         except Refusal as refusal:
             return refused(refusal)
         except CryptokiError as error:
             return refused(of(error))
-        except CryptoModuleError:
-            raise
+        except CryptoModuleError as error:
+            self.service.torn(error)
         except MemoryError:
             return refused(Refusal(503, "the module has no room for that"))
         except Exception as error:  # noqa: BLE001  (a defect here must not end everybody's service)
@@ -81,20 +110,20 @@ class Service:
             _logger.error("a request failed: %s", type(error).__name__)
             return refused(Refusal(500, "internal error"))
 
-    def _reply(self, asked: Asked, peer: str) -> Reply:
+    def _reply(self, asked: Asked) -> Reply:
         headers = asked.headers
         if "origin" in headers:
             # A page in somebody's browser, at a local door: it could try PINs until they lock.
             raise Refusal(403, "requests from web pages are not served")
         route, path, query = ROUTER.find(asked.method, asked.target)
-        token = headers.get("x-vault-token") or _bearer(headers.get("authorization"))
+        token = _token(headers)
         request = Request(
-            service=self,
+            service=self.service,
+            logins=self.logins,
             path=path,
             query=query,
             body=None,
             namespace=headers.get("x-vault-namespace"),
-            peer=peer,
             token=token,
             login=None,
             session=None,
@@ -112,9 +141,9 @@ class Service:
             )
 
 
-def _bearer(header: str | None) -> str | None:
-    kind, _, token = (header or "").partition(" ")
-    return token if kind.lower() == "bearer" else None
+def _token(headers: Mapping[str, str]) -> str | None:
+    kind, _, bearer = headers.get("authorization", "").partition(" ")
+    return headers.get("x-vault-token") or (bearer if kind.lower() == "bearer" else None)
 
 
 def _read(route: Route, data: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from secgear.services.crypto.rest.connection import Reply
 from secgear.services.crypto.rest.logins import Login
 from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rest.routes import Form, Query, Request, Route
+from secgear.services.crypto.rest.work import ROOM, call
 from secgear.services.crypto.token.module import MANUFACTURER
 
 VERSION: Final = "0.1.0+secgear"
@@ -57,7 +59,7 @@ class Initialized(msgspec.Struct, frozen=True):
     initialized: bool
 
 
-class Login_(Body, frozen=True):  # noqa: N801
+class Password(Body, frozen=True):
     """password: the PIN."""
 
     password: str
@@ -92,6 +94,12 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
     expire_time: str
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """A statement about the module, signed by its enclave: COSE_Sign1 in base64."""
+
+    statement: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """What the module tells about itself. audit_key, audit_hash: hexadecimal."""
 
@@ -104,7 +112,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def _initialized(request: Request) -> bool:
-    state = request.service.logins.slot(request.namespace).state
+    state = request.logins.slot(request.namespace).state
     return state.so is not None and state.user is not None
 
 
@@ -132,18 +140,30 @@ def _status(request: Request) -> Status:
     return Status(
         slots=len(module.slots),
         objects=sum(len(slot.table) for slot in module.slots),
-        logins=len(request.service.logins),
+        logins=len(request.logins),
         audit_key=module.vault.audit_key.hex(),
         audit_seq=head.audit_seq,
         audit_hash=head.audit_hash.hex(),
     )
 
 
+def _attestation(request: Request) -> Proof:
+    made = call("S_AttestModule", request.work.app, nonce_of(request), ROOM)
+    return Proof(base64.b64encode(made).decode())
+
+
+def nonce_of(request: Request) -> bytes:
+    """The nonce that is asked for, in hexadecimal; none for what is there. Raises Refusal."""
+    try:
+        return bytes.fromhex(request.query.get("nonce", ""))
+    except ValueError:
+        raise Refusal(400, "nonce: hexadecimal") from None
+
+
 def _login(request: Request) -> Auth:
-    logins = request.service.logins
+    logins = request.logins
     text, login = logins.begin(
-        logins.slot(request.namespace), request.path["username"], request.body.password,
-        request.peer,
+        logins.slot(request.namespace), request.path["username"], request.body.password
     )  # fmt: skip
     return _auth(text, login)
 
@@ -176,7 +196,7 @@ def _renew(request: Request) -> Auth:
 
 
 def _revoke(request: Request) -> None:
-    request.service.logins.end(request.caller)
+    request.logins.end(request.caller)
 
 
 def _seconds(given: int | str | None) -> float | None:
@@ -204,6 +224,7 @@ def _auth(text: str, login: Login) -> Auth:
     )
 
 
+NONCE: Final = (Query("nonce", "Of who wants new evidence: 8 to 64 bytes, hexadecimal."),)
 ROUTES: Final = (
     Route("GET", "/openapi.json", "This description.", _description, form=Form.PLAIN,
           answer=dict[str, Any], public=True),
@@ -216,9 +237,11 @@ ROUTES: Final = (
           form=Form.PLAIN, public=True),
     Route("GET", "/v1/status", "What the module tells about itself.", _status, answer=Status,
           form=Form.PLAIN),
+    Route("GET", "/v1/attestation", "Proof of which module this is.", _attestation, answer=Proof,
+          form=Form.PLAIN, query=NONCE),
     Route("POST", "/v1/auth/userpass/login/{username}",
           "Log in with a PIN; failures count towards its lock-out.", _login,
-          body=Login_, answer=Auth, form=Form.LOGIN, public=True),
+          body=Password, answer=Auth, form=Form.LOGIN, public=True),
     Route("GET", "/v1/auth/token/lookup-self", "About the token that asks.", _lookup,
           answer=TokenInfo),
     Route("POST", "/v1/auth/token/renew-self", "Let the token count for longer, a day at the most.",

@@ -158,29 +158,27 @@ class RestoreBackup(_Operation, frozen=True, tag="restore"):
         )
 
 
-class AdmitMember(_Operation, frozen=True, tag="admit-member"):
-    """An enclave on another machine may be given the domain key. application: its SHA-256."""
+class AdmitEnclave(_Operation, frozen=True, tag="admit"):
+    """Enclaves of another machine become members of the domain. application: its SHA-256."""
 
     application: Annotated[str, _HEX_32]
 
     def words(self) -> str:
         """See `_Operation`."""
         return (
-            f"who has made the application {self.application} is given the domain key, if it is an "
-            "enclave like the module's: it has all keys then"
+            f"the machine that has made the application {self.application} becomes a member: "
+            "its enclaves, if they are such as this, open all keys of this module"
         )
 
 
-class ExpelMember(_Operation, frozen=True, tag="expel-member"):
+class ExpelMember(_Operation, frozen=True, tag="expel"):
     """A platform may open the module no more. member: its id."""
 
     member: Annotated[str, _HEX_16]
 
     def words(self) -> str:
         """See `_Operation`."""
-        return (
-            f"the module's enclaves on the platform {self.member} end; rotate the domain key then"
-        )
+        return f"the module's enclaves on the machine {self.member} end; rotate the domain key then"
 
 
 class Zeroise(_Operation, frozen=True, tag="zeroise"):
@@ -198,7 +196,7 @@ Operation = (
     | ResetOfficer
     | MakeBackup
     | RestoreBackup
-    | AdmitMember
+    | AdmitEnclave
     | ExpelMember
     | Zeroise
 )

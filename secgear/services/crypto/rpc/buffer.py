@@ -29,9 +29,9 @@ class Reader:
 
     __slots__ = ("_at", "_data", "version")
 
-    def __init__(self, data: bytes, version: int) -> None:
+    def __init__(self, data: bytes, version: int, at: int = 0) -> None:
         self._data = data
-        self._at = 0
+        self._at = at
         self.version = version
 
     def u8(self) -> int:
@@ -69,10 +69,19 @@ class Reader:
 
     def array(self) -> bytes | None:
         """Bytes with their length; None for those that are not there."""
-        size = self.u32()
+        data = self._data
+        start = self._at + 4
+        if start > len(data):
+            raise MalformedMessage
+        size: int = _U32.unpack_from(data, start - 4)[0]
         if size == NULL:
+            self._at = start
             return None
-        return self.take(size)
+        end = start + size
+        if end > len(data):
+            raise MalformedMessage
+        self._at = end
+        return data[start:end]
 
     def octets(self) -> bytes:
         """The same where it makes no difference whether they are not there or none."""

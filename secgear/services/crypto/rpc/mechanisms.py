@@ -21,6 +21,7 @@ from secgear.services.crypto.pkcs11.mechanism import (
     EddsaParams,
     GcmParams,
     HkdfParams,
+    KdfParams,
     LengthParam,
     Mechanism,
     Mechanisms,
@@ -265,6 +266,14 @@ _HKDF = _Form(
     ("salt_key", "u64"),
     ("info", "array"),
 )
+_KDF = _Form(
+    KdfParams,
+    lambda reader: KdfParams(reader.u64(), reader.u64(), _octets(reader), _octets(reader)),
+    ("prf", "u64"),
+    ("counter_bits", "u64"),
+    ("before", "array"),
+    ("after", "array"),
+)
 _SM2_EXCHANGE = _Form(
     Sm2ExchangeParams,
     lambda reader: Sm2ExchangeParams(
@@ -316,6 +325,7 @@ _FORMS: Final[Mapping[int, _Form]] = {
     int(Mech.ECDH1_DERIVE): _ECDH,
     int(Mech.HKDF_DERIVE): _HKDF,
     int(Mech.HKDF_DATA): _HKDF,
+    int(Mech.SP800_108_COUNTER_KDF): _KDF,
     int(Mech.SM2_EXCHANGE): _SM2_EXCHANGE,
     int(Mech.EDDSA): _EDDSA,
     int(Mech.ML_DSA): _CONTEXT,

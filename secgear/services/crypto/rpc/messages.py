@@ -7,7 +7,7 @@ anything of it is done, and nothing may follow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -52,15 +52,23 @@ class Request(msgspec.Struct, frozen=True):
     arguments: tuple[Any, ...]
 
 
+class _Known(NamedTuple):
+    """A call as requests for it are read. beginning: call id and signature."""
+
+    call: Call
+    beginning: bytes
+    readers: tuple[Callable[[Reader], Any], ...]
+
+
 def parse_request(body: bytes, version: int) -> Request:
     """A request. Raises MalformedMessage, CryptokiError for what can be parsed but not meant."""
-    reader = Reader(body, version)
-    call = CALLS.get(reader.u32())
-    if call is None or call.since > version:
-        raise CryptokiError(Rv.FUNCTION_NOT_SUPPORTED)
-    signature, readers = _REQUESTS[call.id]
-    if reader.array() != signature:
+    known = _REQUESTS.get(body[:4])
+    if known is None or known.call.since > version:
+        raise CryptokiError(Rv.FUNCTION_NOT_SUPPORTED) if len(body) >= 4 else MalformedMessage
+    call, beginning, readers = known
+    if not body.startswith(beginning):
         raise MalformedMessage
+    reader = Reader(body, version, len(beginning))
     arguments = tuple([read(reader) for read in readers])
     reader.end()
     return Request(call, arguments)
@@ -78,10 +86,11 @@ def build_request(call: Call, arguments: Sequence[Any], version: int) -> bytes:
 
 def build_answer(call: Call, results: Sequence[Any], version: int) -> bytes:
     """The answer to `call` that went well."""
-    signature, writers = _ANSWERS[call.id]
+    beginning, writers = _ANSWERS[call.id]
+    if not writers:
+        return beginning
     writer = Writer(version)
-    writer.u32(call.id)
-    writer.array(signature)
+    writer.raw(beginning)
     for write, value in zip(writers, results, strict=True):
         write(writer, value)
     return writer.done()
@@ -112,6 +121,13 @@ def parse_answer(call: Call, body: bytes, version: int) -> tuple[Any, ...]:
     results = tuple(_READ_RESULT[form](reader) for form in split(call.response))
     reader.end()
     return results
+
+
+def _beginning(id: int, signature: str) -> bytes:
+    writer = Writer(0)
+    writer.u32(id)
+    writer.array(signature.encode())
+    return writer.done()
 
 
 # --- arguments -----------------------------------------------------------------------------------
@@ -245,11 +261,18 @@ _READ_RESULT: Final[Mapping[str, Callable[[Reader], Any]]] = {
     "ar": _read_results,
 }
 _REQUESTS: Final = {
-    call.id: (call.request.encode(), tuple(_READ_ARGUMENT[form] for form in split(call.request)))
+    call.id.to_bytes(4, "big"): _Known(
+        call,
+        _beginning(call.id, call.request),
+        tuple(_READ_ARGUMENT[form] for form in split(call.request)),
+    )
     for call in CALLS.values()
 }
 _ANSWERS: Final = {
-    call.id: (call.response.encode(), tuple(_WRITE_RESULT[form] for form in split(call.response)))
+    call.id: (
+        _beginning(call.id, call.response),
+        tuple(_WRITE_RESULT[form] for form in split(call.response)),
+    )
     for call in CALLS.values()
 }
 _RETURN_VALUES: Final = frozenset(int(rv) for rv in Rv)

@@ -7,6 +7,7 @@ change. So a request is executed once, whatever crashes.
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, final
@@ -16,7 +17,7 @@ import msgspec
 from secgear.errors import CryptoRefused
 from secgear.services.crypto.roles import requests
 from secgear.services.crypto.roles.operations import (
-    AdmitMember,
+    AdmitEnclave,
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
@@ -38,18 +39,18 @@ if TYPE_CHECKING:
 MAX_OPEN: Final = 32  # requests at a time
 CHALLENGE_SIZE: Final = 32
 
-EXECUTED_BY: Final[Mapping[type[Operation], Role]] = {
+EXECUTED_BY: Final[Mapping[type[Operation], Role | None]] = {
     ChangeAdministrators: Role.ADMINISTRATOR,
     ChangeRoles: Role.ADMINISTRATOR,
     ChangePinPolicy: Role.ADMINISTRATOR,
     ResetOfficer: Role.ADMINISTRATOR,
     MakeBackup: Role.OPERATOR,
     RestoreBackup: Role.ADMINISTRATOR,
-    AdmitMember: Role.ADMINISTRATOR,
     ExpelMember: Role.ADMINISTRATOR,
     Zeroise: Role.ADMINISTRATOR,
+    AdmitEnclave: None,
 }
-"""Who hands in what the administrators have approved."""
+"""Who hands in what the administrators have approved; None: whoever it is, the host as well."""
 
 
 @final
@@ -122,49 +123,52 @@ def admit(roles: Roles, badge: Badge, proof: bytes) -> None:
 
 
 def open_request(
-    roles: Roles, badge: Badge, operation: Operation, *, seconds: int, now: int
+    roles: Roles, badge: Badge, operation: Operation, *, seconds: int, now: datetime.datetime
 ) -> tuple[bytes, Roles]:
     """A new request, and the roles with it among the open ones. Raises CryptoRefused.
 
-    seconds: how long it is valid. now: seconds since 1970, by the host's clock.
+    seconds: how long it is valid. now: by the host's clock.
     """
     who = badge.require(roles, Role.ADMINISTRATOR, Role.OPERATOR)
     if not 1 <= seconds <= MAX_VALID:
         raise CryptoRefused(f"a request is valid between a second and {MAX_VALID // 86400} days")
     operation.check()
-    current = tuple(one for one in roles.requests if one.expires > now)
+    current = tuple(one for one in roles.requests if one.expires > now.timestamp())
     if len(current) >= MAX_OPEN:
         raise CryptoRefused(f"{MAX_OPEN} requests are open; execute them, or let them expire")
+    expires = int(now.timestamp()) + seconds
     request = requests.encode(
         Request(
             module=roles.module.hex(),
             nonce=os.urandom(16).hex(),
             opened_by=who.name,
-            expires=now + seconds,
+            expires=expires,
             operation=operation,
         )
     )
     requests.parse_request(request)  # what can't be read again is not opened
-    opened = OpenRequest(bytes.fromhex(requests.digest(request)), now + seconds)
+    opened = OpenRequest(bytes.fromhex(requests.digest(request)), expires)
     return request, msgspec.structs.replace(roles, requests=(*current, opened))
 
 
 def authorise(
-    roles: Roles, badge: Badge, request: bytes, approvals: bytes, *, now: int
+    roles: Roles, badge: Badge, request: bytes, approvals: bytes, *, now: datetime.datetime
 ) -> Authorised:
     """Whether the request's operation may be carried out. Raises CryptoRefused, which says why.
 
-    approvals: an array of them. now: seconds since 1970, by the host's clock.
+    approvals: an array of them. now: by the host's clock.
     """
     asked = requests.parse_request(request)
     if asked.module != roles.module.hex():
         raise CryptoRefused("the request is for another module")
     check_phase(roles, asked.operation)
-    badge.require(roles, EXECUTED_BY[type(asked.operation)])
+    executor = EXECUTED_BY[type(asked.operation)]
+    if executor is not None:
+        badge.require(roles, executor)
     digest = bytes.fromhex(requests.digest(request))
     if digest not in {one.digest for one in roles.requests}:
         raise CryptoRefused("the request is not open here: it was executed, or never made here")
-    if now >= asked.expires:
+    if now.timestamp() >= asked.expires:
         raise CryptoRefused("the request has expired")
     approvers = _approvers(roles, request, approvals)
     if not roles.threshold or len(approvers) < roles.threshold:

@@ -20,7 +20,7 @@ from secgear.services.crypto.roles.archive import Manifest, Seal, SealedShare, d
 from secgear.services.crypto.roles.operations import MakeBackup
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.draft import Draft
-from secgear.services.crypto.token.governing import authorised
+from secgear.services.crypto.token.governing import decided
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.objects import Object, pack
 from secgear.services.crypto.token.roles import Roles
@@ -89,12 +89,12 @@ def begin(app: Application, request: bytes, approvals: bytes) -> bytes:
     """Begin a backup, which `app` may fetch then. Returns its manifest. Raises CryptoRefused."""
 
     def take(draft: Draft) -> Backup:
-        done = authorised(app, draft, request, approvals)
+        done = decided(app, draft, request, approvals)
         if not isinstance(done.operation, MakeBackup):
             raise CryptoRefused("the request is for no backup")
         tables = enumerate(app.module.vault.tables)
         objects = [(slot, item) for slot, table in tables for item in table.all()]
-        made = Backup(draft.head, objects, done.operation, app.module.vault.clock())
+        made = Backup(draft.head, objects, done.operation, int(app.module.vault.now().timestamp()))
         detail: dict[str, str | int | bool] = {"backup": made.digest, "objects": len(objects)}
         draft.record(Event("backup made", app.actor, None, detail))
         return made

@@ -1,4 +1,6 @@
-"""Keys that follow from other keys: ECDH, SM2's key exchange, HKDF. Pure: no sessions, no store.
+"""Keys that follow from other keys: ECDH, SM2's key exchange, HKDF, the KDF of SP 800-108.
+
+Pure: no sessions, no store.
 
 A key that may derive is as safe as what its owner lets be derived from it: whoever may use it can
 derive a second time what is sensitive the first time, and read it. CKA_DERIVE_TEMPLATE and
@@ -11,11 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers import algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFCMAC, KBKDFHMAC, CounterLocation, Mode
 from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 
 from secgear.services.crypto.algorithms import keys, sm2
-from secgear.services.crypto.algorithms.hashing import HASHES, KDF_HASHES
+from secgear.services.crypto.algorithms.hashing import HASHES, KDF_HASHES, NAMES
 from secgear.services.crypto.pkcs11.constants import (
     UNAVAILABLE,
     Attr,
@@ -28,6 +32,7 @@ from secgear.services.crypto.pkcs11.constants import (
 from secgear.services.crypto.pkcs11.mechanism import (
     EcdhParams,
     HkdfParams,
+    KdfParams,
     Mechanism,
     Parameter,
     Sm2ExchangeParams,
@@ -221,9 +226,50 @@ def _salt(params: HkdfParams, named: Named) -> bytes | None:
     return bytes(salt.material)
 
 
+# --- SP 800-108 ----------------------------------------------------------------------------------
+
+
+def _counter_kdf(
+    params: KdfParams, base: Object, length: int | None, _: Named
+) -> tuple[bytes, dict[int, Value]]:
+    """NIST SP 800-108, 4.1, in PKCS#11 3.0 current mechanisms, 2.42."""
+    if params.counter_bits not in (8, 16, 24, 32) or not params.before + params.after:
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+    if length is None:
+        raise CryptokiError(Rv.TEMPLATE_INCOMPLETE)
+    location = CounterLocation.MiddleFixed
+    if not params.before or not params.after:
+        location = CounterLocation.AfterFixed if params.before else CounterLocation.BeforeFixed
+    given: dict[str, Any] = {
+        "mode": Mode.CounterMode,
+        "length": length,
+        "rlen": params.counter_bits // 8,
+        "llen": None,
+        "location": location,
+        "label": None,
+        "context": None,
+        "fixed": params.before + params.after,
+    }
+    if location is CounterLocation.MiddleFixed:
+        given["break_location"] = len(params.before)
+    try:
+        if params.prf == Mech.AES_CMAC and base.key_type == KeyType.AES:
+            kdf: KBKDFCMAC | KBKDFHMAC = KBKDFCMAC(algorithms.AES, **given)
+        elif params.prf in _PRFS and base.key_type == KeyType.GENERIC_SECRET:
+            kdf = KBKDFHMAC(_PRFS[params.prf], **given)
+        else:
+            raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
+        return kdf.derive(bytes(base.material)), {}
+    except ValueError:  # the counter is too short for as many bytes
+        raise CryptokiError(Rv.KEY_SIZE_RANGE) from None
+
+
+_PRFS: Final = {int(Mech[f"{name}_HMAC"]): HASHES[number] for name, number in NAMES.items()}
+
 _DERIVERS: Final[Mapping[int, tuple[type, _Deriver]]] = {
     int(Mech.ECDH1_DERIVE): (EcdhParams, _ecdh),
     int(Mech.SM2_EXCHANGE): (Sm2ExchangeParams, _sm2_exchange),
     int(Mech.HKDF_DERIVE): (HkdfParams, _hkdf),
     int(Mech.HKDF_DATA): (HkdfParams, _hkdf),
+    int(Mech.SP800_108_COUNTER_KDF): (KdfParams, _counter_kdf),
 }

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from secgear.services.crypto.algorithms import keys, sm2
 from secgear.services.crypto.pkcs11.constants import (
@@ -164,16 +164,8 @@ def _ec(template: Template) -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(curve)
 
 
-def _edwards(template: Template) -> ed25519.Ed25519PrivateKey:
-    if _params(template) not in keys.EDWARDS:
-        raise CryptokiError(Rv.CURVE_NOT_SUPPORTED)
-    return ed25519.Ed25519PrivateKey.generate()
-
-
-def _montgomery(template: Template) -> x25519.X25519PrivateKey:
-    if _params(template) not in keys.MONTGOMERY:
-        raise CryptokiError(Rv.CURVE_NOT_SUPPORTED)
-    return x25519.X25519PrivateKey.generate()
+def _raw(kind: KeyType) -> Callable[[Template], Any]:
+    return lambda template: keys.raw_curve(kind, template).private.generate()
 
 
 def _sm2(template: Template) -> sm2.PrivateKey:
@@ -197,8 +189,8 @@ def _lattice(sets: Mapping[int, Any]) -> Callable[[Template], Any]:
 _GENERATORS: Final[Mapping[KeyType, Callable[[Template], Any]]] = {
     KeyType.RSA: _rsa,
     KeyType.EC: _ec,
-    KeyType.EC_EDWARDS: _edwards,
-    KeyType.EC_MONTGOMERY: _montgomery,
+    KeyType.EC_EDWARDS: _raw(KeyType.EC_EDWARDS),
+    KeyType.EC_MONTGOMERY: _raw(KeyType.EC_MONTGOMERY),
     KeyType.SM2: _sm2,
     KeyType.ML_DSA: _lattice(keys.ML_DSA),
     KeyType.ML_KEM: _lattice(keys.ML_KEM),
@@ -229,7 +221,9 @@ def _test_pair(kind: KeyType, key: Any) -> None:
                 algorithm = ec.ECDSA(hashes.SHA256())
                 public.verify(key.sign(probe, algorithm), probe, algorithm)
             case KeyType.EC_MONTGOMERY:
-                other = x25519.X25519PrivateKey.generate()
+                curves = keys.RAW_CURVES[kind]
+                kinds = [curve.private for curve in curves if isinstance(key, curve.private)]
+                other = kinds[0].generate()
                 if key.exchange(other.public_key()) != other.exchange(public):
                     raise InvalidSignature
             case KeyType.ML_KEM:

@@ -8,7 +8,6 @@ import msgspec
 
 from secgear.errors import CryptoRefused
 from secgear.services.crypto.roles.operations import (
-    AdmitMember,
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
@@ -16,12 +15,13 @@ from secgear.services.crypto.roles.operations import (
     ResetOfficer,
     Zeroise,
 )
-from secgear.services.crypto.token import authority, membership, pins
+from secgear.services.crypto.token import authority, members, pins
 from secgear.services.crypto.token.application import Application
-from secgear.services.crypto.token.authority import Authorised
+from secgear.services.crypto.token.authority import Authorised, Badge
 from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.roles import Phase
+from secgear.services.crypto.token.vault import Vault
 from secgear.services.crypto.token.zeroising import zeroise
 
 _LONGEST_PIN: Final = pins.MAX_LENGTH
@@ -41,7 +41,7 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
         return begin(app, request, approvals)
 
     def carry_out(draft: Draft) -> None:
-        done = authorised(app, draft, request, approvals)
+        done = decided(app, draft, request, approvals)
         match done.operation:
             case ChangeAdministrators(threshold=threshold, administrators=people):
                 _alter(draft, administrators=people, threshold=threshold)
@@ -51,10 +51,8 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
                 _alter(draft, pins=policy)
             case ResetOfficer(slot=slot):
                 _reset_officer(draft, slot, secret)
-            case AdmitMember(application=application):
-                membership.permit(draft, bytes.fromhex(application))
             case ExpelMember(member=member):
-                membership.remove(draft, bytes.fromhex(member), app.module.vault.member)
+                members.remove(draft, bytes.fromhex(member), app.module.vault.member)
             case Zeroise():
                 detail = {"destroyed": zeroise(draft)}
                 draft.record(Event("module zeroised", app.actor, None, detail))
@@ -66,17 +64,25 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
     return b""
 
 
-def authorised(app: Application, draft: Draft, request: bytes, approvals: bytes) -> Authorised:
+def authorised(
+    draft: Draft, request: bytes, approvals: bytes, *, vault: Vault, badge: Badge, actor: str
+) -> Authorised:
     """Authorise a request in a change: its request is used up with it, and it is recorded.
 
     Raises CryptoRefused.
     """
-    now = app.module.vault.clock()
-    done = authority.authorise(draft.head.roles, app.badge, request, approvals, now=now)
+    done = authority.authorise(draft.head.roles, badge, request, approvals, now=vault.now())
     draft.alter(roles=done.roles)
-    detail = {"approved by": ", ".join(done.approvers), "executed by": app.badge.name}
-    draft.record(Event(f"executed: {done.operation.kind}", app.actor, None, detail))
+    detail = {"approved by": ", ".join(done.approvers), "executed by": badge.name}
+    draft.record(Event(f"executed: {done.operation.kind}", actor, None, detail))
     return done
+
+
+def decided(app: Application, draft: Draft, request: bytes, approvals: bytes) -> Authorised:
+    """The same for what an application hands in."""
+    return authorised(
+        draft, request, approvals, vault=app.module.vault, badge=app.badge, actor=app.actor
+    )
 
 
 def _alter(draft: Draft, **fields: object) -> None:

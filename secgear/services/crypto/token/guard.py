@@ -6,7 +6,7 @@ have all rights, so that a new one is refused rather than forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,11 +14,13 @@ import msgspec
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.rpc.messages import Request
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.state import Right
+
+Function = Callable[..., tuple[Any, ...]]
+"""Takes the application and the call's arguments; returns the results in the table's order."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -51,8 +53,9 @@ _FREE: Final = (
     "C_FindObjectsFinal C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate "
     "C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate "
     "C_SignFinal C_Verify C_VerifyUpdate C_VerifyFinal C_SeedRandom C_GenerateRandom "
-    "C_WaitForSlotEvent C_SessionCancel C_DigestEncryptUpdate C_DecryptDigestUpdate "
-    "C_SignEncryptUpdate C_DecryptVerifyUpdate C_SignRecover C_VerifyRecover "
+    "C_WaitForSlotEvent C_GetOperationState C_SetOperationState C_SessionCancel "
+    "C_DigestEncryptUpdate C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate "
+    "C_SignRecover C_VerifyRecover "
     "C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext C_MessageEncryptFinal "
     "C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext C_MessageDecryptFinal "
     "C_SignMessage C_SignMessageBegin C_SignMessageNext C_MessageSignFinal "
@@ -107,24 +110,33 @@ CALLS: Final[Mapping[str, Row]] = {
 }
 
 
-def check(app: Application, request: Request) -> None:
+def guarded(name: str, function: Function) -> Function:
+    """The function of a call, behind the guard."""
+    if name in ALWAYS:
+        return function
+
+    def guarded(app: Application, *arguments: Any) -> tuple[Any, ...]:
+        _check(app, name, arguments)
+        return function(app, *arguments)
+
+    return guarded
+
+
+def _check(app: Application, name: str, arguments: tuple[Any, ...]) -> None:
     """Whether the call may be made. Raises CryptokiError.
 
     Raises CryptoModuleError in an enclave that has held keys and has to end, because they are no
     more: with the process goes what it had in memory.
     """
-    name = request.call.name
     module = app.module
-    if name in ALWAYS:
-        return
     phase = module.vault.head.roles.phase
     if phase is not Phase.OPEN:
         if phase is Phase.ZEROISED and module.held_keys:
             raise CryptoModuleError("the module was zeroised")
         raise CryptokiError(Rv.TOKEN_NOT_PRESENT)
     if app.named:
-        _check_rights(app, name, request.arguments)
-    _record_use(app, name, request.arguments)
+        _check_rights(app, name, arguments)
+    _record_use(app, name, arguments)
 
 
 def _check_rights(app: Application, name: str, arguments: tuple[Any, ...]) -> None:

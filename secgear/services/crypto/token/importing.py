@@ -3,7 +3,8 @@
 A token has an import key: the secret of an `EnclaveKeyPair`, as an object of the token that nobody
 can use, change, copy or read. Which envelopes it has opened is an attribute of the same object. So
 the ledger is as durable as the key, neither can be rolled back without the other, and both end with
-the token.
+the token's generation: with its initialisation, and where it comes out of a backup, whose ledger
+may know less than there was.
 """
 
 from __future__ import annotations
@@ -67,9 +68,20 @@ def pair_of(item: Object) -> EnclaveKeyPair:
     return EnclaveKeyPair.from_secret(item.material)
 
 
-def usable(item: Object, pair: EnclaveKeyPair, at: datetime.datetime) -> bool:
+def usable(
+    item: Object, pair: EnclaveKeyPair, destination: Destination, at: datetime.datetime
+) -> bool:
     """Whether an import key can be given out: it lives long enough, and is not full."""
-    return pair.key.expires - at >= LEAST and len(_taken(item)) < CAPACITY * ENVELOPE_ID_SIZE
+    return (
+        opens(pair, destination, at)
+        and pair.key.expires - at >= LEAST
+        and len(_taken(item)) < CAPACITY * ENVELOPE_ID_SIZE
+    )
+
+
+def opens(pair: EnclaveKeyPair, destination: Destination, at: datetime.datetime) -> bool:
+    """Whether an import key opens anything any more, at this destination."""
+    return pair.key.purposes == (destination.purpose,) and pair.key.expires > at
 
 
 def opened(

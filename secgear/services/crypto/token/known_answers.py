@@ -230,12 +230,51 @@ ECDSA: Final = (
         "4da4a67a",
     ),
 )  # fmt: skip
-ED25519_KEY: Final = "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb"
-"""RFC 8032, 7.1, test 2: the message is 72."""
-ED25519_SIGNATURE: Final = (
-    "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
-    "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
-)
+
+
+class Raw(msgspec.Struct, frozen=True):
+    """EdDSA of a message, or agreement with a point. params: CKA_EC_PARAMS."""
+
+    params: str
+    key: str
+    given: str
+    answer: str
+
+
+EDDSA: Final = (
+    # RFC 8032, 7.1, test 2, and 7.4, blank.
+    Raw(
+        "06032b6570", "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb", "72",
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+        "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+    ),
+    Raw(
+        "06032b6571",
+        "6c82a562cb808d10d632be89c8513ebf6c929f34ddfa8c9f63c9960ef6e348a3"
+        "528c8a3fcc2f044e39a3fc5b94492f8f032e7549a20098f95b", "",
+        "533a37f6bbe457251f023c0d88f976ae2dfb504a843e34d2074fd823d41a591f"
+        "2b233f034f628281f2fd7a22ddd47d7828c59bd0a21bfd3980ff0d2028d4b18a"
+        "9df63e006c5d1c2d345b925d8dc00b4104852db99ac5c7cdda8530a113a0f4db"
+        "b61149f05a7363268c71d95808ff2e652600",
+    ),
+)  # fmt: skip
+MONTGOMERY: Final = (
+    # RFC 7748, 5.2.
+    Raw(
+        "06032b656e", "a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4",
+        "e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c",
+        "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552",
+    ),
+    Raw(
+        "06032b656f",
+        "3d262fddf9ec8e88495266fea19a34d28882acef045104d0d1aae121700a779c"
+        "984c24f8cdd78fbff44943eba368f54b29259a4f1c600ad3",
+        "06fce640fa3487bfda5f6cf2d5263f8aad88334cbd07437f020f08f9814dc031"
+        "ddbdc38c19c6da2583fa5429db94ada18aa7a7fb4ef8a086",
+        "ce3e4ff95a60dc6697da1db1d85e6afbdf79b50a2412d7546d5f239fe14fbaad"
+        "eb445fc66a01b0779d98223961111e21766282f73dd96b6f",
+    ),
+)  # fmt: skip
 
 # RFC 5903, 8.1.
 ECDH_KEY: Final = "c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433"
@@ -244,15 +283,13 @@ ECDH_PEER: Final = (
     "56fbf3ca366cc23e8157854c13c58d6aac23f046ada30f8353e74f33039872ab"
 )
 ECDH_SHARED: Final = "d6840f6b42f6edafd13116e0e12565202fef8e9ece7dce03812464d04b9442de"
-# RFC 7748, 5.2.
-X25519_KEY: Final = "a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4"
-X25519_PEER: Final = "e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c"
-X25519_SHARED: Final = "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
 # RFC 5869, A.1.
 HKDF_KEY: Final = "0b" * 22
 HKDF_SALT: Final = "000102030405060708090a0b0c"
 HKDF_INFO: Final = "f0f1f2f3f4f5f6f7f8f9"
 HKDF_OUTPUT: Final = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"
+# SP 800-108 with the same key, HKDF_INFO after a counter of 32 bits: one HMAC.
+KDF_OUTPUT: Final = "4f95d5aed6e38be1ee2e10294e0ce5531fc972d1e553907e7eed2c23cf65b9df"
 
 # GB/T 32918.5-2017, annex B. Its signature and its ciphertext are in `algorithms.sm2`.
 SM2_A: Final = "81eb26e941bb5af16df116495f90695272ae2cd63d6c4ae1678418be48230029"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import ed448, padding
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -19,6 +19,7 @@ from secgear.services.crypto.pkcs11.constants import KeyType, Mech, MechanismFla
 from secgear.services.crypto.pkcs11.mechanism import (
     CcmParams,
     ChachaParams,
+    EddsaParams,
     GcmParams,
     LengthParam,
     MessageParams,
@@ -188,9 +189,15 @@ def _ecdsa_signer(digest: int | None) -> Callable[[Any, Parameter], Signer]:
     return make
 
 
+_ED448 = (ed448.Ed448PrivateKey, ed448.Ed448PublicKey)
+
+
 def _eddsa_signer(key: Any, parameter: Parameter) -> Signer:
-    no_parameter(parameter)  # Ed25519ph and Ed25519ctx are not offered
-    return signing.MessageSigner(key, 64)
+    """Neither prehashed nor with a context; of Ed448 the parameter may say so (RFC 8032, 5.2)."""
+    ed448_key = isinstance(key, _ED448)
+    if not ed448_key or parameter != EddsaParams(False, b""):
+        no_parameter(parameter)
+    return signing.MessageSigner(key, 114 if ed448_key else 64)
 
 
 _ML_DSA_LENGTHS = {"44": 2420, "65": 3309, "87": 4627}  # FIPS 204, table 2
@@ -294,6 +301,10 @@ def _symmetric_rows() -> Iterator[Row]:
     material = (KeyType.HKDF, KeyType.GENERIC_SECRET)
     yield Row(Mech.HKDF_DERIVE, Flags.DERIVE, _SECRET, material)
     yield Row(Mech.HKDF_DATA, Flags.DERIVE, _SECRET, material)
+    yield Row(
+        Mech.SP800_108_COUNTER_KDF, Flags.DERIVE, _SECRET,
+        (KeyType.GENERIC_SECRET, KeyType.AES),
+    )  # fmt: skip
 
 
 def _digest_rows() -> Iterator[Row]:
@@ -339,9 +350,9 @@ def _curve_rows() -> Iterator[Row]:
         yield Row(Mech[f"ECDSA_{name}"], _SIGNER | _CURVE, _ECC, keys, signer=signer)
     both = (KeyType.EC, KeyType.EC_MONTGOMERY)
     yield Row(Mech.ECDH1_DERIVE, Flags.DERIVE | _CURVE, (255, 521), both)
-    yield Row(Mech.EC_EDWARDS_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, (255, 255))
-    yield Row(Mech.EDDSA, _SIGNER, (255, 255), (KeyType.EC_EDWARDS,), signer=_eddsa_signer)
-    yield Row(Mech.EC_MONTGOMERY_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, (255, 255))
+    yield Row(Mech.EC_EDWARDS_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, (255, 448))
+    yield Row(Mech.EDDSA, _SIGNER, (255, 448), (KeyType.EC_EDWARDS,), signer=_eddsa_signer)
+    yield Row(Mech.EC_MONTGOMERY_KEY_PAIR_GEN, Flags.GENERATE_KEY_PAIR, (255, 448))
 
 
 def _lattice_rows() -> Iterator[Row]:

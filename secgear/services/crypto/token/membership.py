@@ -28,15 +28,16 @@ from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.attestation.policy.model import Accept, Allow, TcbRules
 from secgear.middleware.attestation.values import Hex
 from secgear.middleware.sealing import seal, unseal
-from secgear.services.crypto.token import keyring
+from secgear.services.crypto.roles.operations import AdmitEnclave
+from secgear.services.crypto.token import keyring, members
+from secgear.services.crypto.token.authority import Badge
 from secgear.services.crypto.token.draft import Draft
+from secgear.services.crypto.token.governing import authorised
 from secgear.services.crypto.token.keyring import Credential
 from secgear.services.crypto.token.ledger import Event
-from secgear.services.crypto.token.state import Head, Member, MemberRow, Root, encode
+from secgear.services.crypto.token.state import Member, MemberRow, Root, encode
 from secgear.services.crypto.token.vault import Vault
 
-MAX_MEMBERS: Final = 64
-MAX_PERMITTED: Final = 32  # applications that wait to be admitted
 MAX_SIZE: Final = 16 << 20
 """Bytes of an application or a welcome; evidence has at most 8 MiB."""
 LIFETIME: Final = datetime.timedelta(days=1)
@@ -168,13 +169,19 @@ def apply(
     return encode(msgspec.structs.replace(made, evidence=evidence)), pending
 
 
-def admit(
-    vault: Vault, application: bytes, collateral: Collateral, guest: Guest, at: datetime.datetime
+def admit(  # noqa: PLR0917  (the last one only where there are administrators)
+    vault: Vault,
+    application: bytes,
+    collateral: Collateral,
+    guest: Guest,
+    at: datetime.datetime,
+    decision: tuple[bytes, bytes] = (b"", b""),
 ) -> bytes:
     """Admit an applicant. Returns its welcome.
 
-    Raises CryptoModuleError for what is no application, CryptoRefused for one that was not
-    permitted, AttestationError (Untrusted) for one by something else than an enclave like this one.
+    decision: request and approvals, which it takes where the module has administrators. Raises
+    CryptoModuleError for what is no application, AttestationError (Untrusted) for one by something
+    else than an enclave like this one, CryptoRefused without the decision.
     """
     given = _read(_APPLICATIONS, application, "application")
     if not 0 <= given.not_after < 1 << 40 or at.timestamp() >= given.not_after:
@@ -190,13 +197,16 @@ def admit(
     )
 
     def add(draft: Draft) -> bytes:
-        _take_permission(draft, hashlib.sha256(application).digest())
-        _check_room(draft.head, member)
+        members.check_room(draft.head, member)
+        if draft.head.roles.administrators:
+            done = authorised(draft, *decision, vault=vault, badge=Badge(), actor="host")
+            if done.operation != AdmitEnclave(hashlib.sha256(application).hexdigest()):
+                raise CryptoRefused("the request is for something else than this application")
         grant = keyring.grant(draft.head, member.public)
         if member not in draft.head.members:
             draft.alter(members=(*draft.head.members, member))
         draft.members.append(MemberRow(member.id, b"", grant))
-        draft.record(Event("member admitted", "host", None, _told(member)))
+        draft.record(Event("member admitted", "host", None, members.told(member)))
         return grant
 
     welcome = _Welcome(_VERSION, vault.audit_key, vault.transact(add), b"")
@@ -226,24 +236,6 @@ def accept(
     return credential.id, credential.sealed(guest, policy)
 
 
-def permit(draft: Draft, application: bytes) -> None:
-    """The administrators let an application be admitted, once. application: its SHA-256."""
-    kept = [one for one in draft.head.permitted if one != application]
-    draft.alter(permitted=(*kept[-MAX_PERMITTED + 1 :], application))
-
-
-def _take_permission(draft: Draft, application: bytes) -> None:
-    """Where there are administrators, they have to have permitted it. Raises CryptoRefused."""
-    if not draft.head.roles.administrators:
-        return
-    if application not in draft.head.permitted:
-        raise CryptoRefused(
-            "the module's administrators have not approved this application: "
-            "secgear crypto request admit-member"
-        )
-    draft.alter(permitted=tuple(one for one in draft.head.permitted if one != application))
-
-
 def expel(vault: Vault, id: bytes) -> None:
     """A member gets no domain key any more; rotate, so that the one it has opens nothing new.
 
@@ -253,40 +245,10 @@ def expel(vault: Vault, id: bytes) -> None:
 
     def decide(draft: Draft) -> None:
         if draft.head.roles.administrators:
-            raise CryptoRefused(
-                "it is the administrators' to decide: secgear crypto request expel-member"
-            )
-        remove(draft, id, vault.member)
+            raise CryptoRefused("it is the administrators' to decide: secgear crypto request expel")
+        members.remove(draft, id, vault.member)
 
     vault.transact(decide)
-
-
-def remove(draft: Draft, id: bytes, own: bytes) -> None:
-    """Take a member out. own: this enclave's platform. Raises CryptoRefused."""
-    gone = [member for member in draft.head.members if member.id == id]
-    if not gone:
-        raise CryptoRefused("the module has no such member")
-    if id == own:
-        raise CryptoRefused("a member does not expel itself")
-    rest = tuple(member for member in draft.head.members if member.id != id)
-    draft.alter(members=rest, expelled=(*draft.head.expelled, id))
-    draft.expelled.append(id)
-    draft.record(Event("member expelled", "host", None, _told(gone[0])))
-
-
-def _check_room(head: Head, member: Member) -> None:
-    if member.id in head.expelled:
-        raise CryptoRefused("this member was expelled; it has to apply anew")
-    if member not in head.members and len(head.members) >= MAX_MEMBERS:
-        raise CryptoRefused(f"a module has at most {MAX_MEMBERS} members")
-
-
-def _told(member: Member) -> dict[str, str | int | bool]:
-    return {
-        "member": member.id.hex(),
-        "tee": member.tee,
-        "measurement": member.measurement.hex(),
-    }
 
 
 def _evidence(data: bytes) -> Evidence:

@@ -10,6 +10,7 @@ from secgear.services.crypto.token import selftest
 from secgear.services.crypto.token.attesting import Attestor
 from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.slot import Slot
+from secgear.services.crypto.token.tally import Tally
 from secgear.services.crypto.token.uses import Uses
 from secgear.services.crypto.token.vault import Vault
 
@@ -35,6 +36,7 @@ class Module:
         self.held_keys = vault.head.roles.phase is not Phase.ZEROISED
         self.slots = tuple(Slot(number, vault) for number in range(len(vault.tables)))
         self.clients = 0
+        self.tally = Tally()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.authority import Authorised
 from secgear.services.crypto.token.backup import CONTENTS, OBJECTS, Contents
 from secgear.services.crypto.token.draft import Draft
-from secgear.services.crypto.token.governing import authorised
+from secgear.services.crypto.token.governing import decided
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.objects import Object, unpack
 from secgear.services.crypto.token.roles import Phase
@@ -50,9 +50,9 @@ class Restoration:
         self._request, self._approvals = request, approvals
         self._check = Check(manifest)
         self._digest = digest_of(manifest)
-        done = self._decided(app, authority.authorise(
+        done = self._fitting(app, authority.authorise(
             app.module.vault.head.roles, app.badge, request, approvals,
-            now=app.module.vault.clock(),
+            now=app.module.vault.now(),
         ))  # fmt: skip
         self._module = done.roles.module
         self._pair = envelopes.EnclaveKeyPair.create(
@@ -129,8 +129,8 @@ class Restoration:
 
         def shut(draft: Draft) -> None:
             roles = draft.head.roles
-            self._decided(app, authority.authorise(
-                roles, app.badge, self._request, self._approvals, now=vault.clock()
+            self._fitting(app, authority.authorise(
+                roles, app.badge, self._request, self._approvals, now=vault.now()
             ))  # fmt: skip
             for slot in range(len(draft.head.tokens)):
                 draft.clear(slot)
@@ -144,7 +144,7 @@ class Restoration:
             vault.transact(functools.partial(_put, batch=batch))
 
         def settle(draft: Draft) -> None:
-            self._decided(app, authorised(app, draft, self._request, self._approvals))
+            self._fitting(app, decided(app, draft, self._request, self._approvals))
             own = draft.head.roles.module
             draft.alter(
                 roles=msgspec.structs.replace(contents.roles, module=own, requests=()),
@@ -159,7 +159,7 @@ class Restoration:
         vault.transact(settle)
         return {"objects": len(objects), "slots": used}
 
-    def _decided(self, app: Application, done: Authorised) -> Authorised:
+    def _fitting(self, app: Application, done: Authorised) -> Authorised:
         """Whether what is authorised is this restoration, here. Raises CryptoRefused."""
         if done.operation != RestoreBackup(self._digest.hex()):
             raise CryptoRefused("the request is for something else than restoring this backup")

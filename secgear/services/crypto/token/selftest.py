@@ -26,6 +26,7 @@ from secgear.services.crypto.pkcs11.constants import (
 from secgear.services.crypto.pkcs11.mechanism import (
     EcdhParams,
     HkdfParams,
+    KdfParams,
     Mechanism,
     OaepParams,
     Parameter,
@@ -39,7 +40,6 @@ from secgear.services.crypto.token.mechanisms import MECHANISMS, Row
 from secgear.services.crypto.token.objects import Object, create
 
 _P256: Final = known.ECDSA[0].params
-_X25519: Final = "06032b656e"
 _Table = Mapping[int, Row]
 _octets = bytes.fromhex
 _GENERIC: Final = {
@@ -94,10 +94,13 @@ def _tests(table: _Table) -> Iterator[tuple[tuple[Mech, ...], Callable[[], bool]
     yield _named("RSA"), functools.partial(_rsa, table)
     for curve in known.ECDSA:
         yield _named("ECDSA"), functools.partial(_ecdsa, table, curve)
-    yield (Mech.EDDSA,), functools.partial(_eddsa, table)
+    for raw in known.EDDSA:
+        yield (Mech.EDDSA,), functools.partial(_eddsa, table, raw)
     yield (Mech.ECDH1_DERIVE,), _ecdh
-    yield (Mech.ECDH1_DERIVE,), _x25519
+    for raw in known.MONTGOMERY:
+        yield (Mech.ECDH1_DERIVE,), functools.partial(_montgomery, raw)
     yield (Mech.HKDF_DERIVE, Mech.HKDF_DATA), _hkdf
+    yield (Mech.SP800_108_COUNTER_KDF,), _counter_kdf
     yield (Mech.ML_DSA,), functools.partial(_ml_dsa, table)
     yield (Mech.ML_KEM,), _ml_kem
     yield _named("SM2"), _sm2  # whose signatures and encryption are tried when it is loaded
@@ -198,11 +201,12 @@ def _ecdsa(table: _Table, curve: known.Curve) -> bool:
     )
 
 
-def _eddsa(table: _Table) -> bool:
-    private = _private(KeyType.EC_EDWARDS, known.ED25519_KEY, EC_PARAMS=keys.EDWARDS[0]).material
-    signature = _octets(known.ED25519_SIGNATURE)
-    return _signed(table, Mech.EDDSA, private, b"\x72") == signature and _verified(
-        table, Mech.EDDSA, private.public_key(), b"\x72", signature
+def _eddsa(table: _Table, answer: known.Raw) -> bool:
+    params = _octets(answer.params)
+    private = _private(KeyType.EC_EDWARDS, answer.key, EC_PARAMS=params).material
+    message, signature = _octets(answer.given), _octets(answer.answer)
+    return _signed(table, Mech.EDDSA, private, message) == signature and _verified(
+        table, Mech.EDDSA, private.public_key(), message, signature
     )
 
 
@@ -280,10 +284,10 @@ def _ecdh() -> bool:
     return _derived(Mech.ECDH1_DERIVE, params, base, 32) == _octets(known.ECDH_SHARED)
 
 
-def _x25519() -> bool:
-    base = _private(KeyType.EC_MONTGOMERY, known.X25519_KEY, EC_PARAMS=_octets(_X25519))
-    params = EcdhParams(Kdf.NULL, b"", _octets(known.X25519_PEER))
-    return _derived(Mech.ECDH1_DERIVE, params, base, 32) == _octets(known.X25519_SHARED)
+def _montgomery(answer: known.Raw) -> bool:
+    base = _private(KeyType.EC_MONTGOMERY, answer.key, EC_PARAMS=_octets(answer.params))
+    params, shared = EcdhParams(Kdf.NULL, b"", _octets(answer.given)), _octets(answer.answer)
+    return _derived(Mech.ECDH1_DERIVE, params, base, len(shared)) == shared
 
 
 def _hkdf() -> bool:
@@ -291,6 +295,13 @@ def _hkdf() -> bool:
     salt, info = _octets(known.HKDF_SALT), _octets(known.HKDF_INFO)
     params = HkdfParams(True, True, Mech.SHA256, Salt.DATA, salt, 0, info)
     return _derived(Mech.HKDF_DERIVE, params, base, 32) == _octets(known.HKDF_OUTPUT)
+
+
+def _counter_kdf() -> bool:
+    base = _object(ObjectClass.SECRET_KEY, KeyType.GENERIC_SECRET, known.HKDF_KEY)
+    params = KdfParams(Mech.SHA256_HMAC, 32, b"", _octets(known.HKDF_INFO))
+    made = _derived(Mech.SP800_108_COUNTER_KDF, params, base, 32)
+    return made == _octets(known.KDF_OUTPUT)
 
 
 def _sm2() -> bool:

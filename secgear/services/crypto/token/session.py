@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import threading
-from typing import Any, final
+from collections.abc import Mapping
+from typing import Any, Final, final
 
 from secgear.services.crypto.algorithms.operation import Signer, Transform
+from secgear.services.crypto.pkcs11.constants import MechanismFlag
 from secgear.services.crypto.pkcs11.mechanism import Parameter
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
@@ -29,6 +31,13 @@ class Kind(enum.Enum):
     MESSAGE_DECRYPT = enum.auto()
     MESSAGE_SIGN = enum.auto()
     MESSAGE_VERIFY = enum.auto()
+
+
+_FLAGS: Final[Mapping[Kind, MechanismFlag]] = {
+    **{kind: MechanismFlag[kind.name] for kind in Kind if kind is not Kind.VERIFY_SIGNATURE},
+    Kind.VERIFY_SIGNATURE: MechanismFlag.VERIFY,
+}
+"""By which flag C_SessionCancel names an operation (PKCS#11 3.0, 5.6.8)."""
 
 
 @final
@@ -126,7 +135,7 @@ class Session:
     @property
     def held(self) -> int:
         """Bytes that its operations keep until they end."""
-        return sum(map(self.holds, Kind))
+        return sum(map(self.holds, (*self._active, *self._messages)))
 
     def holds(self, kind: Kind) -> int:
         """The same of one operation."""
@@ -147,11 +156,13 @@ class Session:
         self._active.pop(kind, None)
         self._messages.pop(kind, None)
 
-    def cancel(self) -> None:
-        """Forget all of them."""
-        self._active.clear()
-        self._messages.clear()
-        self.found = None
+    def cancel(self, flags: int | None = None) -> None:
+        """Forget the operations that these flags name, all of them where there are none."""
+        for kind, flag in _FLAGS.items():
+            if flags is None or flags & flag:
+                self.end(kind)
+        if flags is None or flags & MechanismFlag.FIND_OBJECTS:
+            self.found = None
 
     # --- output into a caller's room -------------------------------------------------------------
 

@@ -104,8 +104,7 @@ class Head(msgspec.Struct, frozen=True):
     trail, whose end is `audit_seq` and `audit_hash`. next_id: of objects, never used twice. epoch:
     the counter's value that this state has. recent: marks of the states before, the last one first.
     svn: the highest version that has written here; older ones do not read on. expelled: ids of
-    members that were sent away, who do not come back. permitted: SHA-256 of applications that the
-    administrators let be admitted.
+    members that were sent away, who do not come back.
     """
 
     domain_key: bytes
@@ -122,7 +121,6 @@ class Head(msgspec.Struct, frozen=True):
     svn: int = 0
     members: tuple[Member, ...] = ()
     expelled: tuple[bytes, ...] = ()
-    permitted: tuple[bytes, ...] = ()
     founding: Founding = Founding()
     roles: Roles = Roles(b"")
 

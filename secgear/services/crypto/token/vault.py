@@ -142,10 +142,6 @@ class Vault:
         """The public key that verifies the audit trail, 32 bytes."""
         return self._credential.audit
 
-    def clock(self) -> int:
-        """Seconds since 1970, by the host's clock."""
-        return int(self._now().timestamp())
-
     def records(self, after: int) -> list[Record]:
         """What the host shows of the audit trail behind a number. Raises CryptokiError."""
         with _device_errors():

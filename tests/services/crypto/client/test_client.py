@@ -41,11 +41,14 @@ from secgear.services.crypto.client import (
 )
 from secgear.services.crypto.client import algorithms as named_algorithms
 from secgear.services.crypto.client.sealing import private_parcel, secret_parcel
+from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.rpc.buffer import OWN
+from secgear.services.crypto.rpc.messages import Size, build_answer
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.dispatch import answer
+from secgear.services.crypto.token.state import Right
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore
 from tests.services.crypto.attested import (
     LAX,
@@ -133,6 +136,35 @@ def test_what_connects_to_nothing_says_so(tmp_path: Path) -> None:
         connect(tmp_path / "nobody.sock", anchors=VENDOR.anchors)
 
 
+def test_a_host_that_answers_with_nonsense_gets_an_error_of_ours() -> None:
+    """Between client and enclave by the socket is the host, which may say anything."""
+    ok = build_answer(BY_NAME["C_Initialize"], (), OWN)
+    answers = iter([ok, build_answer(BY_NAME["S_AttestModule"], (Size(7),), OWN), b"\0\0"])
+    module = Module(lambda _: next(answers))
+    with pytest.raises(CryptoModuleError, match="larger than any"):
+        module.attest()
+    with pytest.raises(TokenRefused, match="CKR_DEVICE_ERROR"):
+        module.attest()
+
+
+def test_what_went_wrong_is_not_hidden_by_the_end_of_a_session(store: MemoryStore) -> None:
+    app = Application(attested_module(store), "test")
+    gone = []
+
+    def exchange(body: bytes) -> bytes:
+        if gone:
+            raise CryptoModuleError("the module's host has closed the connection")
+        return answer(app, body, OWN)
+
+    def work() -> None:
+        with Module(exchange) as module, module.token("first").session(PIN):
+            gone.append(True)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+
+
 # --- secret keys ---------------------------------------------------------------------------------
 
 
@@ -203,6 +235,36 @@ def test_keys_leave_wrapped_where_they_may(session: Session) -> None:
     )
     made = outside.unwrap(keywrap.aes_key_wrap_with_padding(known, b"v" * 16), "SM4")
     assert made.kind == "SM4"
+
+
+def test_many_messages_go_together(session: Session) -> None:
+    key = session.generate_key("AES", label="many")
+    messages = [b"message %d" % number for number in range(600)] + [bytes(900_000)] * 3
+    made = key.encrypt_many(messages, b"for you")
+    assert len({one.nonce for one in made}) == len(messages)
+    assert key.decrypt_many(made, b"for you") == messages
+    assert key.decrypt(made[7], b"for you") == b"message 7"
+    changed = [*made[:300], Encrypted(made[300].nonce, bytes(40)), *made[301:]]
+    with pytest.raises(TokenRefused, match="CKR_ENCRYPTED_DATA_INVALID"):
+        key.decrypt_many(changed, b"for you")
+    with pytest.raises(ValueError, match="in a batch"):
+        key.encrypt_many([bytes(2 << 20)])
+    assert key.encrypt_many([]) == key.decrypt_many([]) == []
+    pair = session.generate_pair("EC", label="many")
+    signatures = pair.sign_many(messages[:300])
+    for signature, message in zip(signatures, messages[:300], strict=True):
+        pair.public_key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+
+
+def test_users_with_names_log_in(module: Module, session: Session) -> None:
+    token = module.token("first")
+    session.call("C_Logout")
+    with token.session(SO_PIN, officer=True) as officer:
+        officer.call("S_SetUser", b"payments", int(Right.USE), b"payments-pin")
+        officer.call("C_Logout")
+    assert refused(token.session, b"payments-pin", user="nobody") is Rv.USER_PIN_NOT_INITIALIZED
+    with token.session(b"payments-pin", user="payments") as named:
+        assert refused(named.generate_key, "AES", label="x") is Rv.ACTION_PROHIBITED
 
 
 # --- key pairs -----------------------------------------------------------------------------------

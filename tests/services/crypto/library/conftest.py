@@ -20,7 +20,12 @@ from tests.services.crypto.library.cryptoki import Library, Session, copy_of, lo
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library as a file. Skips where there is no compiler."""
+    """The library as a file. Skips where there is no compiler.
+
+    SECGEAR_TEST_LIBRARY: one that is there, with sanitizers: see tests/native/check.py.
+    """
+    if given := os.environ.get("SECGEAR_TEST_LIBRARY"):
+        return Path(given)
     if shutil.which(os.environ.get("CC", "cc").split()[0]) is None:
         pytest.skip("there is no C compiler")
     base = tmp_path_factory.getbasetemp()

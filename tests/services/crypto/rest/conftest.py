@@ -7,15 +7,15 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import hvac
 import jsonschema
 import pytest
 from openapi_spec_validator import validate
 
-from secgear.errors import ChannelClosed
-from secgear.services.crypto.rest.service import DESCRIPTION, ROUTER, Service
+from secgear.errors import ChannelClosed, CryptoModuleError
+from secgear.services.crypto.rest.service import DESCRIPTION, ROUTER, Client, Service
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN
 
@@ -23,20 +23,19 @@ DOCUMENT = json.loads(DESCRIPTION)
 
 
 class SocketPeer:
-    """What the channel's session is to REST, over a plain socket."""
+    """A connection as REST takes it, on a plain socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
+    def recv(self, timeout: float) -> bytes:
         self._connection.settimeout(timeout)
         try:
-            data = self._connection.recv(65536)
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                raise
+            return self._connection.recv(65536)
+        except TimeoutError:
+            raise
+        except OSError:
             raise ChannelClosed("gone") from None
-        yield data
 
     def send(self, message: bytes) -> None:
         try:
@@ -45,11 +44,16 @@ class SocketPeer:
             raise ChannelClosed("gone") from None
 
 
+def torn(error: CryptoModuleError) -> NoReturn:
+    raise AssertionError from error
+
+
 class Place:
     """Where a module's REST listens."""
 
     def __init__(self, module: Module) -> None:
-        self.service = Service(module)
+        self.service = Service(module, torn)
+        self.one = Client(self.service, "test")
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -71,7 +75,7 @@ class Place:
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(ChannelClosed):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.service.serve(SocketPeer(connection), "test")
+            self.one.serve(SocketPeer(connection))
 
     def client(self, pin: bytes = PIN, *, login: bool = True, **named: Any) -> hvac.Client:
         client = hvac.Client(url=self.url, session=checked_session(), **named)

@@ -244,6 +244,27 @@ def test_keys_are_rotated_by_command(place: Place, url: str, tmp_path: Path) -> 
     assert "--address with --policy" in secgear("crypto", "rotate", "x", fails=True)
 
 
+def test_what_one_enclave_rotates_the_others_use_at_once(tmp_path: Path) -> None:
+    directory = tmp_path / "module"
+    founded(directory)
+    arguments = ("--workers", "2", "--attested", f"unix:{tmp_path}/channel")
+    with serving(directory, *arguments, ready=2) as server:
+        prepare_token(server.socket, directory / "pins")
+        place = Place(server, directory, f"unix:{tmp_path}/channel")
+        with door(place) as one, door(place) as other:
+            first, second = logged_in(one), logged_in(other)
+            first.secrets.transit.create_key("spread")
+            for number in range(2, 6):
+                first.secrets.transit.rotate_key("spread")
+                answer = second.secrets.transit.encrypt_data("spread", plaintext="AA==")["data"]
+                assert answer["key_version"] == number
+                first, second = second, first
+            # A door's connections all reach the enclave that knows its login.
+            for _ in range(4):
+                again = hvac.Client(url=one, token=first.token if number % 2 else second.token)
+                assert again.is_authenticated()
+
+
 def test_a_door_that_others_reach_is_not_opened(place: Place) -> None:
     for listen in ("0.0.0.0:0", "192.0.2.1:8200", "example.org:80", "vsock://2:80", "nowhere"):
         with pytest.raises(CryptoModuleError):

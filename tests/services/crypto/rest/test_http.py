@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -14,9 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secgear.errors import ChannelClosed
 from secgear.services.crypto.rest import connection
-from secgear.services.crypto.rest.connection import MAX_BODY, MAX_HEADERS, Asked, Reply, serve
+from secgear.services.crypto.rest.connection import (
+    MAX_BODY,
+    MAX_HEADERS,
+    MAX_STRANGE,
+    Asked,
+    Reply,
+    serve,
+)
 from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rest.routes import Router
 from secgear.services.crypto.rest.service import ROUTER, refused
@@ -33,18 +39,23 @@ class Script:
         self._stays = stays
         self.heard = b""
 
-    def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
-        if not self._pieces:
-            if self._stays:
-                raise TimeoutError
-            raise ChannelClosed("gone")
-        yield self._pieces.pop(0)
+    def recv(self, timeout: float) -> bytes:
+        if self._pieces:
+            return self._pieces.pop(0)
+        if self._stays:
+            raise TimeoutError
+        return b""
 
     def send(self, message: bytes) -> None:
         self.heard += message
 
 
-def spoken(*pieces: bytes, answer: Callable[[Asked], Reply] | None = None, **named: Any) -> Any:
+def spoken(
+    *pieces: bytes,
+    answer: Callable[[Asked], Reply] | None = None,
+    known: bool = True,
+    **named: Any,
+) -> Any:
     """What was asked, and the answers' statuses."""
     asked: list[Asked] = []
 
@@ -53,7 +64,7 @@ def spoken(*pieces: bytes, answer: Callable[[Asked], Reply] | None = None, **nam
         return answer(request) if answer else Reply(200, b"{}", "application/json")
 
     peer = Script(*pieces, **named)
-    serve(peer, keep, refused)
+    serve(peer, keep, refused, lambda _: known)
     return asked, [int(one) for one in re.findall(rb"HTTP/1.1 (\d+)", peer.heard)], peer.heard
 
 
@@ -143,6 +154,19 @@ def test_too_much_is_refused_before_it_is_taken() -> None:
         assert statuses in ([status], [400])
 
 
+def test_who_has_not_logged_in_says_little() -> None:
+    long = MAX_STRANGE + 1
+    for request in (
+        head(f"Content-Length: {long}"),
+        head("Transfer-Encoding: chunked") + b"%x\r\n" % long + bytes(long) + b"\r\n0\r\n\r\n",
+    ):
+        assert spoken(request, known=False)[:2] == ([], [413])
+    asked, statuses, _ = spoken(
+        head(f"Content-Length: {MAX_STRANGE}"), bytes(MAX_STRANGE), known=False
+    )
+    assert (len(asked), statuses) == (1, [200])
+
+
 def test_chunks_without_end_are_cut_off() -> None:
     piece = b"%x\r\n" % 65536 + bytes(65536) + b"\r\n"
     asked, statuses, _ = spoken(
@@ -160,13 +184,13 @@ def test_who_is_slow_is_told_so_and_who_is_silent_is_left() -> None:
 
 def test_a_drop_at_a_time_does_not_win_time() -> None:
     class Drip:
-        def recv_stream(self, timeout: float | None = None) -> Iterator[bytes]:
-            yield b"a"
+        def recv(self, timeout: float) -> bytes:
+            return b"a"
 
         def send(self, message: bytes) -> None:
             assert b"408" in message
 
-    serve(Drip(), lambda _: Reply(200), refused, arrival=0.0)
+    serve(Drip(), lambda _: Reply(200), refused, lambda _: True, arrival=0.0)
 
 
 def test_a_client_that_leaves_in_the_middle_has_asked_nothing() -> None:
@@ -286,7 +310,7 @@ def test_whatever_json_comes_is_answered_and_never_by_a_failure(
         return
     headers = {"x-vault-token": token}
     asked = Asked("POST", path, headers, json.dumps(body).encode())
-    reply = place.service.reply(asked, "test")
+    reply = place.one.reply(asked)
     assert reply.status < 500, reply.body
     assert reply.status != 403
 
@@ -298,13 +322,13 @@ def test_whatever_json_comes_is_answered_and_never_by_a_failure(
 )  # fmt: skip
 def test_bodies_that_are_no_json_are_refused(place: Place, token: str, body: bytes) -> None:
     asked = Asked("POST", "/v1/transit/encrypt/data", {"x-vault-token": token}, body)
-    assert place.service.reply(asked, "test").status == 400
+    assert place.one.reply(asked).status == 400
 
 
 def test_pages_in_browsers_are_not_served(place: Place, token: str) -> None:
     headers = {"origin": "http://evil.example", "x-vault-token": token}
     for path in ("/v1/sys/health", "/v1/keys", "/v1/auth/userpass/login/user"):
-        assert place.service.reply(Asked("GET", path, headers, b""), "test").status == 403
+        assert place.one.reply(Asked("GET", path, headers, b"")).status == 403
 
 
 def test_a_defect_is_told_without_its_text(

@@ -16,11 +16,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from secgear.errors import EvidenceRefused
+from secgear.services.crypto.attestation import KeyAttestation, ModuleAttestation
 from secgear.services.crypto.pkcs11.constants import Attr, KeyState, Mech
 from secgear.services.crypto.pkcs11.mechanism import GcmParams, Mechanism
 from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import connect
+from tests.adversary.crypto_host import MemoryStore, connect
+from tests.services.crypto.attested import STRICT, attested_module, verified
 from tests.services.crypto.conftest import User, refusal
 from tests.services.crypto.rest.conftest import Place
 
@@ -186,3 +189,27 @@ def test_the_module_tells_about_itself(ask: Any, module: Module) -> None:
     status, told = ask("GET", "/v1/status")
     assert (status, told["slots"], told["logins"]) == (200, 2, 1)
     assert told["audit_key"] == module.vault.audit_key.hex()
+
+
+def test_proof_of_a_key_comes_with_the_nonce_that_is_asked_for(store: MemoryStore) -> None:
+    place = Place(attested_module(store))
+    token = str(place.client().token)
+    nonce = os.urandom(16)
+    for name, kind, form in (("web", "ecdsa-p256", "certificates"), ("data", "hmac", "statement")):
+        place.ask("POST", f"/v1/keys/{name}", {"type": kind}, token)
+        path = f"/v1/keys/{name}/attestation"
+        status, proof = place.ask("GET", f"{path}?nonce={nonce.hex()}&version=1", None, token)
+        assert status == 200, proof
+        text = proof[form]
+        data = text.encode() if form == "certificates" else base64.b64decode(text)
+        said = verified(data, STRICT, nonce=nonce)
+        assert isinstance(said, KeyAttestation)
+        assert said.statement.label == name.encode()
+        with pytest.raises(EvidenceRefused):
+            verified(data, STRICT, nonce=os.urandom(16))
+        for wrong in ("nonce=xyz", "nonce=00", "version=2"):
+            assert place.ask("GET", f"{path}?{wrong}", None, token)[0] in (400, 404)
+    status, proof = place.ask("GET", f"/v1/attestation?nonce={nonce.hex()}", None, token)
+    said = verified(base64.b64decode(proof["statement"]), STRICT, nonce=nonce)
+    assert isinstance(said, ModuleAttestation)
+    place.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ KEYS: dict[str, PrivateKey] = {
 }
 PEOPLE: dict[str, Person] = {name: person(name, key.public_key()) for name, key in KEYS.items()}
 MODULE = bytes(range(16))
-NOW = 1_790_000_000
+NOW = datetime.datetime(2026, 11, 28, 18, tzinfo=datetime.UTC)
 
 
 def roles(**changes: Any) -> Roles:

@@ -20,6 +20,7 @@ from secgear.services.crypto.pkcs11.mechanism import (
     EddsaParams,
     GcmParams,
     HkdfParams,
+    KdfParams,
     LengthParam,
     Mechanism,
     Mechanisms,
@@ -73,6 +74,9 @@ P11KIT_PARAMETERS = st.one_of(
     ),
     st.builds(Sm2ExchangeParams, st.booleans(), ulongs, octets, octets, octets, octets).map(
         lambda p: Mechanism(Mech.SM2_EXCHANGE, p)
+    ),
+    st.builds(KdfParams, ulongs, ulongs, octets, octets).map(
+        lambda p: Mechanism(Mech.SP800_108_COUNTER_KDF, p)
     ),
     st.builds(CtrParams, ulongs, octets).map(lambda p: Mechanism(Mech.AES_CTR, p)),
     st.builds(GcmParams, octets, octets, ulongs).map(lambda p: Mechanism(Mech.AES_GCM, p)),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hmac
 import threading
 from typing import Any
 
 import pytest
 
 from secgear.services.crypto.client import Caller
-from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass, Salt
-from secgear.services.crypto.pkcs11.mechanism import HkdfParams, Mechanism, Sm2ExchangeParams
+from secgear.services.crypto.pkcs11.constants import Attr, Kdf, KeyType, Mech, ObjectClass, Salt
+from secgear.services.crypto.pkcs11.mechanism import (
+    EcdhParams,
+    EddsaParams,
+    HkdfParams,
+    KdfParams,
+    Mechanism,
+    Sm2ExchangeParams,
+)
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.mechanisms import MECHANISMS
 from secgear.services.crypto.token.module import Module
@@ -315,3 +323,124 @@ def test_secrets_that_can_be_tried_out_have_no_check_value(user: User) -> None:
     given = refusal(user.secret, b"1234", KeyType.GENERIC_SECRET, CHECK_VALUE=b"abc")
     assert given is Rv.ATTRIBUTE_VALUE_INVALID
     assert len(user.get(user.secret(bytes(16), KeyType.GENERIC_SECRET), Attr.CHECK_VALUE)) == 3
+
+
+# --- SP 800-108 ----------------------------------------------------------------------------------
+
+
+def counter_kdf(user: User, base: int, params: Any, **attributes: Any) -> int:
+    mechanism = Mechanism(Mech.SP800_108_COUNTER_KDF, params)
+    return user.call("C_DeriveKey", mechanism, base, template(**attributes))
+
+
+@pytest.mark.parametrize(("prf", "name"), [("SHA256", "sha256"), ("SHA512", "sha512"),
+                                           ("SHA3_256", "sha3_256")])  # fmt: skip
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"", b"label\0context"), (b"all", b""), (b"a", b"b")]
+)
+def test_the_counter_kdf_is_one_mac_after_the_other(
+    user: User, prf: str, name: str, bits: int, before: bytes, after: bytes
+) -> None:
+    base = user.secret(b"secret" * 6, KeyType.GENERIC_SECRET, DERIVE=True)
+    params = KdfParams(Mech[f"{prf}_HMAC"], bits, before, after)
+    key = counter_kdf(user, base, params, VALUE_LEN=150, **READABLE)
+    blocks = [
+        hmac.digest(b"secret" * 6, before + at.to_bytes(bits // 8, "big") + after, name)
+        for at in range(1, 6)
+    ]
+    assert user.get(key, Attr.VALUE) == b"".join(blocks)[:150]
+
+
+def test_the_counter_kdf_with_cmac(user: User) -> None:
+    base = user.secret(bytes(16), DERIVE=True)
+    key = counter_kdf(
+        user, base, KdfParams(Mech.AES_CMAC, 32, b"", b"fixed"), VALUE_LEN=16, **READABLE
+    )
+    mac = user.secret(bytes(16), SIGN=True)
+    expected = user.run("Sign", Mech.AES_CMAC, mac, b"\0\0\0\1fixed")
+    assert user.get(key, Attr.VALUE) == expected
+
+
+KDF_RULES: list[tuple[KdfParams, dict[str, Any], Rv]] = [
+    (KdfParams(Mech.SHA256_HMAC, 0, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256_HMAC, 40, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256_HMAC, 32, b"", b""), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA_1_HMAC, 32, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256, 32, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.AES_CMAC, 32, b"", b"x"), {"VALUE_LEN": 32}, Rv.MECHANISM_PARAM_INVALID),
+    (KdfParams(Mech.SHA256_HMAC, 32, b"", b"x"), {}, Rv.TEMPLATE_INCOMPLETE),
+    (KdfParams(Mech.SHA224_HMAC, 8, b"", b"x"), {"VALUE_LEN": 4097}, Rv.KEY_SIZE_RANGE),
+]
+
+
+@pytest.mark.parametrize(("params", "attributes", "expected"), KDF_RULES)
+def test_what_the_counter_kdf_refuses(
+    user: User, params: KdfParams, attributes: dict[str, Any], expected: Rv
+) -> None:
+    base = user.secret(bytes(32), KeyType.GENERIC_SECRET, DERIVE=True)
+    assert refusal(counter_kdf, user, base, params, **attributes) is expected
+
+
+# --- curves whose keys are bytes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "size"),
+    [(b"\6\3\x2b\x65\x6e", 32), (b"\x13\x0acurve25519", 32),
+     (b"\6\3\x2b\x65\x6f", 56), (b"\x13\x08curve448", 56)],
+)  # fmt: skip
+def test_two_sides_agree_on_montgomery_curves(user: User, params: bytes, size: int) -> None:
+    one, two = (
+        user.pair(Mech.EC_MONTGOMERY_KEY_PAIR_GEN, {"EC_PARAMS": params}, {"DERIVE": True})
+        for _ in range(2)
+    )
+    keys = []
+    for (_, own), (other, _) in ((one, two), (two, one)):
+        point = user.get(other, Attr.EC_POINT)
+        mechanism = Mechanism(Mech.ECDH1_DERIVE, EcdhParams(Kdf.NULL, b"", point))
+        keys.append(user.call("C_DeriveKey", mechanism, own, template(**READABLE)))
+    assert user.get(keys[0], Attr.VALUE) == user.get(keys[1], Attr.VALUE)
+    assert len(user.get(keys[0], Attr.VALUE)) == size
+    for bad in (b"", bytes(size - 1), bytes(size + 1), bytes(size)):  # the last has a low order
+        mechanism = Mechanism(Mech.ECDH1_DERIVE, EcdhParams(Kdf.NULL, b"", bad))
+        refused = refusal(user.call, "C_DeriveKey", mechanism, one[1], {})
+        assert refused is Rv.MECHANISM_PARAM_INVALID
+
+
+def test_curves_that_are_not_here(user: User) -> None:
+    for mech in (Mech.EC_MONTGOMERY_KEY_PAIR_GEN, Mech.EC_EDWARDS_KEY_PAIR_GEN):
+        for params in (b"", b"\x13\x0bcurve25519", b"\6\3\x2b\x65\x72"):
+            refused = refusal(user.pair, mech, {"EC_PARAMS": params})
+            assert refused is Rv.CURVE_NOT_SUPPORTED
+        assert refusal(user.pair, mech, {}) is Rv.TEMPLATE_INCOMPLETE
+
+
+def test_keys_of_448_bits_leave_and_come_back(user: User) -> None:
+    public, private = user.pair(
+        Mech.EC_EDWARDS_KEY_PAIR_GEN,
+        {"EC_PARAMS": b"\6\3\x2b\x65\x71", "VERIFY": True},
+        {"SIGN": True, "EXTRACTABLE": True},
+    )
+    outer = user.aes(ENCRYPT=False, DECRYPT=False, WRAP=True, UNWRAP=True)
+    kwp = Mechanism(Mech.AES_KEY_WRAP_KWP)
+    wrapped = user.call("C_WrapKey", kwp, outer, private, 1000)
+    again = user.call("C_UnwrapKey", kwp, outer, wrapped, template(
+        CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.EC_EDWARDS, SIGN=True
+    ))  # fmt: skip
+    info = user.get(public, Attr.PUBLIC_KEY_INFO)
+    same = user.call("C_CreateObject", template(
+        CLASS=ObjectClass.PUBLIC_KEY, KEY_TYPE=KeyType.EC_EDWARDS, PUBLIC_KEY_INFO=info,
+        VERIFY=True,
+    ))  # fmt: skip
+    signature = user.run("Sign", Mech.EDDSA, again, b"data")
+    assert len(signature) == 114
+    user.verify(Mech.EDDSA, same, b"data", signature)
+    for params in (EddsaParams(True, b""), EddsaParams(False, b"context")):
+        refused = refusal(user.call, "C_SignInit", Mechanism(Mech.EDDSA, params), again)
+        assert refused is Rv.MECHANISM_PARAM_INVALID
+    _, ed25519 = user.pair(
+        Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\6\3\x2b\x65\x70"}, {"SIGN": True}
+    )
+    plain = Mechanism(Mech.EDDSA, EddsaParams(False, b""))  # Ed25519ctx, which is not here
+    assert refusal(user.call, "C_SignInit", plain, ed25519) is Rv.MECHANISM_PARAM_INVALID

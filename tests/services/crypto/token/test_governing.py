@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from secgear.errors import CryptoModuleError, CryptoRefused, RolledBack, Untrusted
+from secgear.middleware.attestation.collateral import Collateral
 from secgear.services.crypto.administration import Administration
 from secgear.services.crypto.pkcs11.calls import BY_NAME, split
 from secgear.services.crypto.pkcs11.constants import Mech
@@ -17,6 +21,7 @@ from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.roles import standing
 from secgear.services.crypto.roles.operations import (
+    AdmitEnclave,
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
@@ -25,21 +30,26 @@ from secgear.services.crypto.roles.operations import (
     RestoreBackup,
     Zeroise,
 )
+from secgear.services.crypto.token import membership
+from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.guard import ALWAYS
 from secgear.services.crypto.token.roles import Phase
+from secgear.services.crypto.token.state import Founding, Root
 from secgear.services.crypto.trail import Verifier
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect
 from tests.services.crypto.conftest import User, refusal
-from tests.services.crypto.roles.people import PEOPLE
+from tests.services.crypto.roles.people import PEOPLE, roles
 from tests.services.crypto.roles.world import (
     VENDOR,
+    AttestingGuest,
     administered,
     approved,
     decided,
     founded,
     opened,
     policy,
+    vault,
     with_token,
 )
 
@@ -275,12 +285,11 @@ def test_every_call_but_these_is_shut_with_the_module(governed: MemoryStore, pha
     roles = msgspec.structs.replace(module.vault.head.roles, phase=phase)
     module.vault.transact(lambda draft: draft.alter(roles=roles))
     module = opened(governed)
-    arguments = {"u": 0, "y": 0, "ay": b"", "aA": {}, "fy": 0, "fu": 0, "fA": [], "M": None}
-    arguments["z"] = b""
+    app = Application(module, "test", initialised=True)
     for call in BY_NAME.values():
         if call.id in table() and call.name not in ALWAYS:
-            given = [arguments[form] for form in split(call.request)]
-            assert refusal(connect(module).call, call.name, *given) is Rv.TOKEN_NOT_PRESENT
+            given = [0] * len(split(call.request))
+            assert refusal(table()[call.id], app, *given) is Rv.TOKEN_NOT_PRESENT, call.name
     connect(module).call("C_GetInfo")
 
 
@@ -301,3 +310,40 @@ def test_nothing_is_restored_to_a_module_with_tokens(governed: MemoryStore) -> N
     given = approved(request, "alice", "bob")
     assert "no backup" in refused(alice.begin_restoring, request, given, manifest)
     assert "has a call of its own" in refused(alice.execute, request, given)
+
+
+# --- another machine -----------------------------------------------------------------------------
+
+
+def test_another_machine_becomes_a_member_by_the_administrators_decision() -> None:
+    pem = x509.load_der_x509_certificate(VENDOR.certificate.der).public_bytes(Encoding.PEM)
+    store = MemoryStore()
+    root = Root("simulated", "fake", pem.decode())
+    one = vault(store)
+    one.found(1, Founding((root,)), roles())
+    module = opened(store)
+    collateral, now = Collateral(), NOW
+    application, _ = membership.apply(AttestingGuest("other"), one.policy, (root,), now)
+
+    def admit(*decision: bytes) -> bytes:
+        given = decision or (b"", b"[]")
+        return membership.admit(
+            module.vault, application, collateral, AttestingGuest(), now, (given[0], given[1])
+        )
+
+    assert "no request" in refused(admit)
+    alice = administered(module)
+    other = alice.request(AdmitEnclave("00" * 32), seconds=60)
+    array = b"[" + b",".join(approved(other, "alice", "bob")) + b"]"
+    assert "something else than this application" in refused(admit, other, array)
+    request = alice.request(AdmitEnclave(hashlib.sha256(application).hexdigest()), seconds=60)
+    array = b"[" + b",".join(approved(request, "alice")) + b"]"
+    assert "1 of 2 approvals" in refused(admit, request, array)
+    array = b"[" + b",".join(approved(request, "alice", "bob")) + b"]"
+    assert admit(request, array)
+    assert len(module.vault.head.members) == 2
+    assert "was executed" in refused(admit, request, array)
+    # A module that nobody administrates is its host's to spread, to enclaves like itself.
+    alone = vault(MemoryStore())
+    alone.found(1, Founding((root,)))
+    assert membership.admit(alone, application, collateral, AttestingGuest(), now)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
-from secgear.services.crypto.pkcs11.constants import Mech
+import pytest
+
+from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.constants import MechanismFlag as Flag
 from secgear.services.crypto.token.mechanisms import MECHANISMS, Row
+from tests.services.crypto.conftest import User
 
 PAGE = Path(__file__).parents[4] / "docs/services/crypto/algorithms.md"
 WORDS = {
@@ -48,3 +53,31 @@ def test_flags_say_what_rows_do() -> None:
         assert bool(row.key_types) != bool(
             row.flags & (Flag.GENERATE | Flag.GENERATE_KEY_PAIR | Flag.DIGEST)
         )
+
+
+def example(word: str) -> str:
+    """The page's block of Python that has this word in it."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if word in block]
+    return str(found)
+
+
+def test_the_pages_batch_is_one(user: User) -> None:
+    names: dict[str, Any] = {
+        "module": user.caller, "session": user.session, "key": user.aes(),
+        "fresh": [os.urandom(12) for _ in range(3)], "messages": [b"one", b"two", b"three"],
+    }  # fmt: skip
+    exec(example("S_EncryptBatch"), names)
+    assert [len(result) for result in names["results"]] == [19, 19, 21]
+
+
+@pytest.mark.skipif(Mech.SM2 not in MECHANISMS, reason="the system's OpenSSL has no SM2")
+def test_the_pages_key_exchange_is_one(user: User) -> None:
+    pairs = [user.pair(Mech.SM2_KEY_PAIR_GEN, {}, {"DERIVE": True}) for _ in range(4)]
+    names: dict[str, Any] = {
+        "module": user.caller, "session": user.session, "own": pairs[0][1],
+        "own_ephemeral": pairs[1][1], "peer_point": user.get(pairs[2][0], Attr.EC_POINT),
+        "peer_ephemeral_point": user.get(pairs[3][0], Attr.EC_POINT),
+    }  # fmt: skip
+    exec(example("SM2_EXCHANGE"), names)
+    assert len(user.get(names["key"], Attr.SM2_CONFIRMATION)) == 32

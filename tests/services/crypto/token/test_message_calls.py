@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from secgear.services.crypto.pkcs11.constants import Generator, KeyType, Mech, Mgf
+from secgear.services.crypto.pkcs11.constants import Generator, KeyType, Mech, MechanismFlag, Mgf
 from secgear.services.crypto.pkcs11.mechanism import (
     CcmParams,
     ChachaParams,
@@ -226,7 +226,7 @@ def test_the_states_of_message_calls(user: User, before: Any, call: Any, expecte
         "begin": ("C_EncryptMessageBegin", MessageParams(NONCE), b""),
         "end": ("C_EncryptMessageNext", b"", ROOM, END),
         "stop": ("C_MessageEncryptFinal",),
-        "cancel": ("C_SessionCancel", 0),
+        "cancel": ("C_SessionCancel", MechanismFlag.MESSAGE_ENCRYPT),
         "none": ("C_MessageEncryptInit", None, 0),
         "logout": ("C_Logout",),
     }

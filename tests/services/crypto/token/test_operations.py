@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.calls import CALLS
-from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, Mgf, ObjectClass
+from secgear.services.crypto.pkcs11.constants import (
+    Attr,
+    KeyType,
+    Mech,
+    MechanismFlag,
+    Mgf,
+    ObjectClass,
+)
 from secgear.services.crypto.pkcs11.mechanism import (
     CtrParams,
     EcdhParams,
+    EddsaParams,
     GcmParams,
     Mechanism,
     PssParams,
@@ -95,7 +103,11 @@ def test_one_operation_of_a_kind_at_a_time(user: User) -> None:
     user.call(*init)
     user.call("C_EncryptInit", None, 0)  # PKCS#11 3.0: ends it
     assert refusal(user.call, "C_Encrypt", bytes(16), ROOM) is Rv.OPERATION_NOT_INITIALIZED
-    user.call("C_SessionCancel", 0)
+    user.call("C_FindObjectsInit", {})
+    user.call("C_SessionCancel", MechanismFlag.SIGN | MechanismFlag.FIND_OBJECTS)
+    assert refusal(user.call, "C_FindObjects", 1) is Rv.OPERATION_NOT_INITIALIZED
+    user.call("C_DigestUpdate", b"goes on")
+    user.call("C_SessionCancel", MechanismFlag.DIGEST)
     assert refusal(user.call, "C_DigestFinal", ROOM) is Rv.OPERATION_NOT_INITIALIZED
 
 
@@ -206,6 +218,8 @@ PAIRS: list[tuple[Mech, dict[str, Any], list[tuple[Mech, Any]]]] = [
     (Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": bytes.fromhex("06052b81040023")},
      [(Mech.ECDSA_SHA512, None), (Mech.ECDSA_SHA3_256, None)]),
     (Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\x13\x0cedwards25519"}, [(Mech.EDDSA, None)]),
+    (Mech.EC_EDWARDS_KEY_PAIR_GEN, {"EC_PARAMS": b"\x13\x0aedwards448"},
+     [(Mech.EDDSA, None), (Mech.EDDSA, EddsaParams(False, b""))]),
     (Mech.SM2_KEY_PAIR_GEN, {}, [(Mech.SM2, None), (Mech.SM2_SM3, None), (Mech.SM2_SM3, b"ALICE")]),
     (Mech.ML_DSA_KEY_PAIR_GEN, {"PARAMETER_SET": 1}, [(Mech.ML_DSA, None)]),
     (Mech.ML_DSA_KEY_PAIR_GEN, {"PARAMETER_SET": 3}, [(Mech.ML_DSA, None)]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -10,10 +9,9 @@ import pytest
 from secgear.errors import CryptoModuleError, CryptoRefused, ServiceError
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import CryptokiError
-from secgear.services.crypto.roles.operations import AdmitMember, ExpelMember
+from secgear.services.crypto.roles.operations import ExpelMember
 from secgear.services.crypto.token import keyring, membership, rotation
 from secgear.services.crypto.token.keyring import Keyring
-from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.state import Change, Member, MemberRow
 from secgear.services.crypto.trail import Verifier
 from tests.adversary.crypto_host import MemoryGuest, MemoryStore, connect, open_module, vault_of
@@ -208,11 +206,11 @@ def test_who_is_expelled_gets_no_key_and_works_no_more(store: MemoryStore) -> No
         membership.expel(here.vault, here.vault.member)
 
 
-def test_administrators_decide_who_is_admitted_and_expelled() -> None:
+def test_administrators_decide_who_is_expelled() -> None:
     store = founded()
     credential = second(store)
     module = opened(store)
-    vault, application = module.vault, os.urandom(32)
+    vault = module.vault
     with pytest.raises(CryptoRefused, match="administrators' to decide"):
         membership.expel(vault, credential.id)
     for wrong in (vault.member, bytes(16)):
@@ -221,17 +219,6 @@ def test_administrators_decide_who_is_admitted_and_expelled() -> None:
     decided(module, ExpelMember(credential.id.hex()))
     assert credential.id not in {one.id for one in vault.known.members}
     assert credential.id not in store.kept_members
-
-    def take(draft: Any) -> None:
-        membership._take_permission(draft, application)
-        draft.record(Event("admitted", "test"))
-
-    with pytest.raises(CryptoRefused, match="have not approved"):
-        vault.transact(take)
-    decided(module, AdmitMember(application.hex()))
-    opened(store).vault.transact(take)  # by another enclave
-    with pytest.raises(CryptoRefused, match="have not approved"):
-        vault.transact(take)
 
 
 @pytest.mark.parametrize("lie", ["foreign", "older", "changed", "other", "nonsense"])

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secgear.services.crypto.pkcs11.constants import Attr, KeyState, KeyType, Mech, ObjectClass
-from secgear.services.crypto.pkcs11.mechanism import GcmParams, Mechanism
+from secgear.services.crypto.pkcs11.mechanism import EcdhParams, GcmParams, Mechanism, Mechanisms
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import MemoryStore, connect, open_module
@@ -21,7 +21,7 @@ ACTIVE, PRE_ACTIVE = KeyState.ACTIVE, KeyState.PRE_ACTIVE
 GCM = GcmParams(bytes(12), b"", 128)
 
 
-def aes(user: User, name: bytes = b"data", **attributes: Any) -> int:
+def aes(user: User, name: bytes | None = b"data", **attributes: Any) -> int:
     given = {"VALUE_LEN": 32, "ENCRYPT": True, "DECRYPT": True} | attributes
     return user.call("S_NewKey", name, Mechanism(Mech.AES_KEY_GEN), {}, template(**given))
 
@@ -37,7 +37,7 @@ def rotate(user: User, name: bytes = b"data", state: int = ACTIVE) -> Any:
     return user.call("S_RotateKey", name, state)
 
 
-def find(user: User, name: bytes = b"data", version: int = 0) -> Any:
+def find(user: User, name: bytes | None = b"data", version: int = 0) -> Any:
     return user.call("S_FindKey", name, version)
 
 
@@ -140,24 +140,26 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("state", KeyState)
-def test_each_state_allows_what_the_standard_says(user: User, state: KeyState) -> None:
-    aes(user, SIGN=True, VERIFY=True)
-    number, key = rotate(user, state=PRE_ACTIVE)
-    if state is not PRE_ACTIVE:
-        user.call("S_SetKeyState", b"data", number, state)
-    allowed = []
-    for what, mechanism in (
-        ("Encrypt", Mechanism(Mech.AES_GCM, GCM)), ("Decrypt", Mechanism(Mech.AES_GCM, GCM)),
-        ("Sign", Mechanism(Mech.AES_CMAC)), ("Verify", Mechanism(Mech.AES_CMAC)),
-    ):  # fmt: skip
-        try:
-            user.call(f"C_{what}Init", mechanism, key)
-            allowed.append(True)
-        except CryptokiError as error:
-            assert error.rv is Rv.KEY_FUNCTION_NOT_PERMITTED  # noqa: PT017
-            allowed.append(False)
-    assert tuple(allowed) == USES[state]
+def test_each_state_allows_what_the_standard_says(user: User) -> None:
+    for state in KeyState:
+        name = state.name.encode()
+        aes(user, name, SIGN=True, VERIFY=True)
+        number, key = rotate(user, name, PRE_ACTIVE)
+        if state is not PRE_ACTIVE:
+            user.call("S_SetKeyState", name, number, state)
+        allowed = []
+        for what, mechanism in (
+            ("Encrypt", Mechanism(Mech.AES_GCM, GCM)), ("Decrypt", Mechanism(Mech.AES_GCM, GCM)),
+            ("Sign", Mechanism(Mech.AES_CMAC)), ("Verify", Mechanism(Mech.AES_CMAC)),
+        ):  # fmt: skip
+            try:
+                user.call(f"C_{what}Init", mechanism, key)
+                user.call(f"C_{what}Init", None, 0)  # ends it
+                allowed.append(True)
+            except CryptokiError as error:
+                assert error.rv is Rv.KEY_FUNCTION_NOT_PERMITTED  # noqa: PT017
+                allowed.append(False)
+        assert tuple(allowed) == USES[state]
 
 
 STEPS = {
@@ -167,22 +169,68 @@ STEPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("before", KeyState)
-@pytest.mark.parametrize("after", [*KeyState, 5, 0, 2**63])
-def test_states_follow_each_other_as_the_standard_says(
-    user: User, before: KeyState, after: int
+def test_states_follow_each_other_as_the_standard_says(user: User) -> None:
+    for before in KeyState:
+        for after in (*KeyState, 5, 0, 2**63):
+            name = b"from.%d.to.%d" % (before, after)
+            aes(user, name)
+            rotate(user, name, PRE_ACTIVE)
+            if before is not PRE_ACTIVE:
+                user.call("S_SetKeyState", name, 2, before)
+            if (before, after) in STEPS:
+                user.call("S_SetKeyState", name, 2, after)
+                assert states(user, name)[2] == after
+            else:
+                refused = refusal(user.call, "S_SetKeyState", name, 2, after)
+                assert refused is Rv.ATTRIBUTE_VALUE_INVALID
+                assert states(user, name)[2] == before
+
+
+BEGINNINGS: list[tuple[str, Mechanism, Any]] = [
+    ("C_EncryptInit", Mechanism(Mech.AES_GCM, GCM), None),
+    ("C_SignInit", Mechanism(Mech.AES_CMAC), None),
+    ("C_VerifyInit", Mechanism(Mech.AES_CMAC), None),
+    ("C_DecryptInit", Mechanism(Mech.AES_GCM, GCM), None),
+    ("C_MessageEncryptInit", Mechanism(Mech.AES_GCM), None),
+    ("C_MessageDecryptInit", Mechanism(Mech.AES_GCM), None),
+    ("S_EncryptBatch", Mechanisms(Mech.AES_GCM, (GCM,)), [b"x"]),
+    ("S_DecryptBatch", Mechanisms(Mech.AES_GCM, (GCM,)), [bytes(16)]),
+    ("S_SignBatch", Mechanisms(Mech.AES_CMAC, (None,)), [b"x"]),
+]
+
+
+@pytest.mark.parametrize(("name", "mechanism", "data"), BEGINNINGS, ids=lambda one: str(one)[:20])
+def test_no_call_uses_a_version_whose_time_has_not_come(
+    user: User, name: str, mechanism: Any, data: Any
 ) -> None:
-    aes(user)
-    rotate(user, state=PRE_ACTIVE)
-    if before is not PRE_ACTIVE:
-        user.call("S_SetKeyState", b"data", 2, before)
-    if (before, after) in STEPS:
-        user.call("S_SetKeyState", b"data", 2, after)
-        assert states(user)[2] == after
-    else:
-        refused = refusal(user.call, "S_SetKeyState", b"data", 2, after)
-        assert refused is Rv.ATTRIBUTE_VALUE_INVALID
-        assert states(user)[2] == before
+    aes(user, SIGN=True, VERIFY=True, WRAP=True, UNWRAP=True)
+    _, key = rotate(user, state=PRE_ACTIVE)
+    more = () if data is None else (data,)
+    assert refusal(user.call, name, mechanism, key, *more) is Rv.KEY_FUNCTION_NOT_PERMITTED
+
+
+def test_an_old_version_neither_wraps_nor_derives(user: User) -> None:
+    old = aes(user, WRAP=True, UNWRAP=True)
+    inner = user.aes(EXTRACTABLE=True, SENSITIVE=False)
+    wrap = Mechanism(Mech.AES_KEY_WRAP_KWP)
+    wrapped = user.call("C_WrapKey", wrap, old, inner, 1 << 10)
+    agree = user.call(
+        "S_NewKey", b"agree", Mechanism(Mech.EC_KEY_PAIR_GEN), template(EC_PARAMS=P256),
+        template(DERIVE=True),
+    )  # fmt: skip
+    rotate(user)
+    rotate(user, b"agree")
+    refused = refusal(user.call, "C_WrapKey", wrap, old, inner, 1 << 10)
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+    user.call("C_UnwrapKey", wrap, old, wrapped, template(
+        CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES, TOKEN=False
+    ))  # fmt: skip
+    point = user.get(find(user, b"agree")[2], Attr.EC_POINT)
+    mechanism = Mechanism(Mech.ECDH1_DERIVE, EcdhParams(1, b"", point))
+    refused = refusal(user.call, "C_DeriveKey", mechanism, agree, template(
+        CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.GENERIC_SECRET
+    ))  # fmt: skip
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
 
 
 def test_a_pre_active_version_becomes_the_current_one_when_it_is_activated(user: User) -> None:
@@ -215,26 +263,26 @@ def test_versions_can_be_neither_copied_nor_changed_nor_destroyed(user: User) ->
         assert refused in (Rv.ACTION_PROHIBITED, Rv.ATTRIBUTE_READ_ONLY)
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [{"KEY_NAME": b"data"}, {"KEY_VERSION": 2}, {"KEY_STATE": 2}, {"KEY_MIN_ENCRYPTION": 1},
-     {"KEY_DELETABLE": True}, {"KEY_CREATED": 1}],
-)  # fmt: skip
-def test_nobody_makes_a_version_by_a_template(user: User, attributes: dict[str, Any]) -> None:
+def test_nobody_makes_a_version_by_a_template(user: User) -> None:
     aes(user)
-    assert refusal(user.aes, TOKEN=True, **attributes) is Rv.ATTRIBUTE_READ_ONLY
-    assert refusal(user.secret, bytes(16), **attributes) is Rv.ATTRIBUTE_READ_ONLY
-    assert refusal(aes, user, b"other", **attributes) is Rv.ATTRIBUTE_READ_ONLY
+    for attributes in (
+        {"KEY_NAME": b"data"}, {"KEY_VERSION": 2}, {"KEY_STATE": 2}, {"KEY_MIN_ENCRYPTION": 1},
+        {"KEY_DELETABLE": True}, {"KEY_CREATED": 1},
+    ):  # fmt: skip
+        given: dict[str, Any] = attributes
+        assert refusal(user.aes, TOKEN=True, **given) is Rv.ATTRIBUTE_READ_ONLY
+        assert refusal(user.secret, bytes(16), **given) is Rv.ATTRIBUTE_READ_ONLY
+        assert refusal(aes, user, b"other", **given) is Rv.ATTRIBUTE_READ_ONLY
     assert states(user) == {1: ACTIVE}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [b"", b"a/b", b"a b", b"a@1", b".a", b"a-", b"\xc3\xa4", b"a\0", b"a\n", b"x" * 129, None],
-)
-def test_names_that_are_none_are_refused(user: User, name: bytes | None) -> None:
-    assert refusal(aes, user, name) is Rv.ARGUMENTS_BAD  # type: ignore[arg-type]
-    assert refusal(find, user, name) is Rv.ARGUMENTS_BAD  # type: ignore[arg-type]
+def test_names_that_are_none_are_refused(user: User) -> None:
+    for name in (
+        *(b"", b"a/b", b"a b", b"a@1", b".a", b"a-", b"\xc3\xa4", b"a\0", b"a\n"),
+        *(b"x" * 129, None),
+    ):
+        assert refusal(aes, user, name) is Rv.ARGUMENTS_BAD
+        assert refusal(find, user, name) is Rv.ARGUMENTS_BAD
 
 
 def test_a_name_is_taken_once(user: User) -> None:
@@ -423,9 +471,8 @@ STEP = st.one_of(
 )
 @given(steps=st.lists(STEP, max_size=8))
 def test_whatever_happens_one_version_is_current_and_no_number_comes_twice(
-    module: Module, steps: list[tuple[Any, ...]]
+    user: User, steps: list[tuple[Any, ...]]
 ) -> None:
-    user = User(connect(module))
     configured = False
     name = b"k%d" % len(user.find())
     aes(user, name)

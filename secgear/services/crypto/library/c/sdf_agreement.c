@@ -102,7 +102,7 @@ SG_EXPORT int SDF_GenerateAgreementDataWithECC(void *hSessionHandle, unsigned in
     struct sdf_session *session = sdf_enter(hSessionHandle);
     struct side side;
     void *handle = NULL;
-    int result = session == NULL ? SDR_INARGERR : begin(session, uiISKIndex, &side);
+    int result = session == NULL ? sdf_no_session() : begin(session, uiISKIndex, &side);
     if (result == SDR_OK) {
         kept->object.kind = SDF_AGREEMENT;
         kept->own = side.own;
@@ -162,7 +162,7 @@ SG_EXPORT int SDF_GenerateKeyWithECC(void *hSessionHandle, unsigned char *pucRes
         return SDR_KEYERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE ephemeral;
     struct sdf_agreement *kept =
         (struct sdf_agreement *)sdf_take_agreement(session, hAgreementHandle, &ephemeral);
@@ -196,7 +196,7 @@ SG_EXPORT int SDF_GenerateAgreementDataAndKeyWithECC(
         return SDR_KEYERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     struct side side;
     int result = begin(session, uiISKIndex, &side);
     if (result == SDR_OK)

@@ -14,7 +14,7 @@ SG_EXPORT int SDF_InternalSign_ECC(void *hSessionHandle, unsigned int uiISKIndex
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_MECHANISM mechanism = {CKM_SM2, NULL, 0};
     uint8_t octets[2 * SDF_HALF];
     CK_ULONG size = sizeof octets;
@@ -54,7 +54,7 @@ SG_EXPORT int SDF_InternalVerify_ECC(void *hSessionHandle, unsigned int uiIPKInd
         return SDR_INARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_find(session, SDF_SIGN, uiIPKIndex, CKO_PUBLIC_KEY, CKK_SM2, &key);
     if (result == SDR_OK)
@@ -73,7 +73,7 @@ SG_EXPORT int SDF_ExternalVerify_ECC(void *hSessionHandle, unsigned int uiAlgID,
         return SDR_INARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_import_point(session, pucPublicKey, &key);
     if (result == SDR_OK) {
@@ -122,7 +122,7 @@ SG_EXPORT int SDF_ExternalEncrypt_ECC(void *hSessionHandle, unsigned int uiAlgID
         return SDR_INARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     result = sdf_import_point(session, pucPublicKey, &key);
     if (result == SDR_OK) {
@@ -141,7 +141,7 @@ SG_EXPORT int SDF_InternalEncrypt_ECC(void *hSessionHandle, unsigned int uiIPKIn
         return result;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     result = sdf_find(session, SDF_ENC, uiIPKIndex, CKO_PUBLIC_KEY, CKK_SM2, &key);
     if (result == SDR_OK)
@@ -165,7 +165,7 @@ SG_EXPORT int SDF_InternalDecrypt_ECC(void *hSessionHandle, unsigned int uiISKIn
         return SDR_ENCDATAERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_MECHANISM mechanism = {CKM_SM2_ENCRYPT, NULL, 0};
     CK_OBJECT_HANDLE key;
     int result = sdf_find_private(session, SDF_ENC, uiISKIndex, CKK_SM2, &key);
@@ -210,7 +210,7 @@ SG_EXPORT int SDF_ExternalPublicKeyOperation_RSA(void *hSessionHandle, RSArefPub
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_import_rsa(session, pucPublicKey, &key);
     if (result == SDR_OK) {
@@ -231,7 +231,7 @@ SG_EXPORT int SDF_InternalPublicKeyOperation_RSA(void *hSessionHandle, unsigned 
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_find(session, SDF_SIGN, uiKeyIndex, CKO_PUBLIC_KEY, CKK_RSA, &key);
     if (result == SDR_OK)
@@ -274,7 +274,7 @@ SG_EXPORT int SDF_InternalPrivateKeyOperation_RSA(void *hSessionHandle, unsigned
         return SDR_INARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_MECHANISM mechanism = {CKM_RSA_PKCS, NULL, 0};
     uint8_t signature[RSAref_MAX_LEN];
     CK_ULONG made = sizeof signature;

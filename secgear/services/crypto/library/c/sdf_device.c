@@ -20,7 +20,8 @@ static struct {
     unsigned devices;
     bool initialised; /* by us, not by the application itself */
     CK_SLOT_ID slot;
-    CK_SESSION_HANDLE session; /* which keeps the login */
+    CK_SESSION_HANDLE session; /* the first one, which keeps the login */
+    _Atomic bool lost;
     _Atomic enum login login;
     _Atomic unsigned rights, streams; /* of all sessions */
 } device = {
@@ -36,6 +37,7 @@ static void forked(void)
     pthread_rwlock_init(&device.use, NULL);
     device.devices = 0;
     device.initialised = false;
+    device.lost = false;
     device.login = NOBODY;
     device.rights = device.streams = 0;
     sdf_handles_forget();
@@ -46,9 +48,14 @@ __attribute__((constructor)) static void loaded(void)
     pthread_atfork(NULL, NULL, forked);
 }
 
-CK_SLOT_ID sdf_slot(void)
+void sdf_lost(void)
 {
-    return device.slot;
+    atomic_store(&device.lost, true);
+}
+
+int sdf_no_session(void)
+{
+    return atomic_load(&device.lost) ? SDR_COMMFAIL : SDR_INARGERR;
 }
 
 bool sdf_logged_in(void)
@@ -96,6 +103,7 @@ static void stop(void)
 {
     C_CloseSession(device.session);
     atomic_store(&device.login, NOBODY);
+    atomic_store(&device.lost, false);
     if (device.initialised)
         C_Finalize(NULL);
     device.initialised = false;
@@ -160,7 +168,7 @@ struct sdf_session *sdf_enter(void *handle)
         return NULL;
     pthread_rwlock_rdlock(&device.use);
     pthread_mutex_lock(&session->lock);
-    if (!atomic_load(&session->object.closed))
+    if (!atomic_load(&session->object.closed) && !atomic_load(&device.lost))
         return session;
     pthread_mutex_unlock(&session->lock);
     pthread_rwlock_unlock(&device.use);
@@ -193,6 +201,20 @@ void sdf_leave(struct sdf_session *session)
     settle();
 }
 
+/* The module counts sessions up. Where one has a number that is not beyond our first one's, there is
+ * another module behind the same connection, and it gives our other numbers again. */
+CK_RV sdf_open_session(CK_SESSION_HANDLE *session)
+{
+    CK_RV rv = C_OpenSession(device.slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, session);
+    if (rv == CKR_OK && *session <= device.session) {
+        C_CloseSession(*session);
+        rv = CKR_DEVICE_REMOVED;
+    }
+    if (rv == CKR_DEVICE_REMOVED)
+        sdf_lost();
+    return rv;
+}
+
 SG_EXPORT int SDF_OpenSession(void *hDeviceHandle, void **phSessionHandle)
 {
     if (phSessionHandle == NULL)
@@ -206,10 +228,8 @@ SG_EXPORT int SDF_OpenSession(void *hDeviceHandle, void **phSessionHandle)
         session->object.kind = SDF_SESSION;
         pthread_mutex_init(&session->lock, NULL);
         pthread_rwlock_rdlock(&device.use);
-        CK_RV rv = atomic_load(&on->closed)
-                       ? CKR_DEVICE_REMOVED
-                       : C_OpenSession(device.slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL,
-                                       &session->handle);
+        CK_RV rv = atomic_load(&on->closed) || atomic_load(&device.lost) ? CKR_DEVICE_REMOVED
+                                                                         : sdf_open_session(&session->handle);
         void *handle = NULL;
         if (rv != CKR_OK)
             result = SDR_OPENSESSION;
@@ -256,7 +276,7 @@ SG_EXPORT int SDF_CloseSession(void *hSessionHandle)
 {
     struct sdf_object *session = sdf_take(hSessionHandle, SDF_SESSION);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     close_session((struct sdf_session *)session);
     settle();
     return SDR_OK;
@@ -331,7 +351,7 @@ SG_EXPORT int SDF_GetPrivateKeyAccessRight(void *hSessionHandle, unsigned int ui
         return SDR_INARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     int result = get_right(session, uiKeyIndex, pucPassword, uiPwdLength);
     sdf_leave(session);
     return result;
@@ -341,7 +361,7 @@ SG_EXPORT int SDF_ReleasePrivateKeyAccessRight(void *hSessionHandle, unsigned in
 {
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     unsigned *right = right_to(session, uiKeyIndex);
     int result = right == NULL ? SDR_PRKRERR : SDR_OK;
     if (right != NULL) {
@@ -366,7 +386,7 @@ SG_EXPORT int SDF_GetDeviceInfo(void *hSessionHandle, DEVICEINFO *pstDeviceInfo)
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_TOKEN_INFO token;
     DEVICEINFO info = {.StandardVersion = 1, .BufferSize = SDF_MAX_FILE};
     CK_RV rv = C_GetTokenInfo(device.slot, &token);
@@ -398,7 +418,7 @@ SG_EXPORT int SDF_GenerateRandom(void *hSessionHandle, unsigned int uiLength, un
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_RV rv = C_GenerateRandom(session->handle, pucRandom, uiLength);
     sdf_leave(session);
     return sdf_error(rv, SDR_RANDERR);

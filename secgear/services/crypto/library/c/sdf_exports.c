@@ -9,7 +9,7 @@ static int export_ecc(void *handle, enum sdf_role role, unsigned index, ECCrefPu
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(handle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     uint8_t point[SDF_POINT + 2];
     int result = sdf_export_point(session, role, index, point);
     if (result == SDR_OK)
@@ -64,7 +64,7 @@ static int export_rsa(void *handle, enum sdf_role role, unsigned index, RSArefPu
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(handle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_find(session, role, index, CKO_PUBLIC_KEY, CKK_RSA, &key);
     if (result == SDR_OK) {

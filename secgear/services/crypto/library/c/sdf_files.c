@@ -42,7 +42,7 @@ static struct sdf_session *enter(void *handle, CK_ATTRIBUTE template[4], unsigne
         return NULL;
     struct sdf_session *session = sdf_enter(handle);
     if (session == NULL)
-        *result = SDR_INARGERR;
+        *result = sdf_no_session();
     return session;
 }
 

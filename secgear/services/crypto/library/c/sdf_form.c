@@ -16,6 +16,7 @@ int sdf_error(CK_RV rv, int other)
     case CKR_CRYPTOKI_NOT_INITIALIZED:
     case CKR_DEVICE_REMOVED:
     case CKR_SESSION_HANDLE_INVALID:
+        sdf_lost();
         return SDR_COMMFAIL;
     case CKR_DEVICE_ERROR:
     case CKR_DEVICE_MEMORY:

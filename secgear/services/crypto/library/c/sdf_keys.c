@@ -71,7 +71,7 @@ SG_EXPORT int SDF_GenerateKeyWithIPK_ECC(void *hSessionHandle, unsigned int uiIP
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_find(session, SDF_ENC, uiIPKIndex, CKO_PUBLIC_KEY, CKK_SM2, &key);
     if (result == SDR_OK)
@@ -91,7 +91,7 @@ SG_EXPORT int SDF_GenerateKeyWithEPK_ECC(void *hSessionHandle, unsigned int uiKe
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_import_point(session, pucPublicKey, &key);
     if (result == SDR_OK) {
@@ -115,7 +115,7 @@ SG_EXPORT int SDF_ImportKeyWithISK_ECC(void *hSessionHandle, unsigned int uiISKI
         return SDR_ENCDATAERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_find_private(session, SDF_ENC, uiISKIndex, CKK_SM2, &key);
     if (result == SDR_OK)
@@ -140,7 +140,7 @@ SG_EXPORT int SDF_ExchangeDigitEnvelopeBaseOnECC(void *hSessionHandle, unsigned 
         return SDR_ENCDATAERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_MECHANISM mechanism = {CKM_SM2_ENCRYPT, NULL, 0};
     CK_OBJECT_HANDLE own, other;
     CK_ULONG made = size; /* as long as it was: that is what the caller has room for */
@@ -181,7 +181,7 @@ SG_EXPORT int SDF_GenerateKeyWithIPK_RSA(void *hSessionHandle, unsigned int uiIP
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_find(session, SDF_ENC, uiIPKIndex, CKO_PUBLIC_KEY, CKK_RSA, &key);
     if (result == SDR_OK)
@@ -200,7 +200,7 @@ SG_EXPORT int SDF_GenerateKeyWithEPK_RSA(void *hSessionHandle, unsigned int uiKe
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_import_rsa(session, pucPublicKey, &key);
     if (result == SDR_OK) {
@@ -220,7 +220,7 @@ SG_EXPORT int SDF_ImportKeyWithISK_RSA(void *hSessionHandle, unsigned int uiISKI
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     int result = sdf_find_private(session, SDF_ENC, uiISKIndex, CKK_RSA, &key);
     if (result == SDR_OK)
@@ -240,7 +240,7 @@ SG_EXPORT int SDF_ExchangeDigitEnvelopeBaseOnRSA(void *hSessionHandle, unsigned 
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_MECHANISM mechanism = {CKM_RSA_PKCS, NULL, 0};
     CK_OBJECT_HANDLE own, other;
     uint8_t nothing[1];
@@ -275,7 +275,7 @@ SG_EXPORT int SDF_GenerateKeyWithKEK(void *hSessionHandle, unsigned int uiKeyBit
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     result = sdf_find(session, SDF_KEK, uiKEKIndex, CKO_SECRET_KEY, CKK_SM4, &key);
     if (result == SDR_OK)
@@ -296,7 +296,7 @@ SG_EXPORT int SDF_ImportKeyWithKEK(void *hSessionHandle, unsigned int uiAlgID, u
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key;
     result = sdf_find(session, SDF_KEK, uiKEKIndex, CKO_SECRET_KEY, CKK_SM4, &key);
     if (result == SDR_OK)
@@ -316,7 +316,7 @@ SG_EXPORT int SDF_ImportKey(void *hSessionHandle, unsigned char *pucKey, unsigne
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_ULONG size = uiKeyLength;
     CK_ATTRIBUTE template[SDF_KEY_ATTRIBUTES];
     CK_ULONG count = sdf_key_template(template, &size);
@@ -334,7 +334,7 @@ SG_EXPORT int SDF_DestroyKey(void *hSessionHandle, void *hKeyHandle)
 {
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     int result = drop_key(session, hKeyHandle);
     sdf_leave(session);
     return result;

@@ -33,7 +33,7 @@ static CK_RV prepare(struct sdf_session *session, enum sdf_stream stream)
     if (stream == SDF_STREAM_ENCRYPT || stream == SDF_STREAM_MAC)
         excluded = SDF_STREAM_ENCRYPT | SDF_STREAM_MAC;
     if (session->pieces == CK_INVALID_HANDLE) {
-        CK_RV rv = C_OpenSession(sdf_slot(), CKF_SERIAL_SESSION, NULL, NULL, &session->pieces);
+        CK_RV rv = sdf_open_session(&session->pieces);
         if (rv != CKR_OK) {
             session->pieces = CK_INVALID_HANDLE;
             return rv;
@@ -49,7 +49,7 @@ static CK_RV prepare(struct sdf_session *session, enum sdf_stream stream)
 static struct sdf_session *enter_stream(void *handle, enum sdf_stream stream, int *result)
 {
     struct sdf_session *session = sdf_enter(handle);
-    *result = session == NULL ? SDR_INARGERR : session->streams & stream ? SDR_OK : SDR_STEPERR;
+    *result = session == NULL ? sdf_no_session() : session->streams & stream ? SDR_OK : SDR_STEPERR;
     return session;
 }
 
@@ -108,7 +108,7 @@ SG_EXPORT int SDF_HashInit(void *hSessionHandle, unsigned int uiAlgID, ECCrefPub
         return SDR_KEYERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_RV rv = prepare(session, SDF_STREAM_HASH);
     if (rv == CKR_OK)
         rv = pucPublicKey == NULL ? C_DigestInit(session->pieces, &mechanism)
@@ -166,7 +166,7 @@ SG_EXPORT int SDF_HMACInit(void *hSessionHandle, void *hKeyHandle, unsigned int 
         return SDR_ALGNOTSUPPORT;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key = sdf_key_of(session, hKeyHandle);
     if (key == CK_INVALID_HANDLE)
         return leave(session, SDR_KEYNOTEXIST);
@@ -206,7 +206,7 @@ static int begin(void *handle, void *key_handle, unsigned algorithm, unsigned ch
         return SDR_INARGERR;
     struct sdf_session *session = sdf_enter(handle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key = sdf_key_of(session, key_handle);
     if (key == CK_INVALID_HANDLE)
         return leave(session, SDR_KEYNOTEXIST);

@@ -106,7 +106,11 @@ struct sdf_agreement {
 /* A session for one function: nobody else's until sdf_leave. NULL for what is none. */
 struct sdf_session *sdf_enter(void *handle);
 void sdf_leave(struct sdf_session *session);
-CK_SLOT_ID sdf_slot(void);
+/* Why there is none: the handle, or the module that has gone away. */
+int sdf_no_session(void);
+/* The module has gone away, and with it all sessions: their numbers mean nothing any more. */
+void sdf_lost(void);
+CK_RV sdf_open_session(CK_SESSION_HANDLE *session);
 void sdf_stream_begin(struct sdf_session *session, enum sdf_stream stream);
 void sdf_stream_end(struct sdf_session *session, unsigned streams);
 bool sdf_logged_in(void);

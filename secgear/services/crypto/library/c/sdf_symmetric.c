@@ -105,7 +105,7 @@ static int crypt(void *handle, void *key_handle, unsigned algorithm, unsigned ch
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(handle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key = sdf_key_of(session, key_handle);
     result = key == CK_INVALID_HANDLE ? SDR_KEYNOTEXIST : sdf_room(to, length, size);
     if (result == SDR_OK) {
@@ -174,7 +174,7 @@ SG_EXPORT int SDF_CalculateMAC(void *hSessionHandle, void *hKeyHandle, unsigned 
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key = sdf_key_of(session, hKeyHandle);
     result = key == CK_INVALID_HANDLE ? SDR_KEYNOTEXIST : sdf_room(pucMAC, puiMACLength, SDF_BLOCK);
     if (result == SDR_OK) {
@@ -236,7 +236,7 @@ SG_EXPORT int SDF_AuthEnc(void *hSessionHandle, void *hKeyHandle, unsigned int u
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key = sdf_key_of(session, hKeyHandle);
     result = key == CK_INVALID_HANDLE ? SDR_KEYNOTEXIST : sdf_room(pucEncData, puiEncDataLength, uiDataLength);
     if (result == SDR_OK || result == SDR_NOBUFFER) {
@@ -279,7 +279,7 @@ SG_EXPORT int SDF_AuthDec(void *hSessionHandle, void *hKeyHandle, unsigned int u
         return SDR_OUTARGERR;
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
-        return SDR_INARGERR;
+        return sdf_no_session();
     CK_OBJECT_HANDLE key = sdf_key_of(session, hKeyHandle);
     result = key == CK_INVALID_HANDLE ? SDR_KEYNOTEXIST : sdf_room(pucData, puiDataLength, uiEncDataLength);
     if (result == SDR_OK) {

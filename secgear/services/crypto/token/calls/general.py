@@ -165,11 +165,11 @@ def get_session_info(app: Application, handle: int) -> tuple[int, ...]:
 
 
 @serves("C_SessionCancel")
-def session_cancel(app: Application, handle: int, _flags: int) -> tuple[()]:
-    """Forget the operations under way."""
+def session_cancel(app: Application, handle: int, flags: int) -> tuple[()]:
+    """Forget the operations under way that are named."""
     session = app.session(handle)
     with session.lock:
-        session.cancel()
+        session.cancel(flags)
     return _EMPTY
 
 

@@ -32,13 +32,14 @@ def get_import_key(
         raise CryptokiError(Rv.ARGUMENTS_BAD)
     guest, at = app.module.vault.guest, app.module.vault.now()
     try:
+        to = _destination(app, session)
         found = list(importing.import_keys(session.slot.table))
-        pair = next((pair for item, pair in found if importing.usable(item, pair, at)), None)
+        pair = next((pair for item, pair in found if importing.usable(item, pair, to, at)), None)
         if pair is None:
             _check_user(app, session)
-            new = importing.new_key(_destination(app, session), guest, at=at)
+            new = importing.new_key(to, guest, at=at)
             pair = importing.pair_of(new)
-            expired = [item.id for item, old in found if old.key.expires <= at]
+            expired = [item.id for item, old in found if not importing.opens(old, to, at)]
             record = event(app, session, "import key made", new)
             table = session.slot.table
 
@@ -85,7 +86,8 @@ def import_key(app: Application, handle: int, envelope: bytes | None) -> tuple[i
 
 
 def _destination(app: Application, session: Session) -> Destination:
-    return Destination(app.module.vault.audit_key, session.slot.state.serial)
+    state = session.slot.state
+    return Destination(app.module.vault.audit_key, state.serial, session.generation)
 
 
 def _check_user(app: Application, session: Session) -> None:

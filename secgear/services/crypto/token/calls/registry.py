@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 from secgear.services.crypto.pkcs11.calls import BY_NAME, CALLS
-
-Function = Callable[..., tuple[Any, ...]]
-"""Takes the application and the call's arguments; returns the results in the table's order."""
+from secgear.services.crypto.token.guard import Function, guarded
 
 _ROOMS: Final = (
     "attesting",
@@ -44,7 +42,7 @@ def serves(name: str) -> Callable[[Function], Function]:
 
 
 def table() -> Mapping[int, Function]:
-    """Every call's function; what nobody serves is not supported."""
+    """Every call's function, behind the guard; what nobody serves is not supported."""
     for room in _ROOMS:
         import_module(f"{__package__}.{room}")  # declares what it serves
-    return {id: _served[id] for id in CALLS if id in _served}
+    return {id: guarded(call.name, _served[id]) for id, call in CALLS.items() if id in _served}

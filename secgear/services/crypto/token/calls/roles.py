@@ -99,7 +99,7 @@ def open_request(app: Application, wish: bytes) -> bytes:
             app.badge,
             wanted.operation,
             seconds=wanted.seconds,
-            now=app.module.vault.clock(),
+            now=app.module.vault.now(),
         )
         draft.alter(roles=roles)
         detail = {"by": app.badge.name, "request": requests.digest(request)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from ctypes import byref, c_uint, c_void_p
@@ -45,16 +46,24 @@ def lies() -> Lies:
 
 
 @pytest.fixture
-def server(module: Module, short: Path, lies: Lies) -> Iterator[Answering]:
+def served() -> list[Application]:
+    """Who answers is the last of these."""
+    return []
+
+
+@pytest.fixture
+def server(
+    module: Module, short: Path, lies: Lies, served: list[Application]
+) -> Iterator[Answering]:
     """The token, but for lies."""
+    served.append(Application(module, "test"))
 
     def serve(peer: Peer) -> None:
         peer.greet()
-        app = Application(module, "test")
 
         def work(number: int, body: bytes) -> None:
             call = called(body)
-            truth = answer(app, body, OWN)
+            truth = answer(served[-1], body, OWN)
             lie = lies.get(call.name)
             with contextlib.suppress(OSError):
                 peer.reply(number, truth if lie is None else build_answer(call, lie, OWN))
@@ -141,10 +150,32 @@ def test_more_keys_than_were_asked_for(session: Session, lies: Lies, found: list
     assert code == ("KEYERR" if len(found) == 2 else "HARDFAIL")
 
 
+@pytest.mark.parametrize("first", ["use", "open"])
+def test_another_module_behind_the_same_connection_is_noticed(
+    sdf: Sdf, module: Module, served: list[Application], first: str
+) -> None:
+    # It begins to count sessions and keys anew: an old number would be somebody else's key.
+    with opened(sdf) as device:
+        old = Session(sdf, device)
+        key = old.key(bytes(16))
+        served.append(Application(module, "test", initialised=True))
+        room = Room(16)
+        arguments = (key, binding.SM4_ECB, None, bytes(16), 16, room.buffer, byref(room.length))
+        if first == "open":
+            assert sdf.code("OpenSession", device, byref(c_void_p())) == "OPENSESSION"
+        assert old.code("Encrypt", *arguments) == "COMMFAIL"
+        assert sdf.code("OpenSession", device, byref(c_void_p())) == "OPENSESSION"
+        assert old.code("GenerateRandom", 8, room.buffer) == "COMMFAIL"
+    served[-1].initialised = False  # what C_Finalize has not reached
+    with opened(sdf) as device:
+        Session(sdf, device).call("GenerateRandom", 8, room.buffer)
+
+
 def test_no_answer_is_believed_after_one_that_is_none(
     built: Path, tmp_path: Path, settings: Path, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[str] = []
+    numbers = itertools.count(1)
 
     def serve(peer: Peer) -> None:
         peer.greet()
@@ -155,7 +186,7 @@ def test_no_answer_is_believed_after_one_that_is_none(
             if call.name in ("C_Initialize", "C_Finalize"):
                 peer.reply(number, build_answer(call, (), OWN))
             elif call.name == "C_OpenSession":
-                peer.reply(number, build_answer(call, (1,), OWN))
+                peer.reply(number, build_answer(call, (next(numbers),), OWN))
             else:
                 peer.reply(number, b"\0\0")
 
