@@ -1,12 +1,10 @@
-"""The cryptographic module behind p11-kit's client, against SoftHSM in the process and OpenSSL.
+"""The cryptographic module, against SoftHSM in the process and behind a server, and OpenSSL.
 
-SoftHSM has no boundary to cross: its keys are in the memory of whoever uses them.
+SoftHSM in the process has no boundary to cross: its keys are in the memory of whoever uses them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from bench.crypto_data import encryption
 from bench.cryptoki import (
@@ -23,57 +22,63 @@ from bench.cryptoki import (
     MODULUS_BITS,
     SIGN,
     TOKEN,
-    USER,
     VERIFY,
     Library,
 )
-from bench.measure import Row, interleaved, rows, sample
+from bench.measure import Row, Sample, interleaved, rows, sample
+from bench.modules import OWN_LIBRARY, PIN, SO_PIN, SOFTHSM, client, modules, serving
 
-SO_PIN, PIN = b"12345678", b"123456"
-_RSA_GENERATE, _RSA_PKCS, _EC_GENERATE, _ECDSA, _SHA256 = 0, 1, 0x1040, 0x1041, 0x250
-_P256 = bytes.fromhex("06082a8648ce3d030107")
 _TRUE = b"\1"
 _INFO = bytes.fromhex("3031300d060960864801650304020105000420") + bytes(32)
+_SHA256 = 0x250
+
+
+class Signature(NamedTuple):
+    """How keys are made and used; its name is that of ``openssl speed``."""
+
+    generate: int
+    attribute: dict[int, bytes]
+    mechanism: int
+    data: bytes
+
+
+SIGNATURES: Final = {
+    "rsa2048": Signature(0, {MODULUS_BITS: (2048).to_bytes(8, "little")}, 1, _INFO),
+    "ecdsap256": Signature(
+        0x1040, {EC_PARAMS: bytes.fromhex("06082a8648ce3d030107")}, 0x1041, bytes(32)
+    ),
+}
 
 
 def main(*, quick: bool) -> list[Row]:
-    """Signatures, digests, random bytes, nothing, and finding a key by its label."""
-    ours, softhsm = _first("pkcs11/p11-kit-client.so"), _first("softhsm/libsofthsm2.so")
-    if ours is None or softhsm is None:
-        raise SystemExit("crypto: needs p11-kit-modules and softhsm2 (Debian)")
-    with tempfile.TemporaryDirectory() as folder, module(Path(folder) / "module"):
-        _softhsm_home(Path(folder))
-        libraries = {"softhsm": Library(softhsm), "secgear": Library(ours)}
-        for library in libraries.values():
-            library.prepare(SO_PIN, PIN)
-            library.open()
-            library.login(USER, PIN)
-        socket = Path(folder) / "module" / "pkcs11.sock"
-        return [
+    """Calls of one client; then clients in processes of their own; then a token's table."""
+    with modules() as (libraries, socket):
+        table = [
             *_signatures(libraries, quick),
             *_others(libraries, quick),
-            *encryption(libraries["softhsm"], socket, PIN, _openssl, quick=quick),
+            *_carried(libraries, quick),
+            *encryption(libraries[SOFTHSM], socket, PIN, _openssl, quick=quick),
         ]
+    return [*table, *_clients(quick), *_lookup(quick)]
+
+
+def make(library: Library, name: str) -> int:
+    """A private key of a session."""
+    signature = SIGNATURES[name]
+    return library.pair(signature.generate, {**signature.attribute, VERIFY: _TRUE}, {SIGN: _TRUE})
 
 
 def _signatures(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
     rounds = 7 if quick else 21
-    for name, generate, attribute, mechanism, data in (
-        ("rsa2048", _RSA_GENERATE, {MODULUS_BITS: (2048).to_bytes(8, "little")}, _RSA_PKCS, _INFO),
-        ("ecdsap256", _EC_GENERATE, {EC_PARAMS: _P256}, _ECDSA, bytes(32)),
-    ):
-        keys = {
-            kind: library.pair(generate, {**attribute, VERIFY: _TRUE}, {SIGN: _TRUE})
-            for kind, library in libraries.items()
-        }
+    for name, signature in SIGNATURES.items():
         contenders: dict[str, Callable[[], object]] = {
-            kind: partial(library.sign, mechanism, keys[kind], data)
+            kind: partial(library.sign, signature.mechanism, make(library, name), signature.data)
             for kind, library in libraries.items()
         }
         before = _openssl(name)
         samples = interleaved(contenders, rounds=rounds, batch=20)
         samples["openssl speed"] = sample([before, _openssl(name)])
-        yield from rows(f"sign, {name}", samples, "softhsm")
+        yield from rows(f"sign, {name}", samples, SOFTHSM)
 
 
 def _others(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
@@ -85,7 +90,7 @@ def _others(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
         ("32 random bytes", lambda library: library.random(32)),
     ):
         contenders = {kind: partial(run, library) for kind, library in libraries.items()}
-        yield from rows(what, interleaved(contenders, rounds=rounds, batch=50), "softhsm")
+        yield from rows(what, interleaved(contenders, rounds=rounds, batch=50), SOFTHSM)
     count = 100 if quick else 1000
     for library in libraries.values():
         for number in range(count):
@@ -93,35 +98,71 @@ def _others(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
     wanted = f"object {count // 2}".encode()
     finders = {kind: partial(library.find, {LABEL: wanted}) for kind, library in libraries.items()}
     samples = interleaved(finders, rounds=rounds, batch=5)
-    yield from rows(f"find one of {count} session objects", samples, "softhsm")
+    yield from rows(f"find one of {count} session objects", samples, SOFTHSM)
 
 
-@contextlib.contextmanager
-def module(directory: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "secgear.cli"]
-    subprocess.run([*command, "crypto", "init", str(directory)], check=True, capture_output=True)
-    with subprocess.Popen(
-        [*command, "serve", "crypto", "--directory", str(directory)],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
-        try:
-            assert server.stderr is not None
-            while "module at" not in (line := server.stderr.readline()):
-                if not line:
-                    raise SystemExit("crypto: the module does not start")
-            os.environ["P11_KIT_SERVER_ADDRESS"] = f"unix:path={directory}/pkcs11.sock"
-            yield
-        finally:
-            server.terminate()
+def _carried(libraries: dict[str, Library], quick: bool) -> Iterator[Row]:
+    """AES-GCM, which p11-kit's client of Debian 12 does not carry and our library does."""
+    if OWN_LIBRARY not in libraries:
+        return
+    data = bytes(65536)
+    contenders = {
+        kind: libraries[kind].gcm(libraries[kind].aes_key(), data)
+        for kind in (SOFTHSM, OWN_LIBRARY)
+    }
+    samples = interleaved(contenders, rounds=7 if quick else 21, batch=50)
+    yield from rows("AES-256-GCM of 64 KiB, in C", samples, SOFTHSM)
 
 
-def _softhsm_home(folder: Path) -> None:
-    tokens = folder / "tokens"
-    tokens.mkdir()
-    configuration = folder / "softhsm2.conf"
-    configuration.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\n")
-    os.environ["SOFTHSM2_CONF"] = str(configuration)
+def _clients(quick: bool) -> Iterator[Row]:
+    """Signatures of many clients at once: seconds divided by how many there were in all."""
+    seconds = 0.5 if quick else 2.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for workers in (1, 2):
+            with serving(folder / "module", workers) as socket:
+                if workers == 1:
+                    client(folder / "client.so", socket).prepare(SO_PIN, PIN)
+                for kind in SIGNATURES:
+                    yield from _crowd(socket, kind, workers, seconds, quick=quick)
+
+
+def _crowd(socket: Path, name: str, workers: int, seconds: float, *, quick: bool) -> Iterator[Row]:
+    what = f"clients of {workers} enclave{'s' if workers > 1 else ''}, {name}"
+    samples: dict[str, Sample] = {}
+    for count in (1, 8) if quick else (1, 8, 64):
+        command = [sys.executable, "-m", "bench.crypto_client", str(socket), name, str(seconds)]
+        processes = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(count)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise SystemExit("crypto: a client does not start")
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        made = sum(int(process.communicate()[0]) for process in processes)
+        samples[f"{count} at once, each"] = sample([seconds / made])
+    yield from rows(what, samples, "1 at once, each")
+
+
+def _lookup(quick: bool) -> Iterator[Row]:
+    """Finding a label among a token's objects, inside the enclave's program."""
+    from secgear.services.crypto.token.objects import Object
+    from secgear.services.crypto.token.table import Table
+
+    samples: dict[str, Sample] = {}
+    for count in (1_000, 10_000) if quick else (1_000, 100_000):
+        table = Table()
+        for number in range(count):
+            table.put(Object(number, {LABEL: f"object {number}".encode(), TOKEN: True}))
+        wanted = {LABEL: f"object {count // 2}".encode()}
+        found = interleaved({"": partial(table.find, wanted)}, rounds=21, batch=200)
+        samples[f"among {count}"] = found[""]
+    yield from rows("find a label, inside", samples, "among 1000")
 
 
 def _openssl(name: str) -> float:
@@ -133,7 +174,3 @@ def _openssl(name: str) -> float:
     if rates is None:
         raise SystemExit("crypto: openssl speed says something else than expected")
     return 1 / float(rates[1])
-
-
-def _first(name: str) -> Path | None:
-    return next(iter(sorted(Path("/usr/lib").glob(f"*/{name}"))), None)

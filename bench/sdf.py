@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from ctypes import byref, c_ubyte, c_uint, c_void_p
 from pathlib import Path
 
-from bench.crypto import PIN, SO_PIN, module
 from bench.measure import Row, Sample, interleaved, rows, sample
+from bench.modules import PIN, SO_PIN, serving
 
 _CHUNK = 65536
 _ALGORITHMS = {"sm4-ctr": 0x420, "sm4-cbc": 0x402}
@@ -26,7 +26,7 @@ _COMMAND = [sys.executable, "-m", "secgear.cli", "crypto"]
 
 def main(*, quick: bool) -> list[Row]:
     """Signatures with SM2, encryption of 64 KiB with SM4, a digest."""
-    with tempfile.TemporaryDirectory() as name, module(Path(name) / "module") as socket:
+    with tempfile.TemporaryDirectory() as name, serving(Path(name) / "module", 1) as socket:
         folder = Path(name)
         _prepare(folder, socket)
         session = _Session(folder / "library.so")

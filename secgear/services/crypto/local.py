@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -40,14 +41,20 @@ if TYPE_CHECKING:
 Answer = Callable[[bytes, int], bytes]
 """Makes the answer to a message, in the protocol's version that is spoken."""
 
-_THREADS: Final = 8
+_THREADS: Final = 3  # more only wait for each other: signing holds the interpreter's lock
 _LONG_THREADS: Final = 4
+_SWITCH: Final = 0.001
+"""Seconds that a thread computes in Python while others want to, in place of Python's 5 ms.
+
+Each call comes back from the kernel three times, and waits as long each time if one computes.
+"""
 _UNDER_WAY: Final = 32  # calls of one connection
-_AT_ONCE: Final = 4  # of them on threads that wait for everybody
+_LARGE: Final = 16 << 10  # bytes of a call during which others of its connection are read
+_AT_ONCE: Final = 4  # such calls of one connection
 _LONG_AT_ONCE: Final = 2  # of them on threads for what takes its time
 _TURN: Final = 64  # calls of one connection before others have their turn
 _UNKNOWN: Final = -1  # the version of a client that has not named one
-_ROOM: Final = 64 << 10  # bytes of one read, unless a larger frame has begun
+_ROOM: Final = 80 << 10  # bytes of one read, unless a larger frame has begun; 64 KiB of data fit
 _MAX_READ: Final = 1 << 20
 _SOON: Final = 1  # milliseconds for the rest of a frame that is being written
 _UNSENT: Final = 16 << 20  # bytes of answers that a client has not read
@@ -55,14 +62,12 @@ _MEMORY: Final = 256 << 20  # bytes of larger frames and answers, of all connect
 _IN: Final = select.EPOLLIN | select.EPOLLONESHOT
 _OUT: Final = select.EPOLLOUT | select.EPOLLONESHOT
 
-_QUICK: Final = """
+_BRIEF: Final = """
     C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList C_GetMechanismInfo
     C_OpenSession C_CloseSession C_GetSessionInfo C_SessionCancel C_Logout
     C_GetAttributeValue C_GetObjectSize C_FindObjectsInit C_FindObjects C_FindObjectsFinal
     C_EncryptInit C_DecryptInit C_DigestInit C_SignInit C_VerifyInit C_GenerateRandom
     C_MessageEncryptInit C_MessageDecryptInit C_MessageSignInit C_MessageVerifyInit
-"""
-_MEDIUM: Final = """
     C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate C_DecryptFinal
     C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate C_SignFinal
     C_Verify C_VerifyUpdate C_VerifyFinal
@@ -71,15 +76,14 @@ _MEDIUM: Final = """
     C_SignMessage C_SignMessageBegin C_SignMessageNext
     C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext
 """
-"""May take a millisecond or so: others of the same connection need not wait for it."""
+"""Calls that are answered at once. All others may take their time or wait for the host."""
 
 
 def _ids(names: str) -> frozenset[bytes]:
     return frozenset(BY_NAME[name].id.to_bytes(4, "big") for name in names.split())
 
 
-_IS_QUICK: Final = _ids(_QUICK)
-_IS_MEDIUM: Final = _ids(_MEDIUM)
+_IS_BRIEF: Final = _ids(_BRIEF)
 _logger = logging.getLogger("secgear.crypto")
 
 
@@ -104,6 +108,7 @@ class Clients:
         """Serve one more. version: None for one that has yet to name it. left: told at its end."""
         with self._lock:
             if self._long is None:
+                sys.setswitchinterval(_SWITCH)
                 self._long = ThreadPoolExecutor(_LONG_THREADS, "long")
                 for _ in range(_THREADS):
                     threading.Thread(target=self._run, name="clients", daemon=True).start()
@@ -218,9 +223,10 @@ class Client:
             last = frames.empty
             self._begin(code, last=last)
             what = body[:4]
-            if what in _IS_QUICK or (what in _IS_MEDIUM and not last):
+            brief = what in _IS_BRIEF
+            if brief and (len(body) < _LARGE or not last or len(self._codes) > _AT_ONCE):
                 self._say(code, self._answer(body, self._version))
-            elif what in _IS_MEDIUM and len(self._codes) <= _AT_ONCE:
+            elif brief:
                 self._wait(_IN)  # from here on it may be another thread's turn
                 self._reply(code, body)
                 return
