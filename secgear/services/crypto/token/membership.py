@@ -190,6 +190,8 @@ def admit(  # noqa: PLR0917  (the last one only where there are administrators)
         raise CryptoModuleError("the application is of the future")
     keyring.check_public(given.public)
     head = vault.head
+    if not head.founding.witness:
+        raise CryptoRefused("a file of its host's counts for this module; others need a witness")
     kin = Kin(guest, vault.policy, head.founding.roots, collateral, at)
     claims = kin.check(_evidence(given.evidence), given.report_data, head.svn)
     member = Member(
