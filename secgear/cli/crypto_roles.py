@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secgear.cli import crypto_reach as reach
-from secgear.cli.crypto_reach import Address, Key, Name, Place, Policy, Socket, say_lines, told
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Key, Name, Place, say_lines, told
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import AsJson, UsageError, check_target, emit, read, write_file
 from secgear.cli.signing import PassphraseFile, load_key

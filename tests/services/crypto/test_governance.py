@@ -444,9 +444,9 @@ def test_roles_that_could_not_work_found_no_module(people: Path, tmp_path: Path)
 
 
 def test_users_with_names_and_the_record_of_uses_by_command(
-    backed_up: tuple[Path, Server, str, int], tmp_path: Path
+    backed_up: tuple[Path, Server, str, int], people: Path, tmp_path: Path
 ) -> None:
-    _, server, _, _ = backed_up
+    _, server, audit_key, key = backed_up
     socket = ["--socket", str(server.socket)]
     officer, pin = tmp_path / "officer", tmp_path / "pin"
     officer.write_text("87654321\n")
@@ -458,7 +458,12 @@ def test_users_with_names_and_the_record_of_uses_by_command(
     with server.caller() as caller:
         user = User(caller, login=False)
         user.call("C_LoginUser", 1, b"ann-has-one", b"ann")
-    assert "uses are recorded" in secgear("crypto", "token-policy", "--record-uses", *by)
+        assert "uses are recorded" in secgear("crypto", "token-policy", "--record-uses", *by)
+        user.run("Sign", Mech.SHA256_HMAC, key, b"recorded")
+    show = ("crypto", "audit", "show", "--audit-key", audit_key, *who(people, "dave"), *socket)
+    told = [json.loads(line) for line in secgear(*show).splitlines()]
+    (use,) = [one["detail"] for one in told if one["action"] == "key used"]
+    assert (use["user"], use["operation"]) == ("ann", "sign")
     secgear("crypto", "user", "remove", "ann", *by)
     assert secgear("crypto", "user", "list", *socket, "--json").strip() == "[]"
     officer.write_text("wrong\n")

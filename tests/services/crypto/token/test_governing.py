@@ -143,6 +143,20 @@ def test_the_record_says_who_has_approved_and_what(governed: MemoryStore) -> Non
     verifier.end()
 
 
+def test_what_is_refused_to_somebody_with_a_role_is_on_record(governed: MemoryStore) -> None:
+    module = opened(governed)
+    alice = administered(module)
+    request = alice.request(Zeroise(), seconds=60)
+    before = len(governed.records)
+    refused(Administration(connect(module)).execute, request, [])
+    assert len(governed.records) == before
+    refused(alice.execute, request, approved(request, "alice"))
+    told = json.loads(governed.records[-1].body)
+    assert told["action"] == "execution refused"
+    assert told["detail"]["name"] == "alice"
+    assert told["detail"]["why"] == "1 of 2 approvals: alice"
+
+
 def test_without_administrators_nothing_can_be_decided(store: MemoryStore) -> None:
     module = opened(store)
     assert "no administrator here" in refused(administered, module)
