@@ -56,6 +56,18 @@ def test_everything_is_under_the_new_key_and_the_old_one_opens_nothing(store: Me
     assert generations(store) == {3}
 
 
+def test_large_objects_are_not_renewed_all_at_once(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, keys = filled(store)
+    monkeypatch.setattr(rotation, "_STEP", 100)
+    monkeypatch.setattr(rotation, "_SIZE", 1)
+    before = store.changes
+    rotation.rotate(open_module(store).vault)
+    assert store.changes == before + 2 + len(keys)
+    assert generations(store) == {2}
+
+
 @pytest.mark.parametrize("step", range(6))
 @pytest.mark.parametrize("how", ["refused", "kept"])
 def test_an_interrupted_rotation_goes_on_where_it_was(
