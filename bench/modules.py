@@ -43,7 +43,7 @@ def modules() -> Iterator[tuple[dict[str, Library], Path]]:
         socket = stack.enter_context(serving(folder / "module", 1))
         found[OURS] = _prepared(client(folder / "ours.so", socket))
         with contextlib.suppress(CryptoModuleError):  # where there is no compiler
-            build(folder / "own.so", address=f"unix:path={socket}")
+            build(folder / "own.so", address=f"unix:{socket}")
             found[OWN_LIBRARY] = _opened(Library(folder / "own.so"))
         yield found, socket
 

@@ -155,7 +155,8 @@ def execute(
         raise UsageError("crypto domain admit does what a request for admit asks for")
     secret = b""
     if isinstance(operation, ResetOfficer):
-        secret = reach.secret_line(pin_file, "New PIN of the security officer")
+        pin = reach.secret_line(pin_file, "New PIN of the security officer")
+        secret = requests.new_pin(data, pin, load_key(key, passphrase_file))
     given = [read(path, requests.MAX_APPROVALS) for path in approval]
     place = Place(socket, address, policy, root, reference_values)
     with reach.logged_in(place, "administrator", name, key, passphrase_file) as one:

@@ -28,7 +28,15 @@ from secgear.services.crypto.roles import archive, custody, requests
 from secgear.services.crypto.roles.operations import RestoreBackup, Zeroise
 from secgear.services.crypto.token.splitting import combine
 from tests.services.crypto.conftest import User, refusal, template
-from tests.services.crypto.running import PIN, SECGEAR, Server, prepare_token, secgear, serving
+from tests.services.crypto.running import (
+    PIN,
+    SECGEAR,
+    SO_PIN,
+    Server,
+    prepare_token,
+    secgear,
+    serving,
+)
 from tests.services.crypto.test_channel import holds
 
 PEOPLE = ("alice", "bob", "carol", "dave", "erin")
@@ -449,7 +457,7 @@ def test_users_with_names_and_the_record_of_uses_by_command(
     _, server, audit_key, key = backed_up
     socket = ["--socket", str(server.socket)]
     officer, pin = tmp_path / "officer", tmp_path / "pin"
-    officer.write_text("87654321\n")
+    officer.write_text(f"{SO_PIN}\n")
     pin.write_text("ann-has-one\n")
     by = [*socket, "--officer-pin-file", str(officer)]
     said = secgear("crypto", "user", "set", "ann", *by, "--pin-file", str(pin), "--rights", "use")
@@ -469,3 +477,23 @@ def test_users_with_names_and_the_record_of_uses_by_command(
     officer.write_text("wrong\n")
     refused = secgear("crypto", "token-policy", "--no-record-uses", *by, fails=True)
     assert "CKR_PIN_INCORRECT" in refused
+
+
+def test_a_security_officer_gets_a_new_pin_by_command(
+    backed_up: tuple[Path, Server, str, int], people: Path, tmp_path: Path
+) -> None:
+    _, server, _, _ = backed_up
+    socket = ["--socket", str(server.socket)]
+    request, pin = tmp_path / "request", tmp_path / "pin"
+    pin.write_text("another-pin\n")
+    secgear("crypto", "request", "reset-officer", *who(people, "bob"), *socket, "-o", str(request))
+    given = approved(people, request, "bob", "carol")
+    secgear(
+        "crypto", "execute", str(request), *given, *who(people, "bob"), *socket,
+        "--pin-file", str(pin),
+    )  # fmt: skip
+    with server.caller() as caller:
+        session = caller.one("C_OpenSession", 0, 6)
+        assert refusal(caller.call, "C_Login", session, 0, SO_PIN.encode()) is Rv.PIN_INCORRECT
+        caller.call("C_Login", session, 0, b"another-pin")
+        assert caller.one("C_GenerateRandom", session, 8)

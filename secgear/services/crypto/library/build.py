@@ -74,6 +74,8 @@ def build(
             f"{' '.join(compiler) or 'cc'}: no such compiler; install one (Debian: gcc libc6-dev), "
             "or name one in CC"
         )
+    if not output.parent.is_dir():
+        raise CryptoModuleError(f"{output}: there is no such directory")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generated = files()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Self, final
 
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import SessionFlag
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.pkcs11.rv import CryptokiError
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rpc.messages import Size
 from secgear.services.crypto.token.application import Application
@@ -31,10 +32,19 @@ def call(name: str, app: Application, *arguments: Any) -> Any:
     Raises CryptokiError as the call does, Refusal for what the user has no right to, and
     CryptoModuleError when the module has to start again.
     """
+    number = BY_NAME[name].id
+    started, rv = perf_counter(), Rv.GENERAL_ERROR
     try:
-        results = _FUNCTIONS[BY_NAME[name].id](app, *arguments)
-    except NoRight:
+        results = _FUNCTIONS[number](app, *arguments)
+        rv = Rv.OK
+    except NoRight as error:
+        rv = error.rv
         raise Refusal(403, "permission denied") from None
+    except CryptokiError as error:
+        rv = error.rv
+        raise
+    finally:
+        app.module.tally.add(number, rv, perf_counter() - started)
     return results[0] if len(results) == 1 else results
 
 

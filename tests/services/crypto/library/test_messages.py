@@ -305,8 +305,8 @@ def test_what_the_library_allocates_is_freed_by_the_library(session: Session) ->
 def test_numbers_come_back_as_numbers(session: Session) -> None:
     made = template(VALUE_LEN=32, ENCRYPT=True)
     mechanism = byref(Mechanism(Mech.AES_KEY_GEN))
-    key = session.number("S_NewKey", b"data", 4, mechanism, None, 0, made, len(made))
+    key = session.number("S_NewKey", b"other", 5, mechanism, None, 0, made, len(made))
     version, found, public = (c_ulong(9) for _ in range(3))
-    session.call("S_FindKey", b"data", 4, 0, byref(version), byref(found), byref(public))
+    session.call("S_FindKey", b"other", 5, 0, byref(version), byref(found), byref(public))
     assert (version.value, found.value, public.value) == (1, key, 0)
-    assert session.get(key, Attr.KEY_NAME) == b"data"
+    assert session.get(key, Attr.KEY_NAME) == b"other"

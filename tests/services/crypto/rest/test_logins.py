@@ -210,6 +210,7 @@ def test_uses_are_recorded_where_the_token_wants_that(
     assert len(used) == 1
     assert b'"encrypt"' in used[0]
     assert b"rest user, test" in used[0]
+    assert module.tally.counts().calls["C_EncryptInit"] == 1  # metrics know of it, too
 
 
 def test_a_module_without_keys_says_so(

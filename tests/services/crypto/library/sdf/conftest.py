@@ -12,6 +12,7 @@ from secgear.services.crypto.client import Token
 from secgear.services.crypto.pkcs11.constants import Mech
 from secgear.services.crypto.sdf import InternalKey, make_kek, make_pair
 from secgear.services.crypto.token.mechanisms import MECHANISMS
+from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN, MemoryStore, connect, open_module
 from tests.services.crypto.library.answering import Answering
 from tests.services.crypto.library.cryptoki import copy_of
@@ -46,6 +47,12 @@ def _provisioned(_prepared: MemoryStore) -> MemoryStore:
 @pytest.fixture
 def store(_provisioned: MemoryStore) -> MemoryStore:
     return _provisioned.copy()
+
+
+@pytest.fixture
+def module(store: MemoryStore) -> Module:
+    """Of each test its own."""
+    return open_module(store)
 
 
 @pytest.fixture
