@@ -350,7 +350,7 @@ def test_another_machine_becomes_a_member_by_the_administrators_decision() -> No
     store = MemoryStore()
     root = Root("simulated", "fake", pem.decode())
     one = vault(store)
-    one.found(1, Founding((root,)), roles())
+    one.found(1, Founding((root,), witness=bytes(32)), roles())
     module = opened(store)
     collateral, now = Collateral(), NOW
     application, _ = membership.apply(AttestingGuest("other"), one.policy, (root,), now)
