@@ -21,6 +21,7 @@ from secgear.services.crypto.roles.operations import (
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
+    ExpelMember,
     MakeBackup,
     Operation,
     ResetOfficer,
@@ -45,6 +46,7 @@ EXECUTED_BY: Final[Mapping[type[Operation], Role | None]] = {
     ResetOfficer: Role.ADMINISTRATOR,
     MakeBackup: Role.OPERATOR,
     RestoreBackup: Role.ADMINISTRATOR,
+    ExpelMember: Role.ADMINISTRATOR,
     Zeroise: Role.ADMINISTRATOR,
     AdmitEnclave: None,
 }

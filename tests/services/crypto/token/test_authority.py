@@ -19,6 +19,7 @@ from secgear.services.crypto.roles.operations import (
     ChangePinPolicy,
     ChangeRoles,
     Custodian,
+    ExpelMember,
     MakeBackup,
     PinPolicy,
     ResetOfficer,
@@ -60,6 +61,7 @@ OPERATIONS = {
         MakeBackup(2, CUSTODIANS),
         RestoreBackup("ab" * 32),
         AdmitEnclave("cd" * 32),
+        ExpelMember("ab" * 16),
         Zeroise(),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from types import SimpleNamespace
@@ -406,6 +407,27 @@ def test_changes_that_wait_for_one_another_are_made_durable_together(store: Memo
     assert verifier.end().seq == len(store.records)
 
 
+def test_what_is_cleared_is_cleared_of_what_was_added_just_before(store: MemoryStore) -> None:
+    module = open_module(store)
+    user = User(connect(module))
+    item = module.slots[0].table.get(user.aes(TOKEN=True) >> 1)
+    assert item is not None
+    added, cleared, again, _ = together(
+        store,
+        module,
+        [
+            lambda draft: draft.add(0, item).id,
+            lambda draft: (draft.clear(0), draft.count(0), draft.get(0, 2)),
+            lambda draft: draft.add(0, item).id,
+            lambda draft: draft.delete(0, 3),
+        ],
+    )
+    assert (added, cleared, again) == (2, (2, 0, None), 3)
+    assert user.find() == []
+    assert not store.objects
+    assert not User(connect(open_module(store))).find()
+
+
 def test_changes_that_fail_together_fail_each(store: MemoryStore) -> None:
     module = open_module(store)
 
@@ -599,7 +621,12 @@ def test_an_operation_that_begins_during_a_logout_ends_with_it(
         assert go.wait(30)
 
     monkeypatch.setattr(operations, "usable", slow)
-    begins = threading.Thread(target=user.call, args=("C_EncryptInit", _ecb(), key))
+
+    def begin() -> None:
+        with contextlib.suppress(CryptokiError):  # it is refused, or begins and is ended
+            user.call("C_EncryptInit", _ecb(), key)
+
+    begins = threading.Thread(target=begin)
     begins.start()
     assert begun.wait(30)  # it has its key, and has not begun
     leaves = threading.Thread(target=user.call, args=("C_Logout",))
