@@ -16,6 +16,7 @@ from bench import (
     memory,
     rest,
     ring,
+    sdf,
     sealing,
     service,
     start,
@@ -35,6 +36,7 @@ TIMED = {
     "sealing": sealing.main,
     "crypto": crypto.main,
     "rest": rest.main,
+    "sdf": sdf.main,
 }
 
 

@@ -13,7 +13,8 @@ import typer
 
 from secgear.cli import crypto_reach as reach
 from secgear.cli import inputs
-from secgear.cli.crypto_reach import Address, Key, Name, Place, Policy, Socket
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Key, Name, Place
 from secgear.cli.crypto_roles import Approvals
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import (

@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 MAX_DOCUMENT: Final = 1 << 20
 MAX_APPLICATION: Final = 16 << 20
 
-Socket = Annotated[
-    Path | None, typer.Option(help="The running module's socket on this machine.", readable=False)
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="Its address for attested channels, tcp://host:port, instead of a socket."),
-]
-Policy = Annotated[
-    Path | None,
-    typer.Option(
-        help="With --address: the policy (TOML) under which it is trusted.", readable=False
-    ),
-]
 Name = Annotated[str, typer.Option("--as", help="Your name, as the module knows you.")]
 Key = Annotated[Path, typer.Option(help="Your private key (PEM).", readable=False)]
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secgear.cli import crypto_reach as reach
-from secgear.cli.crypto_reach import Address, Key, Name, Place, Policy, Socket, say_lines
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Key, Name, Place, say_lines
 from secgear.cli.crypto_roles import BEGINNING, People, RequestFile
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import AsJson, check_target, emit, open_data, read, write_file

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secgear.cli import crypto_reach as reach
-from secgear.cli.crypto_reach import Address, Key, Name, Place, Policy, Socket, say_lines, told
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Key, Name, Place, say_lines, told
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import AsJson, UsageError, check_target, emit, read, write_file
 from secgear.cli.signing import PassphraseFile, load_key
@@ -154,7 +155,8 @@ def execute(
         raise UsageError("crypto domain admit does what a request for admit asks for")
     secret = b""
     if isinstance(operation, ResetOfficer):
-        secret = reach.secret_line(pin_file, "New PIN of the security officer")
+        pin = reach.secret_line(pin_file, "New PIN of the security officer")
+        secret = requests.new_pin(data, pin, load_key(key, passphrase_file))
     given = [read(path, requests.MAX_APPROVALS) for path in approval]
     place = Place(socket, address, policy, root, reference_values)
     with reach.logged_in(place, "administrator", name, key, passphrase_file) as one:

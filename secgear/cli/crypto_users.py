@@ -9,7 +9,8 @@ import msgspec
 import typer
 
 from secgear.cli import crypto_reach as reach
-from secgear.cli.crypto_reach import Address, Place, Policy, Socket, told
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Place, told
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import AsJson, UsageError, emit, say
 

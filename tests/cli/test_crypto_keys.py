@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -33,6 +34,7 @@ from secgear.services.crypto.client import connect
 from secgear.services.crypto.host import Home
 from tests.services.crypto.running import (
     PIN,
+    SO_PIN,
     Server,
     founded,
     prepare_token,
@@ -152,6 +154,36 @@ def test_wrong_words_are_explained(place: Place) -> None:
     status, error = code(*listed, *by)
     assert (status, "empty" in error) == (2, True)
     place.keys("list")  # the count of failures is cleared
+
+
+def test_a_pin_is_asked_for_without_a_file_and_not_shown(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def prompt(_: str, *, hide_input: bool, err: bool) -> str:
+        asked.append(hide_input and err)
+        return PIN
+
+    monkeypatch.setattr(typer, "prompt", prompt)
+    where = ("--token", "demo", "--socket", str(place.server.socket))
+    assert PIN not in printed("crypto", "keys", "list", "--json", *where)
+    assert asked == [True]
+
+
+def test_a_user_with_a_name_logs_in_and_may_what_they_may(place: Place) -> None:
+    with (
+        connect(place.server.socket) as module,
+        module.token("demo").session(SO_PIN.encode(), officer=True) as officer,
+    ):
+        officer.call("S_SetUser", b"payments", 1, b"payments-pin")  # uses keys, makes none
+    pin = place.folder / "payments"
+    pin.write_text("payments-pin\n")
+    there = ("--token", "demo", "--socket", str(place.server.socket), "--user", "payments")
+    by = (*there, "--pin-file", str(pin))
+    assert json.loads(printed("crypto", "keys", "list", "--json", *by))["keys"] is not None
+    status, error = code("crypto", "keys", "generate", "EC", "--label", "x", *by)
+    assert (status, error) == (1, "CKR_ACTION_PROHIBITED")
 
 
 def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None:

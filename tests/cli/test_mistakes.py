@@ -26,7 +26,7 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["inspect", "shop.sgear", "--min-svn", "9"], 3, "svn 3 is below"),
     (["inspect", "shop.sgear", "--signer", "00" * 48], 3, "does not name"),
     (["inspect", "shop.sgear", "--signer", "zz"], 2, "96 hex digits"),
-    (["sign", "shop.sgear"], 2, "one of --key, --digest, --attach"),
+    (["sign", "shop.sgear"], 2, "one of --key, --pkcs11, --digest, --attach"),
     (["sign", "shop.sgear", "--key", "key.pem", "--digest"], 2, "one of"),
     (["sign", "shop.sgear", "--attach", "key.pem"], 2, "--public-key"),
     (["sign", "shop.sgear", "--key", "broken.py"], 3, "private key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.services.crypto.running import (
     Server,
     founded,
     prepare_token,
+    secgear,
     serving,
 )
 
@@ -93,6 +95,20 @@ def test_an_image_is_signed_through_anybodys_library(server: Server, image: Path
         code, said = sign(server, str(image), "--pkcs11", wrong)
         assert code == 1
         assert "command.failed" in said
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_an_image_is_signed_with_ed25519_through_a_library_that_has_it(
+    server: Server, image: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pkcs11")
+    library = tmp_path / "libsecgear-pkcs11.so"
+    secgear("crypto", "library", "--output", str(library), "--module", f"unix:{server.socket}")
+    code, said = sign(server, str(image), "--pkcs11", uri(server, "edwards", library))
+    assert code == 0, said
+    signed = Image.load(image)
+    with connect(server.socket) as module, module.token("demo").session(PIN.encode()) as session:
+        assert signed.signer == signing.signer_of(session.private_key("edwards").public_key)
 
 
 def test_wrong_keys_and_words_leave_the_image_as_it_was(server: Server, image: Path) -> None:

@@ -56,7 +56,7 @@ class Administration:
         return self._asked("S_OpenRequest", requests.encode(requests.Wish(operation, seconds)))
 
     def execute(self, request: bytes, approvals: Sequence[bytes], secret: bytes = b"") -> None:
-        """Have carried out what was approved. secret: a new PIN, where it takes one."""
+        """Have carried out what was approved. secret: `requests.new_pin`, where it takes one."""
         self._asked("S_Execute", request, _array(approvals), secret)
 
     def backup(self, request: bytes, approvals: Sequence[bytes]) -> Iterator[bytes]:

@@ -31,6 +31,7 @@ HTTP_SERVICE: Final = "http"
 """The enclave's handler of attested channels for REST, for `secgear.connect`."""
 LIMIT: Final = 64  # connections; the enclave takes no more of one channel
 _UNREAD: Final = 32 << 20  # bytes that a client has not taken
+_LINGER: Final = 5.0  # seconds that a client may go on speaking after its answer
 _CLOSING: Final = 10.0  # seconds that connections have to end when the door is closed
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ class Door:
                 threading.Event().wait(0.1)
                 continue
             if not self._limit.acquire(blocking=False):
-                connection.close()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(_answer("503 Service Unavailable", "too many connections"))
                 continue
             try:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -113,7 +115,8 @@ class Door:
                     passage = self._through()
                 except SecGearError as error:
                     _logger.warning("no channel: %s %s", error.code, error)
-                    connection.sendall(_unavailable(error))
+                    text = f"no channel to the module's enclave: {error.code}"
+                    connection.sendall(_answer("502 Bad Gateway", text))
                     return
                 passage.carry(connection)
         finally:
@@ -168,8 +171,10 @@ class _Passage:
                 while data := connection.recv(PIECE):
                     self._session.send(pack(number, data))
                 self._session.send(pack(number, b""))
+                outgoing.silent.set()
                 outgoing.ended.wait()
         finally:
+            outgoing.silent.set()
             outgoing.stop()
             writer.join()
             with self._lock:
@@ -219,6 +224,7 @@ class _Outgoing:
         self._size = 0
         self._over = False
         self.ended = threading.Event()
+        self.silent = threading.Event()  # the client says nothing more
 
     def put(self, piece: bytes) -> None:
         """A piece; nothing is the end, after what is there. Too much of it is one as well."""
@@ -248,8 +254,12 @@ class _Outgoing:
             pass  # the client is gone
         finally:
             with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+                self._connection.shutdown(socket.SHUT_WR)
             self.ended.set()
+            # Closed while the client still speaks, its kernel would throw the answer away.
+            self.silent.wait(_LINGER)
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RD)
 
     def _next(self) -> bytes:
         with self._changed:
@@ -280,12 +290,11 @@ def _local(listen: str) -> Address:
     return place
 
 
-def _unavailable(error: SecGearError) -> bytes:
-    """The door's own answer, where there is nobody behind it."""
-    text = f"no channel to the module's enclave: {error.code}"
+def _answer(status: str, text: str) -> bytes:
+    """The door's own answer, where nobody behind it gives one."""
     body = msgspec.json.encode({"errors": [text]})
     head = (
-        f"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body

@@ -19,6 +19,7 @@ Signer = Callable[[bytes], bytes]
 ECDSA_SHA256: Final = x509.ObjectIdentifier("1.2.840.10045.4.3.2")
 SM2_SM3: Final = x509.ObjectIdentifier("1.2.156.10197.1.501")
 """GM/T 0006; OpenSSL's ``SM2-with-SM3``."""
+RSA_SHA256: Final = x509.ObjectIdentifier("1.2.840.113549.1.1.11")
 NO_END: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 """RFC 5280, section 4.1.2.5: no well-defined expiration."""
 MAX_REQUEST: Final = 64 << 10  # bytes
@@ -178,7 +179,8 @@ def _signed(content: bytes, algorithm: x509.ObjectIdentifier, sign: Signer) -> b
 
 
 def _algorithm(oid: x509.ObjectIdentifier) -> _Algorithm:
-    return _Algorithm(algorithm=oid, parameters=None)
+    null = asn1.Null() if oid == RSA_SHA256 else None  # RFC 4055, section 5
+    return _Algorithm(algorithm=oid, parameters=null)
 
 
 def _extensions(given: Iterable[x509.Extension[x509.ExtensionType]]) -> list[_Extension]:

@@ -8,22 +8,22 @@ index N, ``sdf:kek:N`` for a key encryption key. Applications have them through 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from secgear.errors import CryptoModuleError
-from secgear.services.crypto.client import ROOM, Caller
-from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
+from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.pkcs11.values import Template
-from secgear.services.crypto.rpc.attributes import Room
+
+if TYPE_CHECKING:
+    from secgear.services.crypto.client import Session
+    from secgear.services.crypto.pkcs11.values import Template
 
 MAX_INDEX: Final = 2**32 - 1
 RSA_BITS: Final = 2048
 """What the structures of GM/T 0018 have room for."""
-_LABEL: Final = re.compile(rb"sdf:(sign|enc|kek):([1-9][0-9]{0,9})", re.ASCII)
-_MOST = 1024  # handles that are asked for at once
+_LABEL: Final = re.compile(r"sdf:(sign|enc|kek):([1-9][0-9]{0,9})", re.ASCII)
 
 # Neither what comes out of an envelope nor what is agreed on is ever to be read.
 _SECRET: Final[Template] = {int(Attr.SENSITIVE): True, int(Attr.EXTRACTABLE): False}
@@ -39,14 +39,12 @@ class InternalKey(msgspec.Struct, frozen=True, order=True):
     algorithm: str
 
 
-def make_pair(
-    caller: Caller, session: int, key: InternalKey, *, decrypt: bool = False
-) -> InternalKey:
-    """Make a key pair on the token; the user has to be logged in.
+def make_pair(session: Session, key: InternalKey, *, decrypt: bool = False) -> InternalKey:
+    """Make a key pair on the token, as the user that is logged in.
 
     decrypt: the private key of an enc pair may decrypt too, which SDF_InternalDecrypt_ECC and the
     exchange of envelopes need: whoever may use it can then read what is in envelopes for it.
-    Raises CryptoModuleError where there is such a key, CryptokiError.
+    Raises CryptoModuleError where there is such a key, TokenRefused.
     """
     if key.role == "sign":
         public: dict[int, Any] = {int(Attr.VERIFY): True}
@@ -62,10 +60,9 @@ def make_pair(
     if key.algorithm == "rsa":
         mechanism = Mech.RSA_PKCS_KEY_PAIR_GEN
         public[int(Attr.MODULUS_BITS)] = RSA_BITS
-    label = _claim(caller, session, key)
-    caller.call(
+    label = _claim(session, key)
+    session.call(
         "C_GenerateKeyPair",
-        session,
         Mechanism(mechanism),
         {int(Attr.TOKEN): True, **label, **public},
         {**_KEPT, **label, **private},
@@ -73,56 +70,34 @@ def make_pair(
     return key
 
 
-def make_kek(caller: Caller, session: int, index: int) -> InternalKey:
-    """Make a key encryption key (SM4); the user has to be logged in.
+def make_kek(session: Session, index: int) -> InternalKey:
+    """Make a key encryption key (SM4), as the user that is logged in.
 
-    Raises CryptoModuleError where there is one, CryptokiError.
+    Raises CryptoModuleError where there is one, TokenRefused.
     """
     key = InternalKey("kek", index, "sm4")
-    template = {**_KEPT, **_claim(caller, session, key), int(Attr.UNWRAP_TEMPLATE): _SECRET}
+    template = {**_KEPT, **_claim(session, key), int(Attr.UNWRAP_TEMPLATE): _SECRET}
     template |= {int(Attr.WRAP): True, int(Attr.UNWRAP): True}
-    caller.call("C_GenerateKey", session, Mechanism(Mech.SM4_KEY_GEN), template)
+    session.call("C_GenerateKey", Mechanism(Mech.SM4_KEY_GEN), template)
     return key
 
 
-def keys(caller: Caller, session: int) -> list[InternalKey]:
+def internal_keys(session: Session) -> list[InternalKey]:
     """The internal keys on the token, in order. The user has to be logged in to see them."""
-    found = []
-    for object_class in (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY):
-        for handle in _search(
-            caller, session, {int(Attr.CLASS): object_class, int(Attr.TOKEN): True}
-        ):
-            key = _described(caller, session, handle)
-            if key is not None:
-                found.append(key)
+    found = set()
+    for one in session.find(token=True):
+        match = _LABEL.fullmatch(one.label)
+        if match is not None and one.type in _TYPES:
+            found.add(InternalKey(match[1], int(match[2]), _TYPES[one.type]))
     return sorted(found)
 
 
-def _claim(caller: Caller, session: int, key: InternalKey) -> dict[int, Any]:
+def _claim(session: Session, key: InternalKey) -> dict[int, Any]:
     """The label of a new key. Two of one label would both be useless."""
     if not 1 <= key.index <= MAX_INDEX:
         raise CryptoModuleError(f"an index is a number from 1 to {MAX_INDEX}")
-    if key in keys(caller, session):
+    if key in internal_keys(session):
         raise CryptoModuleError(
             f"there is a {key.algorithm} key sdf:{key.role}:{key.index} on the token already"
         )
     return {int(Attr.LABEL): f"sdf:{key.role}:{key.index}".encode()}
-
-
-def _search(caller: Caller, session: int, template: Template) -> list[int]:
-    caller.call("C_FindObjectsInit", session, template)
-    found: list[int] = []
-    while some := caller.one("C_FindObjects", session, _MOST):
-        found += some
-    caller.call("C_FindObjectsFinal", session)
-    return found
-
-
-def _described(caller: Caller, session: int, handle: int) -> InternalKey | None:
-    rooms = [Room(Attr.LABEL, ROOM), Room(Attr.KEY_TYPE, ROOM)]
-    filled, rv = caller.call("C_GetAttributeValue", session, handle, rooms)
-    label, kind = (None, None) if rv else (value for _, _, value in filled)
-    match = _LABEL.fullmatch(label) if isinstance(label, bytes) else None
-    if match is None or kind not in _TYPES:
-        return None
-    return InternalKey(match[1].decode(), int(match[2]), _TYPES[kind])

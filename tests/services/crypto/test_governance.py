@@ -28,7 +28,15 @@ from secgear.services.crypto.roles import archive, custody, requests
 from secgear.services.crypto.roles.operations import RestoreBackup, Zeroise
 from secgear.services.crypto.token.splitting import combine
 from tests.services.crypto.conftest import User, refusal, template
-from tests.services.crypto.running import PIN, SECGEAR, Server, prepare_token, secgear, serving
+from tests.services.crypto.running import (
+    PIN,
+    SECGEAR,
+    SO_PIN,
+    Server,
+    prepare_token,
+    secgear,
+    serving,
+)
 from tests.services.crypto.test_channel import holds
 
 PEOPLE = ("alice", "bob", "carol", "dave", "erin")
@@ -444,12 +452,12 @@ def test_roles_that_could_not_work_found_no_module(people: Path, tmp_path: Path)
 
 
 def test_users_with_names_and_the_record_of_uses_by_command(
-    backed_up: tuple[Path, Server, str, int], tmp_path: Path
+    backed_up: tuple[Path, Server, str, int], people: Path, tmp_path: Path
 ) -> None:
-    _, server, _, _ = backed_up
+    _, server, audit_key, key = backed_up
     socket = ["--socket", str(server.socket)]
     officer, pin = tmp_path / "officer", tmp_path / "pin"
-    officer.write_text("87654321\n")
+    officer.write_text(f"{SO_PIN}\n")
     pin.write_text("ann-has-one\n")
     by = [*socket, "--officer-pin-file", str(officer)]
     said = secgear("crypto", "user", "set", "ann", *by, "--pin-file", str(pin), "--rights", "use")
@@ -458,9 +466,34 @@ def test_users_with_names_and_the_record_of_uses_by_command(
     with server.caller() as caller:
         user = User(caller, login=False)
         user.call("C_LoginUser", 1, b"ann-has-one", b"ann")
-    assert "uses are recorded" in secgear("crypto", "token-policy", "--record-uses", *by)
+        assert "uses are recorded" in secgear("crypto", "token-policy", "--record-uses", *by)
+        user.run("Sign", Mech.SHA256_HMAC, key, b"recorded")
+    show = ("crypto", "audit", "show", "--audit-key", audit_key, *who(people, "dave"), *socket)
+    told = [json.loads(line) for line in secgear(*show).splitlines()]
+    (use,) = [one["detail"] for one in told if one["action"] == "key used"]
+    assert (use["user"], use["operation"]) == ("ann", "sign")
     secgear("crypto", "user", "remove", "ann", *by)
     assert secgear("crypto", "user", "list", *socket, "--json").strip() == "[]"
     officer.write_text("wrong\n")
     refused = secgear("crypto", "token-policy", "--no-record-uses", *by, fails=True)
     assert "CKR_PIN_INCORRECT" in refused
+
+
+def test_a_security_officer_gets_a_new_pin_by_command(
+    backed_up: tuple[Path, Server, str, int], people: Path, tmp_path: Path
+) -> None:
+    _, server, _, _ = backed_up
+    socket = ["--socket", str(server.socket)]
+    request, pin = tmp_path / "request", tmp_path / "pin"
+    pin.write_text("another-pin\n")
+    secgear("crypto", "request", "reset-officer", *who(people, "bob"), *socket, "-o", str(request))
+    given = approved(people, request, "bob", "carol")
+    secgear(
+        "crypto", "execute", str(request), *given, *who(people, "bob"), *socket,
+        "--pin-file", str(pin),
+    )  # fmt: skip
+    with server.caller() as caller:
+        session = caller.one("C_OpenSession", 0, 6)
+        assert refusal(caller.call, "C_Login", session, 0, SO_PIN.encode()) is Rv.PIN_INCORRECT
+        caller.call("C_Login", session, 0, b"another-pin")
+        assert caller.one("C_GenerateRandom", session, 8)

@@ -22,10 +22,12 @@ SOURCES: Final = (
     "call.c",
     "dial.c",
     "mechanisms.c",
+    "messages.c",
     "module.c",
     "pieces.c",
     "sdf_agreement.c",
     "sdf_asymmetric.c",
+    "sdf_auth.c",
     "sdf_device.c",
     "sdf_exports.c",
     "sdf_files.c",
@@ -33,6 +35,7 @@ SOURCES: Final = (
     "sdf_handles.c",
     "sdf_keys.c",
     "sdf_objects.c",
+    "sdf_once.c",
     "sdf_pieces.c",
     "sdf_settings.c",
     "sdf_symmetric.c",
@@ -71,6 +74,8 @@ def build(
             f"{' '.join(compiler) or 'cc'}: no such compiler; install one (Debian: gcc libc6-dev), "
             "or name one in CC"
         )
+    if not output.parent.is_dir():
+        raise CryptoModuleError(f"{output}: there is no such directory")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generated = files()

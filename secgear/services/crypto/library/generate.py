@@ -9,12 +9,13 @@ import enum
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from secgear.services.crypto.library.layouts import BY_HAND as ENCODED_BY_HAND
 from secgear.services.crypto.library.layouts import LAYOUTS, Layout
 from secgear.services.crypto.library.prototypes import (
     BY_HAND,
+    MESSAGES,
     STANDARD,
     STRUCTURES,
-    UNSUPPORTED,
     V2_40,
     V3_0,
     WRAPPED,
@@ -33,7 +34,6 @@ _HEAD = "/* Generated from the table of calls. */\n"
 _VENDORS = 0xFFFFFF00  # of our range, see constants.VENDOR
 _OVERHEAD = 1024  # bytes of an answer besides what the caller has room for, at most
 _MAX_FOUND = 1024  # objects that a search asks for at once
-_MAX_BATCH = 256  # operations of one batch
 _MAX_RANDOM = 1 << 20  # bytes of one C_GenerateRandom, as the token has it
 
 _NAMES: Final[Mapping[str, str]] = {
@@ -44,6 +44,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "L": "CK_UTF8CHAR_PTR a{0}",
     "-": "CK_VOID_PTR a{0}",
     "B": "CK_BYTE_PTR a{0}, CK_ULONG a{0}_size",
+    "V": "CK_VOID_PTR a{0}, CK_ULONG a{0}_size",
     "T": "CK_ATTRIBUTE_PTR a{0}, CK_ULONG a{0}_count",
     "A": "CK_ATTRIBUTE_PTR a{0}, CK_ULONG a{0}_count",
     "R": "CK_BYTE_PTR a{0}, CK_ULONG_PTR a{0}_size",
@@ -60,6 +61,7 @@ _PUT: Final[Mapping[str, str]] = {
     "H": "sg_need(&call, a{0});",
     "L": "sg_put_text(&call, a{0}, 32);",
     "B": "sg_put_bytes(&call, a{0}, a{0}_size);",
+    "V": "sg_put_bytes(&call, a{0}, a{0}_size);",
     "T": "sg_put_template(&call, a{0}, a{0}_count);",
     "A": "sg_put_rooms(&call, a{0}, a{0}_count);",
     "R": "sg_put_room(&call, a{0}, a{0}_size);",
@@ -67,7 +69,7 @@ _PUT: Final[Mapping[str, str]] = {
     "D": "sg_need_document(&call, a{0}, a{0}_size);",
     "P": "sg_put_mechanisms(&call, a{0}, a{0}_count);",
     "I": "sg_put_inputs(&call, a{0}, a{0}_count);",
-    "O": "sg_need(&call, a{0});",
+    "O": "sg_need_results(&call, a{0}, a{0}_count);",
 }
 _GET: Final[Mapping[str, str]] = {
     "H": "sg_get_ulong(&call, a{0});",
@@ -135,19 +137,15 @@ def internals() -> str:
         "SG_MAX_MECHANISMS": values.MAX_MECHANISMS,
         "SG_MAX_FOUND": _MAX_FOUND,
         "SG_MAX_RANDOM": _MAX_RANDOM,
-        "SG_MAX_BATCH": _MAX_BATCH,
+        "SG_MAX_BATCH": mechanisms.MAX_BATCH,
         "SG_ERROR": ERROR.id,
-        "SG_INITIALIZE": BY_NAME["C_Initialize"].id,
-        "SG_FINALIZE": BY_NAME["C_Finalize"].id,
-        "SG_GENERATE_RANDOM": BY_NAME["C_GenerateRandom"].id,
-        "SG_FIND_OBJECTS": BY_NAME["C_FindObjects"].id,
     }
     texts = {
         "SG_HANDSHAKE": messages.HANDSHAKE.decode(),
-        "SG_INITIALIZE_REQUEST": BY_NAME["C_Initialize"].request,
-        "SG_GENERATE_RANDOM_REQUEST": BY_NAME["C_GenerateRandom"].request,
-        "SG_FIND_OBJECTS_REQUEST": BY_NAME["C_FindObjects"].request,
     }
+    by_hand = [BY_NAME[name] for name in (*BY_HAND, *MESSAGES) if name in BY_NAME]
+    limits |= {f"SG_ID_{call.name[2:]}": call.id for call in by_hand}
+    texts |= {f"SG_REQUEST_{call.name[2:]}": call.request for call in by_hand}
     return (
         _HEAD
         + "#ifndef SECGEAR_GENERATED_H\n#define SECGEAR_GENERATED_H\n\n"
@@ -262,10 +260,8 @@ def calls() -> str:
     for name in STANDARD:
         if name in STRUCTURES:
             bodies.append(_filling(name, BY_NAME[name]))
-        elif name not in BY_HAND:
-            bodies.append(
-                _body(name, kinds(name), None if name in UNSUPPORTED else BY_NAME.get(name))
-            )
+        elif name not in BY_HAND and name not in MESSAGES:
+            bodies.append(_body(name, kinds(name), BY_NAME.get(name)))
     bodies += [_body(name, derived(call), call) for name, call in own_calls()]
     own = ",\n    ".join(["{1, 0}", "S_Free", *(name for name, _ in own_calls())])
     lists = "".join(
@@ -316,9 +312,9 @@ def _inside(name: str) -> str:
 
 
 def _filling(name: str, call: Call) -> str:
-    before, _, members = STRUCTURES[name]
-    readers = {"v": "sg_get_version(&call, &info->{0});", "u": "sg_get_ulong(&call, &info->{0});"}
-    text = "sg_get_text(&call, info->{0}, sizeof info->{0});"
+    before, structure, members = STRUCTURES[name]
+    readers = {"v": "sg_get_version(&call, &got.{0});", "u": "sg_get_ulong(&call, &got.{0});"}
+    text = "sg_get_text(&call, got.{0}, sizeof got.{0});"
     lines = [
         "sg_need(&call, info);",
         *(_PUT[kind].format(i) for i, kind in enumerate(before)),
@@ -328,15 +324,21 @@ def _filling(name: str, call: Call) -> str:
             for form, member in zip(call.response, members, strict=True)
         ),
     ]
-    return f"{_head(name)}({_parameters(name)})\n{{\n" + _calling(call, lines)
+    return f"{_head(name)}({_parameters(name)})\n{{\n    {structure} got = {{0}};\n" + _calling(
+        call,
+        lines,
+        "    CK_RV rv = sg_end(&call);\n    if (rv == CKR_OK)\n"
+        "        *info = got;\n    return rv;\n",
+    )
 
 
-def _calling(call: Call, lines: list[str]) -> str:
+def _calling(call: Call, lines: list[str], end: str = "    return sg_end(&call);\n") -> str:
     return (
         "    struct sg_call call;\n"
         f'    sg_begin(&call, {call.id}, "{call.request}");\n'
         + "".join(f"    {line}\n" for line in lines)
-        + "    return sg_end(&call);\n}\n"
+        + end
+        + "}\n"
     )
 
 
@@ -372,7 +374,7 @@ def tables() -> str:
         f"{attributes}    default:\n        return SG_BYTES;\n    }}\n}}\n\n"
         "bool sg_known_rv(uint64_t rv)\n{\n    switch (rv) {\n"
         f"{known}        return true;\n    default:\n        return false;\n    }}\n}}\n\n"
-        + "".join(_encoding(LAYOUTS[name]) for name in sorted(used) if name in LAYOUTS)
+        + "".join(_encoding(LAYOUTS[name]) for name in sorted(used - set(ENCODED_BY_HAND)))
         + "sg_encoder sg_encoder_of(uint32_t mechanism)\n{\n    switch (mechanism) {\n"
         f"{encoders}    default:\n        return NULL;\n    }}\n}}\n"
     )
@@ -380,9 +382,9 @@ def tables() -> str:
 
 def _encoder(kind: type) -> str:
     """Raises KeyError for a parameter that nobody has laid out in C."""
-    if kind is not bytes and kind.__name__ not in LAYOUTS:
-        return "NULL"
-    return "sg_encode_octets" if kind is bytes else f"encode_{LAYOUTS[kind.__name__].name}"
+    if kind is bytes:
+        return "sg_encode_octets"
+    return ENCODED_BY_HAND.get(kind.__name__) or f"encode_{LAYOUTS[kind.__name__].name}"
 
 
 def _encoding(layout: Layout) -> str:
@@ -396,12 +398,13 @@ def _encoding(layout: Layout) -> str:
                 "u8": f"sg_write_u8(writer, given.{member});",
                 "block": f"sg_write_array(writer, given.{member}, sizeof given.{member});",
                 "array": f"sg_encode_array(writer, given.{pointer}, given.{size});",
+                "nested": f"encode_{size}(writer, given.{pointer}, sizeof(struct {size}));",
             }[how]
         )
     return (
         f"static void encode_{layout.name}(struct sg_writer *writer, const void *parameter, "
         f"size_t size)\n{{\n    struct {layout.name} given;\n"
-        "    if (!sg_encodable(writer, size, sizeof given))\n        return;\n"
+        "    if (!sg_encodable(writer, parameter, size, sizeof given))\n        return;\n"
         "    memcpy(&given, parameter, sizeof given);\n"
         + "".join(f"    {line}\n" for line in lines)
         + "}\n\n"

@@ -13,7 +13,8 @@ class Layout(msgspec.Struct, frozen=True):
 
     members: in the order of C, each "type name"; one that ends in [N] is an array.
     wire: what is written, in the order of the wire, each "kind member": u64, u8, block (all of an
-    array), or array (a pointer, whose length is the member behind the colon).
+    array), array (a pointer, whose length is the member behind the colon), or nested (a pointer to
+    the structure that is named behind the colon).
     own: not of PKCS#11 but ours.
     """
 
@@ -36,6 +37,11 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
             *("CK_VOID_PTR pSourceData", "CK_ULONG ulSourceDataLen"),
         ),
         ("u64 hashAlg", "u64 mgf", "u64 source", "array pSourceData:ulSourceDataLen"),
+    ),
+    "RsaAesParams": Layout(
+        "CK_RSA_AES_KEY_WRAP_PARAMS",
+        ("CK_ULONG ulAESKeyBits", "CK_VOID_PTR pOAEPParams"),
+        ("u64 ulAESKeyBits", "nested pOAEPParams:CK_RSA_PKCS_OAEP_PARAMS"),
     ),
     "CtrParams": Layout(
         "CK_AES_CTR_PARAMS",
@@ -112,3 +118,6 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "LengthParam": Layout("CK_MAC_GENERAL_PARAMS", ("CK_ULONG ulMacLength",), ("u64 ulMacLength",)),
 }
 """By the name of the parameter's type in `pkcs11.mechanism`. Bytes have none."""
+
+BY_HAND: Final[Mapping[str, str]] = {"KdfParams": "sg_encode_kdf"}
+"""What is no mere sequence of members: the function in C that writes it."""

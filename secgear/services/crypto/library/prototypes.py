@@ -9,7 +9,8 @@ A parameter has a kind, which says what it is in C and what on the wire (`calls`
     A  attributes to fill (fA, aAu) N  CK_ULONGs and pointer to their count (fu, au)
     D  bytes that the library allocates, a result for which there is no room (ay)
     P  mechanisms of one type (aM)  I  inputs of a batch (ab)
-    O  its results (ar)             -  something that stays here
+    O  its results (ar)             V  a message's parameter: pointer and length (ay)
+    -  something that stays here
 
 Source: PKCS #11 Specification Version 3.2, section 5.
 """
@@ -81,34 +82,26 @@ WRAPPED: Final = (
 SPECIAL: Final[Mapping[str, str]] = {
     "C_OpenSession": "uu--H",
     "C_WaitForSlotEvent": "uH-",
+    "C_SignMessage": "uVBR",
+    "C_SignMessageBegin": "uV",
+    "C_VerifyMessage": "uVBB",
+    "C_VerifyMessageBegin": "uV",
 }
 """Kinds of functions whose parameters in C are not those on the wire."""
 
-UNSUPPORTED: Final[Mapping[str, str]] = {
-    "C_MessageEncryptInit": "uMu",
+MESSAGES: Final[Mapping[str, str]] = {
     "C_EncryptMessage": "u-uBBR",
     "C_EncryptMessageBegin": "u-uB",
     "C_EncryptMessageNext": "u-uBRu",
-    "C_MessageEncryptFinal": "u",
-    "C_MessageDecryptInit": "uMu",
     "C_DecryptMessage": "u-uBBR",
     "C_DecryptMessageBegin": "u-uB",
     "C_DecryptMessageNext": "u-uBRu",
-    "C_MessageDecryptFinal": "u",
-    "C_MessageSignInit": "uMu",
-    "C_SignMessage": "u-uBR",
-    "C_SignMessageBegin": "u-u",
     "C_SignMessageNext": "u-uBR",
-    "C_MessageSignFinal": "u",
-    "C_MessageVerifyInit": "uMu",
-    "C_VerifyMessage": "u-uBB",
-    "C_VerifyMessageBegin": "u-u",
     "C_VerifyMessageNext": "u-uBB",
-    "C_MessageVerifyFinal": "u",
-    "C_VerifySignatureInit": "uMuB",
-    "C_VerifySignature": "uB",
-    "C_VerifySignatureUpdate": "uB",
-    "C_VerifySignatureFinal": "u",
+}
+"""Functions of messages that are written in C: a structure says what belongs to a message."""
+
+UNSUPPORTED: Final[Mapping[str, str]] = {
     "C_GetSessionValidationFlags": "uuH",
     "C_AsyncComplete": "u--",
     "C_AsyncGetID": "u-H",
@@ -116,7 +109,7 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
     "C_WrapKeyAuthenticated": "uMuuBR",
     "C_UnwrapKeyAuthenticated": "uMuBTBH",
 }
-"""Functions of 3.0 and 3.2 that the table of calls may not have: they answer that, then."""
+"""Functions of 3.2 that the table of calls does not have."""
 
 STRUCTURES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "C_GetInfo": (
@@ -166,11 +159,10 @@ def own_calls() -> list[tuple[str, Call]]:
 
 def kinds(name: str) -> str:
     """The parameters of a standard function that is not written by hand."""
-    if name in SPECIAL:
-        return SPECIAL[name]
-    if name in BY_NAME and name not in UNSUPPORTED:
-        return derived(BY_NAME[name])
-    return UNSUPPORTED[name]
+    for known in (SPECIAL, MESSAGES, UNSUPPORTED):
+        if name in known:
+            return known[name]
+    return derived(BY_NAME[name])
 
 
 _ARGUMENTS: Final = {

@@ -84,11 +84,10 @@ class HkdfParams(msgspec.Struct, frozen=True):
 
 
 class KdfParams(msgspec.Struct, frozen=True):
-    """CK_SP800_108_KDF_PARAMS of PKCS#11 3.0, in counter mode, as far as it is offered.
+    """CK_SP800_108_KDF_PARAMS of PKCS#11 3.0 in counter mode, as far as it is offered.
 
-    prf: the number of a MAC. counter_bits: of the counter, big endian. before, after: what the PRF
-    reads around it: the byte arrays that are put together, with the length of the key where it is
-    among them. The key is the only one that is derived.
+    Its list of parts is put together already. prf: the number of a MAC. counter_bits: of the
+    counter, big endian. before, after: what the PRF reads around it. One key is derived.
     """
 
     prf: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from secgear.services.crypto.pkcs11.rv import CryptokiError
@@ -17,15 +17,15 @@ _STATUSES: Final = range(200, 600)
 
 def run(
     items: Sequence[Item],
-    one: Callable[[Item], Result],
+    each: Callable[[Sequence[Item]], Iterable[Result | Refusal | CryptokiError]],
     failed: Callable[[Item, str], Result],
     whole: Callable[[list[Result]], Any],
     status: int | None = None,
 ) -> Any:
     """The answer to a batch.
 
-    one: gives an item's result; raises Refusal, CryptokiError. failed: gives the result of an item
-    that was refused. whole: makes the answer of all results.
+    each: gives the items' results in their order, or what was wrong with them. failed: gives the
+    result of an item with which something was. whole: makes the answer of all results.
     status: for a batch in which some items failed and others did not; 400 if nobody says. Raises
     Refusal for what is no batch, and for failures of the module, which are nobody's item's.
     """
@@ -37,16 +37,31 @@ def run(
         raise Refusal(400, "partial_failure_response_code: a status of HTTP")
     results: list[Result] = []
     failures = 0
-    for item in items:
-        try:
-            results.append(one(item))
-        except (Refusal, CryptokiError) as error:
-            refusal = error if isinstance(error, Refusal) else of(error)
-            if refusal.status >= 500:
-                raise refusal from None
-            failures += 1
-            results.append(failed(item, refusal.texts[0] if refusal.texts else "refused"))
+    for item, outcome in zip(items, each(items), strict=True):
+        if not isinstance(outcome, Refusal | CryptokiError):
+            results.append(outcome)
+            continue
+        refusal = outcome if isinstance(outcome, Refusal) else of(outcome)
+        if refusal.status >= 500:
+            raise refusal
+        failures += 1
+        results.append(failed(item, refusal.texts[0] if refusal.texts else "refused"))
     if not failures:
         return whole(results)
     some = failures < len(results)
     return Partial(status if status is not None and some else 400, whole(results))
+
+
+def singly(
+    one: Callable[[Item], Result],
+) -> Callable[[Sequence[Item]], Iterator[Result | Refusal | CryptokiError]]:
+    """Results by one item after the other."""
+
+    def each(items: Sequence[Item]) -> Iterator[Result | Refusal | CryptokiError]:
+        for item in items:
+            try:
+                yield one(item)
+            except (Refusal, CryptokiError) as error:
+                yield error
+
+    return each

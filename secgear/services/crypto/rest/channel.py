@@ -19,7 +19,7 @@ from secgear.services.crypto.rpc.buffer import MalformedMessage
 from secgear.services.crypto.rpc.streams import LARGEST, PIECE, pack, unpack
 
 MAX_STREAMS: Final = 64  # of one channel
-_AHEAD: Final = 1 << 20  # bytes of a stream that nobody has taken yet
+_AHEAD: Final = 256 << 10  # bytes of a stream that nobody has taken yet
 _STALLED: Final = 60.0  # seconds that a stream's bytes may wait for room
 _NONE: Final = "a client of REST does not keep to the protocol"
 _logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Final, final
 from secgear.services.crypto.pkcs11.constants import UserType
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rest.refusals import Refusal, of
-from secgear.services.crypto.rest.work import BOTH, call, serves
+from secgear.services.crypto.rest.work import BOTH, call
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.slot import Slot
@@ -87,10 +87,8 @@ class Logins:
             session = call("C_OpenSession", app, slot.number, BOTH)
             if user == "user":
                 call("C_Login", app, session, UserType.USER, pin.encode())
-            elif serves("C_LoginUser"):
-                call("C_LoginUser", app, session, UserType.USER, pin.encode(), user.encode())
             else:
-                raise Refusal(400, "invalid username or password")
+                call("C_LoginUser", app, session, UserType.USER, pin.encode(), user.encode())
         except CryptokiError as error:
             app.leave()
             if error.rv in _WRONG:

@@ -90,6 +90,7 @@ def _operation(route: Route, schemas: Mapping[str, Any]) -> dict[str, Any]:
             responses[code] = {"description": "Some or all items failed.", **_content(either)}
     if route.path == "/v1/sys/health":
         responses["501"] = {"description": "The token has no PINs.", **answer}
+        responses["503"] = {"description": "The module holds no keys.", **answer}
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.about,

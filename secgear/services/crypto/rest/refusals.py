@@ -45,6 +45,7 @@ _SAID: Final[Mapping[Rv, tuple[int, str]]] = {
     Rv.ACTION_PROHIBITED: (400, "the key's settings forbid that"),
     Rv.ATTRIBUTE_VALUE_INVALID: (400, "a setting has a value that it can't have"),
     Rv.ARGUMENTS_BAD: (400, "a value is not one that the call takes"),
+    Rv.TOKEN_NOT_PRESENT: (503, "the module holds no keys: it is being restored, or was zeroised"),
     Rv.DEVICE_MEMORY: (503, "the module has no room for that"),
     Rv.SESSION_COUNT: (503, "the module has no room for that"),
     Rv.DEVICE_ERROR: (500, "the module's host did not keep the change; nothing has happened"),

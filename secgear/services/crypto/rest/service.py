@@ -15,6 +15,7 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError
 from secgear.services.crypto.rest import (
     channel,
     connection,
+    csr,
     keys,
     system,
     transit_data,
@@ -40,6 +41,7 @@ ROUTER: Final = Router(
         *transit_data.ROUTES,
         *transit_signatures.ROUTES,
         *keys.ROUTES,
+        *csr.ROUTES,
     )
 )
 DESCRIPTION: Final = describe(ROUTER.routes)
@@ -115,6 +117,8 @@ class Client:
         if "origin" in headers:
             # A page in somebody's browser, at a local door: it could try PINs until they lock.
             raise Refusal(403, "requests from web pages are not served")
+        if "x-vault-wrap-ttl" in headers:  # else the secret would come as it is
+            raise Refusal(400, "response wrapping is not offered")
         route, path, query = ROUTER.find(asked.method, asked.target)
         token = _token(headers)
         request = Request(

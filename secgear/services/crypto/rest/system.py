@@ -15,6 +15,7 @@ from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rest.routes import Form, Query, Request, Route
 from secgear.services.crypto.rest.work import ROOM, call
 from secgear.services.crypto.token.module import MANUFACTURER
+from secgear.services.crypto.token.roles import Phase
 
 VERSION: Final = "0.1.0+secgear"
 _HEALTH: Final = tuple(
@@ -27,12 +28,12 @@ _HEALTH: Final = tuple(
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether the module serves. sealed: never, because a module that is not open has no REST."""
+    """Whether the module serves. sealed: while it is restored, and once it is zeroised."""
 
     initialized: bool
+    sealed: bool
     server_time_utc: int
     version: str = VERSION
-    sealed: bool = False
     standby: bool = False
     performance_standby: bool = False
     replication_performance_mode: str = "disabled"
@@ -43,8 +44,8 @@ class SealStatus(msgspec.Struct, frozen=True):
     """As Vault has it; what opens the seal here is the enclave's measurement or signer."""
 
     initialized: bool
+    sealed: bool
     type: str = "tee"
-    sealed: bool = False
     t: int = 0
     n: int = 0
     progress: int = 0
@@ -116,14 +117,19 @@ def _initialized(request: Request) -> bool:
     return state.so is not None and state.user is not None
 
 
+def _sealed(request: Request) -> bool:
+    return request.service.module.vault.head.roles.phase is not Phase.OPEN
+
+
 def _health(request: Request) -> Reply:
-    ready = _initialized(request)
-    body = Health(ready, int(datetime.datetime.now(datetime.UTC).timestamp()))
-    return Reply(200 if ready else 501, encode(body), "application/json")
+    ready, sealed = _initialized(request), _sealed(request)
+    body = Health(ready, sealed, int(datetime.datetime.now(datetime.UTC).timestamp()))
+    status = 503 if sealed else 200 if ready else 501
+    return Reply(status, encode(body), "application/json")
 
 
 def _seal_status(request: Request) -> SealStatus:
-    return SealStatus(_initialized(request))
+    return SealStatus(_initialized(request), _sealed(request))
 
 
 def _init(request: Request) -> Initialized:
@@ -228,7 +234,7 @@ NONCE: Final = (Query("nonce", "Of who wants new evidence: 8 to 64 bytes, hexade
 ROUTES: Final = (
     Route("GET", "/openapi.json", "This description.", _description, form=Form.PLAIN,
           answer=dict[str, Any], public=True),
-    Route("GET", "/v1/sys/health", "Whether the module serves; 501 where the token has no PINs.",
+    Route("GET", "/v1/sys/health", "Whether the module serves: 501 without PINs, 503 without keys.",
           _health, answer=Health, form=Form.PLAIN, public=True,
           query=_HEALTH),
     Route("GET", "/v1/sys/seal-status", "As Vault has it.", _seal_status, answer=SealStatus,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar, Union
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.rest import batches
+from secgear.services.crypto.pkcs11.rv import CryptokiError
+from secgear.services.crypto.rest import batches, bulk
 from secgear.services.crypto.rest.bodies import Body
 from secgear.services.crypto.rest.hashes import digest_of
 from secgear.services.crypto.rest.kinds import NONCE, Kind, sealing
@@ -24,6 +25,8 @@ _BITS: Final = (128, 256, 512)
 _FORMATS: Final = {"hex": bytes.hex, "base64": lambda data: base64.b64encode(data).decode()}
 _NOT_FOUND: Final = "encryption key not found"
 Item = TypeVar("Item", "Plain", "Cipher")
+Outcome = Union["Encrypted", Refusal, CryptokiError]
+Each = Callable[[Sequence[Item]], Iterator[Outcome]]
 
 
 class Plain(Body, frozen=True):
@@ -164,19 +167,38 @@ def _encrypt(request: Request) -> object:
     ring, kind = _ring(request)
 
     def one(item: Plain) -> Encrypted:
-        _no_context(item)
-        plain = octets(item.plaintext, "plaintext")
-        number, text = encrypt(ring, kind, plain, _aad(item, kind), item.key_version)
+        entry = _entry(item, kind)
+        number, text = encrypt(ring, kind, entry.plain, entry.aad, entry.version)
         return Encrypted(text, number, reference=item.reference)
 
+    def together(items: Sequence[Plain]) -> Iterator[Outcome]:
+        def read(item: Plain) -> bulk.Entry:
+            return _entry(item, kind)
+
+        entries = list(batches.singly(read)(items))
+        for item, made in zip(items, bulk.seal(ring, kind, entries), strict=True):
+            if isinstance(made, bulk.Sealed):
+                yield Encrypted(made.text, made.number, reference=item.reference)
+            else:
+                yield made
+
     if body.batch_input is not None:
-        return _many(body.batch_input, one, body.partial_failure_response_code)
+        each = batches.singly(one) if kind.aead is None else together
+        return _many(body.batch_input, each, body.partial_failure_response_code)
     if body.plaintext is None:
         raise Refusal(400, "missing plaintext to encrypt")
     done = one(
         Plain(body.plaintext, body.associated_data, body.key_version, body.context, body.nonce)
     )
     return EncryptAnswer(done.ciphertext, done.key_version)
+
+
+def _entry(item: Plain, kind: Kind) -> bulk.Entry:
+    """An item, read. Raises Refusal."""
+    _no_context(item)
+    if item.key_version < 0:
+        raise Refusal(400, "key_version: a version, or 0 for the current one")
+    return bulk.Entry(item.key_version, octets(item.plaintext, "plaintext"), _aad(item, kind))
 
 
 def _rewrap(request: Request) -> object:
@@ -191,7 +213,7 @@ def _rewrap(request: Request) -> object:
         return Encrypted(text, number, reference=item.reference)
 
     if body.batch_input is not None:
-        return _many(body.batch_input, one, body.partial_failure_response_code)
+        return _many(body.batch_input, batches.singly(one), body.partial_failure_response_code)
     done = one(_single(body))
     return EncryptAnswer(done.ciphertext, done.key_version)
 
@@ -208,7 +230,7 @@ def _decrypt(request: Request) -> object:
     if body.batch_input is not None:
         return batches.run(
             body.batch_input,
-            one,
+            batches.singly(one),
             lambda item, text: Decrypted(error=text, reference=item.reference),
             lambda results: DecryptAnswer(batch_results=results),
             body.partial_failure_response_code,
@@ -216,10 +238,10 @@ def _decrypt(request: Request) -> object:
     return DecryptAnswer(one(_single(body)).plaintext)
 
 
-def _many(items: Sequence[Item], one: Callable[[Item], Encrypted], status: int | None) -> object:
+def _many(items: Sequence[Item], each: Each[Item], status: int | None) -> object:
     return batches.run(
         items,
-        one,
+        each,
         lambda item, text: Encrypted(error=text, reference=item.reference),
         lambda results: EncryptAnswer(batch_results=results),
         status,

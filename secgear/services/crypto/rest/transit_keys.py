@@ -254,11 +254,11 @@ def spki(version: Version) -> bytes:
     return value
 
 
-def pem(der: bytes) -> str:
-    """A public key as text (RFC 7468)."""
+def pem(der: bytes, label: str = "PUBLIC KEY") -> str:
+    """A public key, or something else, as text (RFC 7468)."""
     text = base64.b64encode(der).decode()
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
-    return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""])
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
 _LIST: Final = (Query("list", "As with Vault.", ("true",)),)

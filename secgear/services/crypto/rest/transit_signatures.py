@@ -146,7 +146,7 @@ def _sign(request: Request) -> object:
     if body.batch_input is not None:
         return batches.run(
             body.batch_input,
-            one,
+            batches.singly(one),
             lambda item, text: Signed(error=text, reference=item.reference),
             lambda results: SignAnswer(batch_results=results),
         )
@@ -176,7 +176,7 @@ def _verify(request: Request) -> object:
     if body.batch_input is not None:
         return batches.run(
             body.batch_input,
-            one,
+            batches.singly(one),
             lambda item, text: Verified(False, text, item.reference),
             lambda results: VerifyAnswer(batch_results=results),
         )
@@ -201,7 +201,7 @@ def _hmac(request: Request) -> object:
     if body.batch_input is not None:
         return batches.run(
             body.batch_input,
-            one,
+            batches.singly(one),
             lambda item, text: Macked(error=text, reference=item.reference),
             lambda results: HmacAnswer(batch_results=results),
         )

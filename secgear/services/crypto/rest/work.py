@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Self, final
 
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import SessionFlag
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
-from secgear.services.crypto.pkcs11.rv import CryptokiError
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rpc.messages import Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls import versions as calls
 from secgear.services.crypto.token.calls.registry import table
+from secgear.services.crypto.token.guard import NoRight
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.versions import Named
 
 ROOM: Final = 16 << 20
 """Bytes of output that a call may have."""
 BOTH: Final = SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION
-_FUNCTIONS: Final = {name: table().get(call.id) for name, call in BY_NAME.items()}
+_FUNCTIONS: Final = table()
 
 
 def call(name: str, app: Application, *arguments: Any) -> Any:
-    """A call's one result, or all of them. Raises CryptokiError as the call does."""
-    function = _FUNCTIONS[name]
-    if function is None:
-        raise LookupError(name)
-    results = function(app, *arguments)
+    """A call's one result, or all of them.
+
+    Raises CryptokiError as the call does, Refusal for what the user has no right to, and
+    CryptoModuleError when the module has to start again.
+    """
+    number = BY_NAME[name].id
+    started, rv = perf_counter(), Rv.GENERAL_ERROR
+    try:
+        results = _FUNCTIONS[number](app, *arguments)
+        rv = Rv.OK
+    except NoRight as error:
+        rv = error.rv
+        raise Refusal(403, "permission denied") from None
+    except CryptokiError as error:
+        rv = error.rv
+        raise
+    finally:
+        app.module.tally.add(number, rv, perf_counter() - started)
     return results[0] if len(results) == 1 else results
-
-
-def serves(name: str) -> bool:
-    """Whether the module has this call."""
-    return _FUNCTIONS.get(name) is not None
 
 
 @final

@@ -29,6 +29,8 @@ MAX_REQUEST: Final = 64 << 10  # bytes
 MAX_APPROVALS: Final = 32 << 10  # bytes of all of them
 MAX_VALID: Final = 7 * 24 * 3600  # seconds
 _LABEL: Final = b"secgear crypto approval v1\n"
+_PIN: Final = b"secgear crypto officer PIN v1\n"
+_MAX_PIN: Final = 1024
 _LOGIN: Final = b"secgear crypto role login v1\n"
 _HEX_16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _HEX_32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -78,6 +80,25 @@ class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     request: _HEX_32
     approver: Name
     signature: Annotated[str, msgspec.Meta(max_length=MAX_SIGNATURE * 4 // 3)]
+
+    @property
+    def raw(self) -> bytes:
+        """The signature's bytes. Raises CryptoRefused."""
+        return _unarmoured(self.signature)
+
+
+class NewPin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A security officer's new PIN, from the administrator who hands a request in.
+
+    signature: over `pin_message`, base64. Without it, whoever carries the administrator's
+    connection could put a PIN of its own in.
+    """
+
+    pin: bytes
+    signature: Annotated[str, msgspec.Meta(max_length=MAX_SIGNATURE * 4 // 3)]
+
+    def __repr__(self) -> str:
+        return "NewPin(…)"
 
     @property
     def raw(self) -> bytes:
@@ -157,6 +178,27 @@ def parse_proof(data: bytes) -> Proof:
     return _parsed(_PROOF, data, 1024, "login")
 
 
+def new_pin(request: bytes, pin: bytes, key: PrivateKey) -> bytes:
+    """The document of `NewPin`; it is secret. key: of the administrator who hands `request` in."""
+    signature = sign(key, pin_message(request, pin))
+    return encode(NewPin(pin, base64.b64encode(signature).decode()))
+
+
+def parse_new_pin(data: bytes) -> NewPin:
+    """Raises CryptoRefused, which tells nothing of the data."""
+    if len(data) <= _MAX_PIN:
+        try:
+            return _NEW_PIN.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            pass
+    raise CryptoRefused("what came with the request is no new PIN") from None
+
+
+def pin_message(request: bytes, pin: bytes) -> bytes:
+    """What an administrator signs to give a PIN with a request."""
+    return _PIN + digest(request).encode() + b"\n" + pin
+
+
 def login_message(module: bytes, challenge: bytes, role: str, name: str) -> bytes:
     """What somebody with a role signs to log in. challenge: the module's, for one try."""
     text = f"module {module.hex()}\nchallenge {challenge.hex()}\nrole {role}\nname {name}\n"
@@ -190,4 +232,5 @@ _REQUESTS = msgspec.json.Decoder(Request)
 _APPROVAL = msgspec.json.Decoder(Approval)
 _APPROVALS = msgspec.json.Decoder(tuple[Approval, ...])
 _WISH = msgspec.json.Decoder(Wish)
+_NEW_PIN = msgspec.json.Decoder(NewPin)
 _PROOF = msgspec.json.Decoder(Proof)

@@ -80,8 +80,8 @@ class Badge:
 
     @property
     def role(self) -> str:
-        """Which role they have logged in with."""
-        return self._worn[0].value if self._worn is not None else "none"
+        """Which role they have logged in with, "" for none."""
+        return self._worn[0].value if self._worn is not None else ""
 
     def require(self, roles: Roles, *allowed: Role) -> Person:
         """Who it is, if they still have one of these roles. Raises CryptoRefused."""

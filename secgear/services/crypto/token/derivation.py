@@ -232,7 +232,7 @@ def _salt(params: HkdfParams, named: Named) -> bytes | None:
 def _counter_kdf(
     params: KdfParams, base: Object, length: int | None, _: Named
 ) -> tuple[bytes, dict[int, Value]]:
-    """NIST SP 800-108, 4.1, in PKCS#11 3.0 current mechanisms, 2.42."""
+    """NIST SP 800-108, 4.1; see `KdfParams`."""
     if params.counter_bits not in (8, 16, 24, 32) or not params.before + params.after:
         raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
     if length is None:

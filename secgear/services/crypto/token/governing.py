@@ -14,12 +14,14 @@ from secgear.services.crypto.roles.operations import (
     ResetOfficer,
     Zeroise,
 )
+from secgear.services.crypto.roles.persons import Person
+from secgear.services.crypto.roles.requests import parse_new_pin, parse_request, pin_message
 from secgear.services.crypto.token import authority, pins
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.authority import Authorised, Badge
 from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.ledger import Event
-from secgear.services.crypto.token.roles import Phase
+from secgear.services.crypto.token.roles import Phase, Role
 from secgear.services.crypto.token.vault import Vault
 from secgear.services.crypto.token.zeroising import zeroise
 
@@ -32,7 +34,6 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
     Returns what the operation gives: of a backup its manifest. Raises CryptoRefused.
     """
     from secgear.services.crypto.roles.operations import MakeBackup
-    from secgear.services.crypto.roles.requests import parse_request
 
     if isinstance(parse_request(request).operation, MakeBackup):
         from secgear.services.crypto.token.backup import begin
@@ -49,7 +50,8 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
             case ChangePinPolicy(policy=policy):
                 _alter(draft, pins=policy)
             case ResetOfficer(slot=slot):
-                _reset_officer(draft, slot, secret)
+                who = app.badge.require(draft.head.roles, Role.ADMINISTRATOR)
+                _reset_officer(draft, slot, who, request, secret)
             case Zeroise():
                 detail = {"destroyed": zeroise(draft)}
                 draft.record(Event("module zeroised", app.actor, None, detail))
@@ -86,7 +88,11 @@ def _alter(draft: Draft, **fields: object) -> None:
     draft.alter(roles=msgspec.structs.replace(draft.head.roles, **fields))
 
 
-def _reset_officer(draft: Draft, slot: int, pin: bytes) -> None:
+def _reset_officer(draft: Draft, slot: int, who: Person, request: bytes, secret: bytes) -> None:
+    given = parse_new_pin(secret)
+    pin = given.pin
+    if not who.signed(pin_message(request, pin), given.raw):
+        raise CryptoRefused(f"the new PIN is not {who.name}'s")
     if slot >= len(draft.head.tokens):
         raise CryptoRefused(f"there is no slot {slot}")
     state = draft.token(slot)

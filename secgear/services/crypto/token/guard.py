@@ -7,7 +7,7 @@ have all rights, so that a new one is refused rather than forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, final
 
 import msgspec
 
@@ -21,6 +21,14 @@ from secgear.services.crypto.token.state import Right
 
 Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
+
+
+@final
+class NoRight(CryptokiError):
+    """The user who has logged in has no right to a call."""
+
+    def __init__(self) -> None:
+        super().__init__(Rv.ACTION_PROHIBITED)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -149,14 +157,14 @@ def _check_rights(app: Application, name: str, arguments: tuple[Any, ...]) -> No
     if rights == _USE | _MANAGE:
         return
     if row is None:
-        raise CryptokiError(Rv.ACTION_PROHIBITED)
+        raise NoRight
     needed = row.right
     if row.template and arguments[row.template].get(Attr.TOKEN) is True:
         needed |= _MANAGE
     if row.changes and not arguments[row.changes] & 1:  # even handles: on the token
         needed |= _MANAGE
     if needed & ~rights:
-        raise CryptokiError(Rv.ACTION_PROHIBITED)
+        raise NoRight
 
 
 def _record_use(app: Application, name: str, arguments: tuple[Any, ...]) -> None:

@@ -25,6 +25,7 @@ _USUAL: Final[Mapping[tuple[int, int], tuple[Attr, ...]]] = {
     (ObjectClass.SECRET_KEY, KeyType.SM4): _CIPHER,
     (ObjectClass.SECRET_KEY, KeyType.CHACHA20): _CIPHER,
     (ObjectClass.SECRET_KEY, KeyType.GENERIC_SECRET): (Attr.SIGN, Attr.VERIFY),
+    (ObjectClass.SECRET_KEY, KeyType.HKDF): (Attr.DERIVE,),
     (ObjectClass.PUBLIC_KEY, KeyType.RSA): (Attr.ENCRYPT, Attr.VERIFY),
     (ObjectClass.PUBLIC_KEY, KeyType.SM2): (Attr.ENCRYPT, Attr.VERIFY),
     (ObjectClass.PUBLIC_KEY, KeyType.EC): (Attr.VERIFY,),

@@ -13,7 +13,7 @@ import pytest
 
 from secgear.services.crypto.library.build import build
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import PIN
+from tests.adversary.crypto_host import PIN, MemoryStore, open_module
 from tests.services.crypto.library.answering import Answering, answering, honest
 from tests.services.crypto.library.cryptoki import Library, Session, copy_of, loaded
 
@@ -37,6 +37,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not path.exists():
             build(path, flags=["-Werror"])
     return path
+
+
+@pytest.fixture(scope="module")
+def _shared(_prepared: MemoryStore) -> Module:
+    return open_module(_prepared.copy())
+
+
+@pytest.fixture
+def module(_shared: Module) -> Module:
+    """One for all tests of a file: opening it takes longer than most of them."""
+    return _shared
 
 
 @pytest.fixture

@@ -78,3 +78,72 @@ class ContextParams(_Params):
 
 class MacParams(Structure):
     _fields_ = (("length", c_ulong),)
+
+
+class HkdfParams(_Params):
+    ORDER = ("extract", "expand", "hash", "salt_type", "salt", "salt_key", "info")
+    _fields_ = (
+        ("extract", c_ubyte), ("expand", c_ubyte), ("hash", c_ulong), ("salt_type", c_ulong),
+        ("salt", c_void_p), ("salt_size", c_ulong), ("salt_key", c_ulong),
+        ("info", c_void_p), ("info_size", c_ulong),
+    )  # fmt: skip
+
+
+class CcmParams(_Params):
+    ORDER = ("size", "nonce", "aad", "mac")
+    _fields_ = (
+        ("size", c_ulong), ("nonce", c_void_p), ("nonce_size", c_ulong),
+        ("aad", c_void_p), ("aad_size", c_ulong), ("mac", c_ulong),
+    )  # fmt: skip
+
+
+class RsaAesParams(Structure):
+    _fields_ = (("bits", c_ulong), ("oaep", c_void_p))
+
+
+class DataParam(Structure):
+    """CK_PRF_DATA_PARAM."""
+
+    _fields_ = (("type", c_ulong), ("value", c_void_p), ("size", c_ulong))
+
+
+class Counter(Structure):
+    """CK_SP800_108_COUNTER_FORMAT."""
+
+    _fields_ = (("little_endian", c_ubyte), ("bits", c_ulong))
+
+
+class KdfParams(Structure):
+    """CK_SP800_108_KDF_PARAMS."""
+
+    _fields_ = (
+        ("prf", c_ulong), ("count", c_ulong), ("params", c_void_p),
+        ("more", c_ulong), ("keys", c_void_p),
+    )  # fmt: skip
+
+
+class GcmMessageParams(_Params):
+    """CK_GCM_MESSAGE_PARAMS; the tag has as many bits as it says."""
+
+    ORDER = ("iv", "fixed_bits", "generator", "tag", "tag_bits")
+    _fields_ = (
+        ("iv", c_void_p), ("iv_size", c_ulong), ("fixed_bits", c_ulong), ("generator", c_ulong),
+        ("tag", c_void_p), ("tag_bits", c_ulong),
+    )  # fmt: skip
+
+
+class CcmMessageParams(_Params):
+    """CK_CCM_MESSAGE_PARAMS."""
+
+    ORDER = ("size", "nonce", "fixed_bits", "generator", "mac", "mac_size")
+    _fields_ = (
+        ("size", c_ulong), ("nonce", c_void_p), ("nonce_size", c_ulong), ("fixed_bits", c_ulong),
+        ("generator", c_ulong), ("mac", c_void_p), ("mac_size", c_ulong),
+    )  # fmt: skip
+
+
+class ChachaMessageParams(_Params):
+    """CK_SALSA20_CHACHA20_POLY1305_MSG_PARAMS."""
+
+    ORDER = ("nonce", "tag")
+    _fields_ = (("nonce", c_void_p), ("nonce_size", c_ulong), ("tag", c_void_p))

@@ -110,12 +110,15 @@ def test_opensc_works_with_what_p11_kit_drops(place: Place, tmp_path: Path) -> N
     place.tool("--keypairgen", "--key-type", "EC:edwards25519", "--label", "ed", "--id", "12")
     place.tool("--sign", "-m", "EDDSA", "--id", "12", "-i", str(plain), "-o", str(sealed))
     assert len(sealed.read_bytes()) == 64
+    # libp11 0.4.12, behind OpenSSL's engine, lists no key of a token that has one of these.
+    for kind in ("privkey", "pubkey"):
+        place.tool("--delete-object", "--type", kind, "--id", "12")
 
 
 def test_opensc_forks_and_initialises_in_the_child(place: Place) -> None:
-    said = place.tool("--test-fork")
+    said = place.run(needs("pkcs11-tool"), "--module", str(place.library), "--test-fork")
     assert "Calling C_Initialize in forked child process" in said
-    assert "token label        : demo" in said
+    assert "C_Initialize in child failed" not in said
 
 
 def test_p11tool_sees_the_token_and_its_keys(place: Place) -> None:

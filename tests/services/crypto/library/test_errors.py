@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from ctypes import addressof, byref, c_ulong
+from ctypes import addressof, byref, c_ulong, sizeof
 from typing import Any
 
 import pytest
 
-from secgear.services.crypto.library.prototypes import BY_HAND, STANDARD, STRUCTURES, kinds
+from secgear.services.crypto.library.prototypes import (
+    BY_HAND,
+    MESSAGES,
+    STANDARD,
+    STRUCTURES,
+    kinds,
+)
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, Mech
 from secgear.services.crypto.pkcs11.rv import Rv
@@ -23,10 +29,11 @@ from tests.services.crypto.library.cryptoki import (
     buffer_of,
     template,
 )
+from tests.services.crypto.library.parameters import GcmMessageParams
 
 WITHOUT = ("C_GetFunctionList", "C_GetInterfaceList", "C_GetInterface")
 """Functions that need no C_Initialize."""
-WIDTH = {"B": 2, "T": 2, "R": 2, "N": 2, "A": 2}
+WIDTH = {"B": 2, "V": 2, "T": 2, "R": 2, "N": 2, "A": 2}
 
 
 def count(name: str) -> int:
@@ -181,11 +188,19 @@ def sound(name: str) -> list[Any]:
         return {"C_FindObjects": [BUFFER, 5, ONE], "C_GenerateRandom": [BUFFER, 5]}[name]
     if name in STRUCTURES:
         return [BUFFER]
+    if name in MESSAGES and "crypt" in name:
+        parameter = GcmMessageParams.of(bytes(12), 0, 0, bytes(16), 128)
+        return [byref(parameter), sizeof(parameter), *values(kinds(name)[3:])]
+    return values(kinds(name)[1:])
+
+
+def values(of: str) -> list[Any]:
+    """Arguments of these kinds."""
     made: list[Any] = []
-    for kind in kinds(name)[1:]:
+    for kind in of:
         made += {
             "u": [0], "y": [0], "M": [AES], "H": [ONE], "B": [b"12345", 5], "T": [EMPTY, 0],
-            "R": [BUFFER, byref(SIZE)], "A": [EMPTY, 0],
+            "R": [BUFFER, byref(SIZE)], "A": [EMPTY, 0], "-": [None], "V": [None, 0],
         }[kind]  # fmt: skip
     return made
 
@@ -229,7 +244,8 @@ def test_functions_of_other_days_say_so(session: Session) -> None:
 def test_an_attribute_that_is_none_is_refused(
     session: Session, attribute: Attribute, expected: Rv
 ) -> None:
-    made = (Attribute * 2)(*template(CLASS=0).array, attribute)
+    sound = template(CLASS=0)  # keeps the value that the copy points to
+    made = (Attribute * 2)(*sound.array, attribute)
     assert session.rv("C_CreateObject", made, 2, ONE) == expected
 
 

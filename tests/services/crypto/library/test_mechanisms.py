@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from ctypes import Structure, byref, c_ulong
+from ctypes import Structure, addressof, byref, c_ulong, create_string_buffer
 from typing import Any, get_args
 
 import pytest
@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from secgear.services.crypto.library.layouts import LAYOUTS
+from secgear.services.crypto.library.layouts import BY_HAND, LAYOUTS
 from secgear.services.crypto.pkcs11 import mechanism as parameters
 from secgear.services.crypto.pkcs11.constants import Attr, Kdf, KeyType, Mech, Mgf, ObjectClass
 from secgear.services.crypto.pkcs11.rv import Rv
@@ -29,14 +30,20 @@ from tests.services.crypto.library.cryptoki import (
     template,
 )
 from tests.services.crypto.library.parameters import (
+    CcmParams,
     ChachaParams,
     ContextParams,
+    Counter,
     CtrParams,
+    DataParam,
     EcdhParams,
     EddsaParams,
+    HkdfParams,
+    KdfParams,
     MacParams,
     OaepParams,
     PssParams,
+    RsaAesParams,
 )
 
 P256 = bytes.fromhex("06082a8648ce3d030107")
@@ -44,8 +51,8 @@ ED25519 = bytes.fromhex("06032b6570")
 DATA = b"what is signed or encrypted"
 
 
-def secret(session: Session, value: bytes, kind: KeyType) -> int:
-    return session.create(CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=kind, VALUE=value)
+def secret(session: Session, value: bytes, kind: KeyType, **attributes: Any) -> int:
+    return session.create(CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=kind, VALUE=value, **attributes)
 
 
 def public_key(session: Session, handle: int) -> Any:
@@ -56,9 +63,10 @@ def test_every_parameter_that_the_token_takes_is_laid_out_in_c() -> None:
     structures = {
         one.__name__ for one in get_args(parameters.Parameter) if one not in (bytes, type(None))
     }
-    assert structures <= set(LAYOUTS)
+    known = {*LAYOUTS, *BY_HAND}
+    assert structures <= known
     used = {parameter_type(mech) for mech in Mech} - {bytes}
-    assert {one.__name__ for one in used} <= set(LAYOUTS)
+    assert {one.__name__ for one in used} <= known
 
 
 def test_ctr_has_its_block(session: Session) -> None:
@@ -225,3 +233,91 @@ def test_the_library_tells_about_itself(ready: Library) -> None:
     assert raw[:2] == bytes((3, 2))
     assert raw[2:34] == b"secGear".ljust(32)
     assert raw[48:80] == b"secGear PKCS#11 library".ljust(32)
+
+
+def test_ccm_has_its_length_nonce_and_mac(session: Session) -> None:
+    value = bytes(range(16))
+    key = secret(session, value, KeyType.AES)
+    parameter = CcmParams.of(len(DATA), bytes(13), b"header", 12)
+    made = session.run("Encrypt", Mech.AES_CCM, key, DATA, parameter)
+    assert made == AESCCM(value, 12).encrypt(bytes(13), DATA, b"header")
+
+
+def test_hkdf_has_its_salt_and_info(session: Session) -> None:
+    key = secret(session, bytes(range(32)), KeyType.GENERIC_SECRET, DERIVE=True)
+    made = template(
+        KEY_TYPE=KeyType.GENERIC_SECRET, VALUE_LEN=42, SENSITIVE=False, EXTRACTABLE=True
+    )
+    parameter = HkdfParams.of(1, 1, Mech.SHA256, 2, b"some salt", 0, b"some info")
+    mechanism = mechanism_of(Mech.HKDF_DERIVE, parameter)
+    derived = session.number("C_DeriveKey", byref(mechanism), key, made, len(made))
+    expected = HKDF(hashes.SHA256(), 42, b"some salt", b"some info").derive(bytes(range(32)))
+    assert session.get(derived, Attr.VALUE) == expected
+
+
+def counter_kdf(*params: tuple[int, bytes], more: int = 0) -> Mechanism:
+    """The parameter of SP 800-108 from its parts: 1 for the counter, 4 for bytes."""
+    kept = [create_string_buffer(value, max(len(value), 1)) for _, value in params]
+    parts = (DataParam * len(params))(
+        *(
+            DataParam(kind, addressof(buffer), len(value))
+            for (kind, value), buffer in zip(params, kept, strict=True)
+        )
+    )
+    given = KdfParams(Mech.SHA256_HMAC, len(params), addressof(parts), more, None)
+    mechanism = mechanism_of(Mech.SP800_108_COUNTER_KDF, given)
+    mechanism.parts = (kept, parts)
+    return mechanism
+
+
+def counter(bits: int, little_endian: int = 0) -> tuple[int, bytes]:
+    return (1, bytes(Counter(little_endian, bits)))
+
+
+def test_sp_800_108_has_its_counter_and_what_is_around_it(session: Session) -> None:
+    value = bytes(range(32))
+    key = secret(session, value, KeyType.GENERIC_SECRET, DERIVE=True)
+    made = template(
+        KEY_TYPE=KeyType.GENERIC_SECRET, VALUE_LEN=40, SENSITIVE=False, EXTRACTABLE=True
+    )
+    mechanism = counter_kdf((4, b"label"), (4, b"\0"), counter(32), (4, b"context"))
+    derived = session.number("C_DeriveKey", byref(mechanism), key, made, len(made))
+    blocks = [
+        hmac.digest(value, b"label\0" + i.to_bytes(4, "big") + b"context", "sha256") for i in (1, 2)
+    ]
+    assert session.get(derived, Attr.VALUE) == b"".join(blocks)[:40]
+    for wrong in (
+        counter_kdf((4, b"label")),  # no counter
+        counter_kdf(counter(32), counter(32)),
+        counter_kdf(counter(32, little_endian=1)),
+        counter_kdf((1, b"short")),
+        counter_kdf(counter(32), (3, bytes(24))),  # the length, which has to be bytes
+        counter_kdf(counter(32), more=1),
+    ):
+        rv = session.rv("C_DeriveKey", byref(wrong), key, made, len(made), byref(c_ulong()))
+        assert rv == Rv.MECHANISM_PARAM_INVALID
+
+
+def test_wrapping_with_rsa_and_aes_has_a_structure_in_its_structure(session: Session) -> None:
+    public, private = session.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "WRAP": True},
+        {"UNWRAP": True},
+    )
+    key = session.create(
+        CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES, VALUE=bytes(16), ENCRYPT=True,
+        SENSITIVE=False, EXTRACTABLE=True,
+    )  # fmt: skip
+    oaep = OaepParams.of(Mech.SHA256, Mgf.SHA256, 1, b"")
+    mechanism = mechanism_of(Mech.RSA_AES_KEY_WRAP, RsaAesParams(256, addressof(oaep)))
+    wrapped = session.sized("C_WrapKey", byref(mechanism), public, key)
+    made = template(CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES, ENCRYPT=True)
+    same = session.number(
+        "C_UnwrapKey", byref(mechanism), private, wrapped, len(wrapped), made, len(made)
+    )
+    assert session.run("Encrypt", Mech.AES_ECB, same, bytes(16)) == (
+        session.run("Encrypt", Mech.AES_ECB, key, bytes(16))
+    )
+    nothing = mechanism_of(Mech.RSA_AES_KEY_WRAP, RsaAesParams(256, None))
+    rv = session.rv("C_WrapKey", byref(nothing), public, key, None, byref(c_ulong()))
+    assert rv == Rv.MECHANISM_PARAM_INVALID

@@ -30,7 +30,8 @@ from secgear.services.crypto.pkcs11.constants import (
     UserType,
 )
 from secgear.services.crypto.pkcs11.rv import Rv
-from tests.adversary.crypto_host import PIN
+from secgear.services.crypto.token.module import Module
+from tests.adversary.crypto_host import PIN, MemoryStore, open_module
 from tests.services.crypto.library.answering import Answering
 from tests.services.crypto.library.cryptoki import (
     Attribute,
@@ -260,6 +261,12 @@ def printable(raw: Any, *fields: tuple[int, int]) -> None:
     """Texts are padded with spaces and have no end."""
     for at, size in fields:
         assert b"\0" not in bytes(raw[at : at + size])
+
+
+@pytest.fixture
+def module(store: MemoryStore) -> Module:
+    """Of each case its own: what it finds on the token is counted."""
+    return open_module(store)
 
 
 @pytest.fixture

@@ -292,6 +292,24 @@ def test_a_door_with_nobody_behind_it_says_so(place: Place) -> None:
     assert answer.json()["errors"] == ["no channel to the module's enclave: crypto.failed"]
 
 
+def test_who_says_too_much_hears_why(url: str) -> None:
+    token = logged_in(url).token
+    for headers, size in (({"X-Vault-Token": token}, 9 << 20), ({}, 1 << 20)):
+        answer = requests.post(
+            f"{url}/v1/transit/encrypt/none", data=bytes(size), headers=headers, timeout=60
+        )
+        assert answer.status_code == 413
+
+
+def test_one_connection_too_many_is_told_so(place: Place) -> None:
+    def nobody() -> Any:
+        raise CryptoModuleError("gone")
+
+    with Door(nobody, "127.0.0.1:0", limit=0) as full:
+        answer = requests.get(full.address.replace("tcp://", "http://"), timeout=60)
+    assert (answer.status_code, answer.json()["errors"]) == (503, ["too many connections"])
+
+
 def test_a_client_that_is_done_speaking_still_gets_its_answer(url: str) -> None:
     host, port = url.removeprefix("http://").rsplit(":", 1)
     with socket.create_connection((host, int(port)), 60) as raw:

@@ -331,6 +331,13 @@ def test_pages_in_browsers_are_not_served(place: Place, token: str) -> None:
         assert place.one.reply(Asked("GET", path, headers, b"")).status == 403
 
 
+def test_an_answer_that_was_to_be_wrapped_is_none(place: Place, token: str) -> None:
+    place.ask("POST", "/v1/transit/keys/data", {}, token)
+    headers = {"X-Vault-Wrap-TTL": "60"}
+    status, answer = place.ask("POST", "/v1/transit/datakey/plaintext/data", {}, token, **headers)
+    assert (status, answer["errors"]) == (400, ["response wrapping is not offered"])
+
+
 def test_a_defect_is_told_without_its_text(
     place: Place, token: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from secgear.errors import EvidenceRefused
+from secgear.services.crypto import pkix
 from secgear.services.crypto.attestation import KeyAttestation, ModuleAttestation
 from secgear.services.crypto.pkcs11.constants import Attr, KeyState, Mech
 from secgear.services.crypto.pkcs11.mechanism import GcmParams, Mechanism
@@ -189,6 +191,39 @@ def test_the_module_tells_about_itself(ask: Any, module: Module) -> None:
     status, told = ask("GET", "/v1/status")
     assert (status, told["slots"], told["logins"]) == (200, 2, 1)
     assert told["audit_key"] == module.vault.audit_key.hex()
+
+
+@pytest.mark.parametrize("kind", ["ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "ed25519", "rsa-2048"])
+def test_a_certificate_request_is_signed_by_the_current_version(ask: Any, kind: str) -> None:
+    ask("POST", KEY, {"type": kind})
+    ask("POST", f"{KEY}/rotate", {})
+    status, text = ask("POST", f"{KEY}/csr.pem", {"subject": "CN=example.org,O=Exämple"})
+    assert status == 200
+    made = x509.load_pem_x509_csr(text.encode())
+    assert made.is_signature_valid
+    assert made.subject.rfc4514_string() == "CN=example.org,O=Exämple"
+    public = ask("GET", f"{KEY}/public.pem?version=2")[1]
+    spki = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert spki.decode() == public
+
+
+@pytest.mark.parametrize("kind", ["sm2", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"])
+def test_a_certificate_request_can_be_read_and_verified_by_the_module(ask: Any, kind: str) -> None:
+    ask("POST", KEY, {"type": kind})
+    status, text = ask("POST", f"{KEY}/csr.pem", {"subject": "CN=example.org"})
+    assert status == 200
+    read = pkix.Request(base64.b64decode("".join(text.splitlines()[1:-1])))
+    body = {"input": b64(read.content), "signature": f"vault:v1:{b64(read.signature)}"}
+    assert ask("POST", "/v1/transit/verify/web", body)[1]["data"]["valid"] is True
+
+
+def test_requests_that_can_not_be_made_are_refused(ask: Any) -> None:
+    ask("POST", KEY, {"type": "ed25519"})
+    ask("POST", "/v1/keys/data", {"type": "aes256-gcm96"})
+    for subject in ("", "nonsense", "CN=" + "x" * 2000, "CN=\ud800", "2.5.4.3=#04"):
+        assert ask("POST", f"{KEY}/csr.pem", {"subject": subject})[0] == 400
+    assert ask("POST", "/v1/keys/data/csr.pem", {"subject": "CN=x"})[0] == 400
+    assert ask("POST", "/v1/keys/none/csr.pem", {"subject": "CN=x"})[0] == 404
 
 
 def test_proof_of_a_key_comes_with_the_nonce_that_is_asked_for(store: MemoryStore) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import hvac
+import msgspec
 import pytest
-from hvac.exceptions import Forbidden, InvalidRequest
+from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, VaultDown
 
+from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import UserType
 from secgear.services.crypto.rest import logins
 from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import PIN, SO_PIN, connect
+from secgear.services.crypto.token.roles import Phase
+from secgear.services.crypto.token.state import Right
+from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect
 from tests.services.crypto.rest.conftest import Place
 
 KEYS = "/v1/transit/keys"
@@ -74,7 +78,7 @@ def test_wrong_pins_count_and_lock_as_everywhere(place: Place, module: Module) -
     client.auth.userpass.login("user", "another-pin")
 
 
-@pytest.mark.parametrize("name", ["so", "root", "User", "user ", "ü"])
+@pytest.mark.parametrize("name", ["so", "root", "User", "user ", "ü", "x" * 200])
 def test_other_names_do_not_log_in(place: Place, name: str) -> None:
     with pytest.raises((InvalidRequest, Forbidden)):
         place.client(login=False).auth.userpass.login(name, SO_PIN.decode())
@@ -155,3 +159,70 @@ def test_neither_pin_nor_token_is_kept_in_what_the_service_holds(place: Place) -
     assert PIN.decode() not in text
     with pytest.raises(Refusal):
         place.one.logins.find(client.token + "x")
+
+
+def officer_of(module: Module) -> tuple[Caller, int]:
+    caller = connect(module)
+    session = caller.one("C_OpenSession", 0, 6)
+    caller.call("C_Login", session, UserType.SO, SO_PIN)
+    return caller, session
+
+
+def test_users_with_names_have_their_rights_and_no_more(place: Place, module: Module) -> None:
+    officer, session = officer_of(module)
+    officer.call("S_SetUser", session, b"payments", int(Right.USE), b"pin-of-payments")
+    everything = place.client()
+    everything.secrets.transit.create_key("data")
+    client = place.client(login=False)
+    answer = client.auth.userpass.login("payments", "pin-of-payments")
+    assert answer["auth"]["metadata"]["username"] == "payments"
+    transit = client.secrets.transit
+    cipher = transit.encrypt_data("data", plaintext="AA==")["data"]["ciphertext"]
+    assert transit.decrypt_data("data", cipher)["data"]["plaintext"] == "AA=="
+    for forbidden in (
+        lambda: transit.create_key("other"), lambda: transit.rotate_key("data"),
+        lambda: transit.update_key_configuration("data", deletion_allowed=True),
+        lambda: transit.trim_key("data", 1),
+    ):  # fmt: skip
+        with pytest.raises(Forbidden, match="permission denied"):
+            forbidden()
+    officer.call("S_SetUser", session, b"payments", int(Right.MANAGE), None)  # at once
+    transit.rotate_key("data")
+    with pytest.raises(Forbidden, match="permission denied"):
+        transit.encrypt_data("data", plaintext="AA==")
+    officer.call("S_RemoveUser", session, b"payments")
+    with pytest.raises((Forbidden, InvalidPath)):
+        transit.rotate_key("data")
+    with pytest.raises(InvalidRequest, match="invalid username or password"):
+        place.client(login=False).auth.userpass.login("payments", "pin-of-payments")
+
+
+def test_uses_are_recorded_where_the_token_wants_that(
+    place: Place, module: Module, store: MemoryStore
+) -> None:
+    officer, session = officer_of(module)
+    officer.call("S_SetTokenPolicy", session, 1)
+    client = place.client()
+    client.secrets.transit.create_key("data")
+    client.secrets.transit.encrypt_data("data", plaintext="AA==")
+    module.uses.flush()
+    used = [record.body for record in store.records if b"key used" in record.body]
+    assert len(used) == 1
+    assert b'"encrypt"' in used[0]
+    assert b"rest user, test" in used[0]
+    assert module.tally.counts().calls["C_EncryptInit"] == 1  # metrics know of it, too
+
+
+def test_a_module_without_keys_says_so(
+    place: Place, module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = place.client()
+    head = module.vault.head
+    roles = msgspec.structs.replace(head.roles, phase=Phase.RESTORING)
+    changed = msgspec.structs.replace(head, roles=roles)
+    monkeypatch.setattr(type(module.vault), "head", property(lambda _: changed))
+    assert client.sys.read_health_status().status_code == 503
+    assert client.sys.is_sealed()
+    assert place.ask("GET", KEYS, token=client.token)[0] == 503
+    with pytest.raises(VaultDown, match="holds no keys"):
+        place.client()

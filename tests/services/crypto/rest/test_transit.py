@@ -323,6 +323,38 @@ def test_each_item_of_a_batch_has_its_result_or_its_error(
     assert place.ask("POST", "/v1/transit/decrypt/data", body, client.token)[0] == 400
 
 
+@pytest.mark.parametrize("kind", ["aes128-gcm96", "chacha20-poly1305", "rsa-2048"])
+def test_a_batch_goes_through_in_its_order_whatever_is_in_it(
+    place: Place, client: hvac.Client, kind: str
+) -> None:
+    make(place, client, "data", kind)
+    place.ask("POST", "/v1/transit/keys/data/config", {"min_encryption_version": 1}, client.token)
+    client.secrets.transit.rotate_key("data")
+    large = b64(bytes(1_500_000)) if kind != "rsa-2048" else b64(b"large")
+    good: list[dict[str, Any]] = [
+        {"plaintext": b64(b"a")}, {"plaintext": b64(b"b"), "key_version": 1},
+        {"plaintext": large}, {"plaintext": large, "key_version": 2}, {"plaintext": ""},
+        {"plaintext": large, "key_version": 1},
+    ]  # fmt: skip
+    bad: list[dict[str, Any]] = [
+        {"plaintext": "!"}, {"plaintext": b64(b"c"), "key_version": 7},
+        {"plaintext": b64(b"d"), "context": "AA=="}, {"plaintext": "", "key_version": -1},
+    ]  # fmt: skip
+    items = [good[0], bad[0], good[1], bad[1], *good[2:4], bad[2], *good[4:], bad[3]]
+    body = {"batch_input": items, "partial_failure_response_code": 202}
+    status, answer = place.ask("POST", "/v1/transit/encrypt/data", body, client.token)
+    assert status == 202
+    results = answer["data"]["batch_results"]
+    for item, result in zip(items, results, strict=True):
+        if item in bad:
+            assert set(result) == {"error", "reference"}
+            continue
+        assert result["key_version"] == (item.get("key_version") or 2)
+        opened = client.secrets.transit.decrypt_data("data", result["ciphertext"])["data"]
+        assert opened["plaintext"] == item["plaintext"]
+    assert len({result.get("ciphertext") for result in results}) == len(good) + 1
+
+
 def test_signatures_and_macs_come_in_batches(place: Place, client: hvac.Client) -> None:
     transit = client.secrets.transit
     transit.create_key("id", key_type="ed25519")

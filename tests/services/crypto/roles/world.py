@@ -11,6 +11,7 @@ from secgear.services.crypto import custodian
 from secgear.services.crypto.administration import Administration
 from secgear.services.crypto.roles import archive, custody
 from secgear.services.crypto.roles.operations import Custodian, Operation
+from secgear.services.crypto.roles.requests import approve, new_pin
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.vault import Vault
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryGuest, MemoryStore, connect, vault_of
@@ -77,8 +78,6 @@ def administered(
 
 
 def approved(request: bytes, *names: str) -> list[bytes]:
-    from secgear.services.crypto.roles.requests import approve
-
     return [approve(request, name, KEYS[name]) for name in names]
 
 
@@ -86,7 +85,8 @@ def decided(module: Module, operation: Operation, secret: bytes = b"") -> None:
     """Alice asks, Alice and Bob approve, Alice has it carried out."""
     alice = administered(module)
     request = alice.request(operation, seconds=60)
-    alice.execute(request, approved(request, "alice", "bob"), secret)
+    given = new_pin(request, secret, KEYS["alice"]) if secret else b""
+    alice.execute(request, approved(request, "alice", "bob"), given)
 
 
 def custodians(*names: str) -> tuple[Custodian, ...]:

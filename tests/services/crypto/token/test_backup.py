@@ -24,7 +24,7 @@ from secgear.services.crypto.token import restoring
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.roles import Phase
 from tests.adversary.crypto_host import PIN, MemoryStore, connect
-from tests.services.crypto.conftest import User, refusal
+from tests.services.crypto.conftest import User, refusal, template
 from tests.services.crypto.roles.people import PEOPLE
 from tests.services.crypto.roles.world import (
     administered,
@@ -291,6 +291,18 @@ def test_a_restoration_that_ends_in_the_middle_leaves_a_module_that_is_shut(
     assert alice.restore(records) == {"objects": 4, "slots": 2}
     user = User(connect(opened(target)))
     assert user.run("Decrypt", Mech.AES_ECB, key, sealed) == bytes(16)
+
+
+def test_what_was_in_the_module_before_is_not_in_it_afterwards(
+    source: tuple[MemoryStore, bytes, int, bytes], target: MemoryStore
+) -> None:
+    store, backup, *_ = source
+    module = opened(target)
+    stranger = User(connect(module), login=False)
+    for _ in range(8):  # anybody may, on a token that nobody has initialised
+        stranger.call("C_CreateObject", template(CLASS=0, TOKEN=True, PRIVATE=False))
+    restored(module, backup)
+    assert User(connect(opened(target))).find() == User(connect(opened(store.copy()))).find()
 
 
 def test_a_module_that_is_shut_can_be_given_up(

@@ -303,6 +303,13 @@ def test_what_hkdf_refuses(
         assert refusal(derived, user, base, params, **attributes) is expected
 
 
+def test_imported_hkdf_keys_derive_unless_it_is_said_otherwise(user: User) -> None:
+    derived(user, user.secret(bytes(32), KeyType.HKDF), hkdf(), VALUE_LEN=32)
+    other = user.secret(bytes(32), KeyType.HKDF, DERIVE=False)
+    refused = refusal(derived, user, other, hkdf(), VALUE_LEN=32)
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+
+
 def test_hkdf_gives_data_only_where_the_base_key_imposes_nothing(user: User) -> None:
     imposed = {int(Attr.SENSITIVE): True, int(Attr.EXTRACTABLE): False}
     base = user.call("C_GenerateKey", Mechanism(Mech.HKDF_KEY_GEN), template(

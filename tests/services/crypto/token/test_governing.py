@@ -30,6 +30,7 @@ from secgear.services.crypto.roles.operations import (
     RestoreBackup,
     Zeroise,
 )
+from secgear.services.crypto.roles.requests import new_pin
 from secgear.services.crypto.token import membership
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import table
@@ -39,7 +40,7 @@ from secgear.services.crypto.token.state import Founding, Root
 from secgear.services.crypto.trail import Verifier
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect
 from tests.services.crypto.conftest import User, refusal
-from tests.services.crypto.roles.people import PEOPLE, roles
+from tests.services.crypto.roles.people import KEYS, PEOPLE, roles
 from tests.services.crypto.roles.world import (
     VENDOR,
     AttestingGuest,
@@ -143,6 +144,20 @@ def test_the_record_says_who_has_approved_and_what(governed: MemoryStore) -> Non
     verifier.end()
 
 
+def test_what_is_refused_to_somebody_with_a_role_is_on_record(governed: MemoryStore) -> None:
+    module = opened(governed)
+    alice = administered(module)
+    request = alice.request(Zeroise(), seconds=60)
+    before = len(governed.records)
+    refused(Administration(connect(module)).execute, request, [])
+    assert len(governed.records) == before
+    refused(alice.execute, request, approved(request, "alice"))
+    told = json.loads(governed.records[-1].body)
+    assert told["action"] == "execution refused"
+    assert told["detail"]["name"] == "alice"
+    assert told["detail"]["why"] == "1 of 2 approvals: alice"
+
+
 def test_without_administrators_nothing_can_be_decided(store: MemoryStore) -> None:
     module = opened(store)
     assert "no administrator here" in refused(administered, module)
@@ -166,6 +181,21 @@ def test_a_locked_officer_gets_a_new_pin_and_keys_stay(governed: MemoryStore) ->
     assert refusal(caller.call, "C_Login", session, 0, SO_PIN) is Rv.PIN_INCORRECT
     caller.call("C_Login", session, 0, b"new-pin")
     assert User(connect(module)).find() == [key]
+
+
+def test_whoever_carries_the_connection_gives_no_officer_a_pin(governed: MemoryStore) -> None:
+    alice = administered(opened(governed))
+    request = alice.request(ResetOfficer(0), seconds=60)
+    other = alice.request(ResetOfficer(0), seconds=60)
+    given = approved(request, "alice", "bob")
+    for secret, said in (
+        (b"chosen-by-the-host", "is no new PIN"),
+        (b"", "is no new PIN"),
+        (new_pin(request, b"host-pin", KEYS["bob"]), "the new PIN is not alice's"),
+        (new_pin(other, b"host-pin", KEYS["alice"]), "the new PIN is not alice's"),
+    ):
+        assert said in refused(alice.execute, request, given, secret)
+    alice.execute(request, given, new_pin(request, b"alices-pin", KEYS["alice"]))
 
 
 def test_the_policy_of_pins_holds_for_new_ones_and_for_tries(governed: MemoryStore) -> None:

@@ -19,6 +19,12 @@ void sg_need_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size)
         *size = 0;
 }
 
+void sg_need_results(struct sg_call *call, const CK_SECGEAR_RESULT *results, CK_ULONG count)
+{
+    if (results == NULL || count != call->inputs)
+        sg_fail(call, CKR_ARGUMENTS_BAD);
+}
+
 void sg_get_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size)
 {
     if (!sg_readable(call))
@@ -73,6 +79,7 @@ void sg_put_inputs(struct sg_call *call, const CK_SECGEAR_INPUT *inputs, CK_ULON
         sg_fail(call, CKR_ARGUMENTS_BAD);
         return;
     }
+    call->inputs = count;
     sg_write_u32(&call->out, (uint32_t)count);
     for (CK_ULONG i = 0; i < count; i++) {
         if (inputs[i].pData == NULL && inputs[i].ulDataLen != 0)

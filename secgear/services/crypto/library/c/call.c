@@ -21,6 +21,7 @@ void sg_begin(struct sg_call *call, uint32_t id, const char *request)
     call->answer = (struct sg_answer){NULL, 0};
     call->id = id;
     call->limit = SG_MAX_BODY;
+    call->inputs = 0;
     call->outcome = CKR_OK;
     call->answered = false;
     sg_writer_open(&call->out);

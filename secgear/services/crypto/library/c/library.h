@@ -96,7 +96,8 @@ struct sg_call {
     struct sg_reader in;
     struct sg_answer answer;
     uint32_t id;
-    size_t limit; /* bytes that the answer may have */
+    size_t limit;    /* bytes that the answer may have */
+    CK_ULONG inputs; /* of a batch */
     CK_RV rv;      /* why the call went no further */
     CK_RV outcome; /* of a call that was answered: CKR_OK or CKR_BUFFER_TOO_SMALL, mostly */
     bool entered, answered;
@@ -134,6 +135,8 @@ void sg_get_attributes(struct sg_call *call, CK_ATTRIBUTE *attributes, CK_ULONG 
 /* batches.c: of our own calls. */
 
 void sg_need_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size);
+/* As many results as inputs: of the batch whose inputs were put last. */
+void sg_need_results(struct sg_call *call, const CK_SECGEAR_RESULT *results, CK_ULONG count);
 void sg_put_mechanisms(struct sg_call *call, const CK_MECHANISM *mechanisms, CK_ULONG count);
 void sg_put_inputs(struct sg_call *call, const CK_SECGEAR_INPUT *inputs, CK_ULONG count);
 void sg_get_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size);
@@ -147,10 +150,11 @@ typedef void (*sg_encoder)(struct sg_writer *writer, const void *parameter, size
 /* How its parameter is written; NULL for a mechanism that is not known. */
 sg_encoder sg_encoder_of(uint32_t mechanism);
 void sg_encode_octets(struct sg_writer *writer, const void *parameter, size_t size);
+void sg_encode_kdf(struct sg_writer *writer, const void *parameter, size_t size);
 /* An array in a structure. */
 void sg_encode_array(struct sg_writer *writer, const void *data, CK_ULONG size);
-/* Whether the parameter is a structure of this size. */
-bool sg_encodable(struct sg_writer *writer, size_t size, size_t expected);
+/* Whether there is a structure of this size. */
+bool sg_encodable(struct sg_writer *writer, const void *parameter, size_t size, size_t expected);
 
 /* Of the generated numbers: what an attribute's value is, and which return values there are. */
 enum sg_kind { SG_BYTES, SG_BOOL, SG_ULONG, SG_MECHANISMS, SG_TEMPLATE };

@@ -76,7 +76,7 @@ static CK_RV check_arguments(const CK_C_INITIALIZE_ARGS *arguments)
 static CK_RV greet(void)
 {
     struct sg_call call;
-    sg_begin(&call, SG_INITIALIZE, SG_INITIALIZE_REQUEST);
+    sg_begin(&call, SG_ID_Initialize, SG_REQUEST_Initialize);
     sg_put_bytes(&call, (const CK_BYTE *)SG_HANDSHAKE, strlen(SG_HANDSHAKE));
     sg_put_byte(&call, 0);
     sg_put_bytes(&call, (const CK_BYTE *)"", 1);
@@ -116,7 +116,7 @@ SG_EXPORT CK_RV C_Initialize(CK_VOID_PTR pInitArgs)
 static void farewell(void)
 {
     struct sg_call call;
-    sg_begin(&call, SG_FINALIZE, "");
+    sg_begin(&call, SG_ID_Finalize, "");
     sg_exchange(&call, "");
     sg_end(&call); /* a module that is gone has forgotten us already */
 }

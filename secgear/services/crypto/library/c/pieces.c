@@ -7,7 +7,7 @@ SG_EXPORT CK_RV C_GenerateRandom(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pRandom
     do {
         struct sg_call call;
         CK_ULONG part = ulRandomLen < SG_MAX_RANDOM ? ulRandomLen : SG_MAX_RANDOM;
-        sg_begin(&call, SG_GENERATE_RANDOM, SG_GENERATE_RANDOM_REQUEST);
+        sg_begin(&call, SG_ID_GenerateRandom, SG_REQUEST_GenerateRandom);
         sg_need(&call, pRandomData);
         sg_put_ulong(&call, hSession);
         sg_put_room(&call, pRandomData, &part);
@@ -32,7 +32,7 @@ SG_EXPORT CK_RV C_FindObjects(CK_SESSION_HANDLE hSession, CK_ULONG_PTR phObject,
         struct sg_call call;
         CK_ULONG room = ulMaxObjectCount - found; /* of this part */
         room = room < SG_MAX_FOUND ? room : SG_MAX_FOUND;
-        sg_begin(&call, SG_FIND_OBJECTS, SG_FIND_OBJECTS_REQUEST);
+        sg_begin(&call, SG_ID_FindObjects, SG_REQUEST_FindObjects);
         sg_need(&call, phObject);
         sg_need(&call, pulObjectCount);
         sg_put_ulong(&call, hSession);

@@ -274,6 +274,23 @@ int SDF_AuthDec(void *hSessionHandle, void *hKeyHandle, unsigned int uiAlgID,
                 unsigned int uiAadLength, unsigned char *pucAuthData,
                 unsigned int uiAuthDataLength, unsigned char *pucEncData,
                 unsigned int uiEncDataLength, unsigned char *pucData, unsigned int *puiDataLength);
+int SDF_AuthEncInit(void *hSessionHandle, void *hKeyHandle, unsigned int uiAlgID,
+                    unsigned char *pucStartVar, unsigned int uiStartVarLength,
+                    unsigned char *pucAad, unsigned int uiAadLength, unsigned int uiDataLength);
+int SDF_AuthEncUpdate(void *hSessionHandle, unsigned char *pucData, unsigned int uiDataLength,
+                      unsigned char *pucEncData, unsigned int *puiEncDataLength);
+int SDF_AuthEncFinal(void *hSessionHandle, unsigned char *pucLastEncData,
+                     unsigned int *puiLastEncDataLength, unsigned char *pucAuthData,
+                     unsigned int *puiAuthDataLength);
+int SDF_AuthDecInit(void *hSessionHandle, void *hKeyHandle, unsigned int uiAlgID,
+                    unsigned char *pucStartVar, unsigned int uiStartVarLength,
+                    unsigned char *pucAad, unsigned int uiAadLength, unsigned char *pucAuthData,
+                    unsigned int uiAuthDataLength, unsigned int uiDataLength);
+int SDF_AuthDecUpdate(void *hSessionHandle, unsigned char *pucEncData,
+                      unsigned int uiEncDataLength, unsigned char *pucData,
+                      unsigned int *puiDataLength);
+int SDF_AuthDecFinal(void *hSessionHandle, unsigned char *pucLastData,
+                     unsigned int *puiLastDataLength);
 int SDF_EncryptInit(void *hSessionHandle, void *hKeyHandle, unsigned int uiAlgID,
                     unsigned char *pucIV, unsigned int uiIVLength);
 int SDF_EncryptUpdate(void *hSessionHandle, unsigned char *pucData, unsigned int uiDataLength,

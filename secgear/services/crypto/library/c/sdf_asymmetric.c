@@ -21,9 +21,7 @@ SG_EXPORT int SDF_InternalSign_ECC(void *hSessionHandle, unsigned int uiISKIndex
     CK_OBJECT_HANDLE key;
     int result = sdf_find_private(session, SDF_SIGN, uiISKIndex, CKK_SM2, &key);
     if (result == SDR_OK) {
-        CK_RV rv = C_SignInit(session->handle, &mechanism, key);
-        if (rv == CKR_OK)
-            rv = C_Sign(session->handle, pucData, uiDataLength, octets, &size);
+        CK_RV rv = sdf_sign(session->handle, &mechanism, key, pucData, uiDataLength, octets, &size);
         result = sdf_outcome(session, rv, SDR_SIGNERR);
         if (result == SDR_OK && size != sizeof octets)
             result = SDR_HARDFAIL;
@@ -41,9 +39,7 @@ static int verify(struct sdf_session *session, CK_OBJECT_HANDLE key, unsigned ch
     uint8_t octets[2 * SDF_HALF];
     if (!sdf_signature_of(signature, octets))
         return SDR_VERIFYERR;
-    CK_RV rv = C_VerifyInit(session->handle, &mechanism, key);
-    if (rv == CKR_OK)
-        rv = C_Verify(session->handle, data, size, octets, sizeof octets);
+    CK_RV rv = sdf_verify(session->handle, &mechanism, key, data, size, octets, sizeof octets);
     return sdf_outcome(session, rv, SDR_PKOPERR);
 }
 
@@ -92,9 +88,7 @@ static int encrypt(struct sdf_session *session, CK_OBJECT_HANDLE key, unsigned c
     CK_MECHANISM mechanism = {CKM_SM2_ENCRYPT, NULL, 0};
     uint8_t octets[SDF_OVERHEAD + SDF_MAX_SM2];
     CK_ULONG made = sizeof octets;
-    CK_RV rv = C_EncryptInit(session->handle, &mechanism, key);
-    if (rv == CKR_OK)
-        rv = C_Encrypt(session->handle, data, size, octets, &made);
+    CK_RV rv = sdf_encrypt(session->handle, &mechanism, key, data, size, octets, &made);
     int result = sdf_outcome(session, rv, SDR_PKOPERR);
     if (result == SDR_OK && made != SDF_OVERHEAD + size) /* that is what the caller has room for */
         result = SDR_HARDFAIL;
@@ -173,9 +167,7 @@ SG_EXPORT int SDF_InternalDecrypt_ECC(void *hSessionHandle, unsigned int uiISKIn
         result = sdf_room(pucData, puiDataLength, size - SDF_OVERHEAD);
     if (result == SDR_OK) {
         CK_ULONG made = *puiDataLength;
-        CK_RV rv = C_DecryptInit(session->handle, &mechanism, key);
-        if (rv == CKR_OK)
-            rv = C_Decrypt(session->handle, octets, size, pucData, &made);
+        CK_RV rv = sdf_decrypt(session->handle, &mechanism, key, octets, size, pucData, &made);
         result = sdf_outcome(session, rv, SDR_SKOPERR);
         if (result == SDR_OK)
             *puiDataLength = (unsigned)made;
@@ -276,20 +268,16 @@ SG_EXPORT int SDF_InternalPrivateKeyOperation_RSA(void *hSessionHandle, unsigned
     if (session == NULL)
         return sdf_no_session();
     CK_MECHANISM mechanism = {CKM_RSA_PKCS, NULL, 0};
-    uint8_t signature[RSAref_MAX_LEN];
+    uint8_t signature[4 * RSAref_MAX_LEN]; /* of the longest key that the module has */
     CK_ULONG made = sizeof signature;
     CK_OBJECT_HANDLE key;
     int result = sdf_find_private(session, SDF_SIGN, uiKeyIndex, CKK_RSA, &key);
     if (result == SDR_OK)
         result = sdf_room(pucDataOutput, puiOutputLength, uiInputLength);
     if (result == SDR_OK) {
-        CK_RV rv = C_SignInit(session->handle, &mechanism, key);
-        if (rv == CKR_OK)
-            rv = C_Sign(session->handle, content, size, signature, &made);
-        if (rv == CKR_BUFFER_TOO_SMALL)
-            C_SignInit(session->handle, NULL, CK_INVALID_HANDLE); /* ends it */
+        CK_RV rv = sdf_sign(session->handle, &mechanism, key, content, size, signature, &made);
         result = sdf_outcome(session, rv, SDR_SKOPERR);
-        if (rv == CKR_BUFFER_TOO_SMALL || (rv == CKR_OK && made != uiInputLength))
+        if (rv == CKR_OK && made != uiInputLength)
             result = SDR_INARGERR; /* the block was made for a key of another length */
     }
     if (result == SDR_OK)

@@ -112,7 +112,7 @@ static int read(struct sdf_session *session, CK_OBJECT_HANDLE file, unsigned off
         *length = *length < left ? *length : (unsigned)left;
         memcpy(to, whole + offset, *length);
     }
-    free(whole);
+    sg_wipe_free(whole, SDF_MAX_FILE);
     return result;
 }
 

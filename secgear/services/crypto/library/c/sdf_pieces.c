@@ -7,7 +7,7 @@
 
 #include "sdf_rooms.h"
 
-static void abandon(struct sdf_session *session, enum sdf_stream stream)
+void sdf_abandon(struct sdf_session *session, enum sdf_stream stream)
 {
     switch (stream) {
     case SDF_STREAM_HASH:
@@ -17,6 +17,7 @@ static void abandon(struct sdf_session *session, enum sdf_stream stream)
         C_SignInit(session->pieces, NULL, CK_INVALID_HANDLE);
         break;
     case SDF_STREAM_DECRYPT:
+    case SDF_STREAM_AUTH_DEC:
         C_DecryptInit(session->pieces, NULL, CK_INVALID_HANDLE);
         break;
     default: /* a MAC is made by encrypting */
@@ -27,11 +28,11 @@ static void abandon(struct sdf_session *session, enum sdf_stream stream)
 }
 
 /* The session for pieces, in which this can begin. */
-static CK_RV prepare(struct sdf_session *session, enum sdf_stream stream)
+CK_RV sdf_prepare(struct sdf_session *session, enum sdf_stream stream)
 {
-    unsigned excluded = stream;
-    if (stream == SDF_STREAM_ENCRYPT || stream == SDF_STREAM_MAC)
-        excluded = SDF_STREAM_ENCRYPT | SDF_STREAM_MAC;
+    enum { ENCRYPTING = SDF_STREAM_ENCRYPT | SDF_STREAM_MAC | SDF_STREAM_AUTH_ENC };
+    enum { DECRYPTING = SDF_STREAM_DECRYPT | SDF_STREAM_AUTH_DEC };
+    unsigned excluded = stream & ENCRYPTING ? ENCRYPTING : stream & DECRYPTING ? DECRYPTING : stream;
     if (session->pieces == CK_INVALID_HANDLE) {
         CK_RV rv = sdf_open_session(&session->pieces);
         if (rv != CKR_OK) {
@@ -39,14 +40,14 @@ static CK_RV prepare(struct sdf_session *session, enum sdf_stream stream)
             return rv;
         }
     }
-    for (unsigned each = 1; each <= SDF_STREAM_MAC; each <<= 1) {
+    for (unsigned each = 1; each <= SDF_STREAM_AUTH_DEC; each <<= 1) {
         if (session->streams & excluded & each)
-            abandon(session, each);
+            sdf_abandon(session, each);
     }
     return CKR_OK;
 }
 
-static struct sdf_session *enter_stream(void *handle, enum sdf_stream stream, int *result)
+struct sdf_session *sdf_enter_stream(void *handle, enum sdf_stream stream, int *result)
 {
     struct sdf_session *session = sdf_enter(handle);
     *result = session == NULL ? sdf_no_session() : session->streams & stream ? SDR_OK : SDR_STEPERR;
@@ -68,7 +69,7 @@ static int outcome(struct sdf_session *session, enum sdf_stream stream, CK_RV rv
     return sdf_error(rv, other);
 }
 
-static int begun(struct sdf_session *session, enum sdf_stream stream, CK_RV rv, int other)
+int sdf_begun(struct sdf_session *session, enum sdf_stream stream, CK_RV rv, int other)
 {
     if (rv == CKR_OK)
         sdf_stream_begin(session, stream);
@@ -109,13 +110,13 @@ SG_EXPORT int SDF_HashInit(void *hSessionHandle, unsigned int uiAlgID, ECCrefPub
     struct sdf_session *session = sdf_enter(hSessionHandle);
     if (session == NULL)
         return sdf_no_session();
-    CK_RV rv = prepare(session, SDF_STREAM_HASH);
+    CK_RV rv = sdf_prepare(session, SDF_STREAM_HASH);
     if (rv == CKR_OK)
         rv = pucPublicKey == NULL ? C_DigestInit(session->pieces, &mechanism)
                                   : S_DigestInitSM2(session->pieces, point, sizeof point, pucID, uiIDLength);
     if (rv == CKR_DATA_INVALID)
         return leave(session, SDR_KEYERR);
-    return leave(session, begun(session, SDF_STREAM_HASH, rv, SDR_UNKNOWERR));
+    return leave(session, sdf_begun(session, SDF_STREAM_HASH, rv, SDR_UNKNOWERR));
 }
 
 SG_EXPORT int SDF_HashUpdate(void *hSessionHandle, unsigned char *pucData, unsigned int uiDataLength)
@@ -123,7 +124,7 @@ SG_EXPORT int SDF_HashUpdate(void *hSessionHandle, unsigned char *pucData, unsig
     if (pucData == NULL && uiDataLength != 0)
         return SDR_INARGERR;
     int result;
-    struct sdf_session *session = enter_stream(hSessionHandle, SDF_STREAM_HASH, &result);
+    struct sdf_session *session = sdf_enter_stream(hSessionHandle, SDF_STREAM_HASH, &result);
     if (result == SDR_OK)
         result = outcome(session, SDF_STREAM_HASH, feed(C_DigestUpdate, session->pieces, pucData, uiDataLength),
                          SDR_UNKNOWERR);
@@ -139,7 +140,7 @@ static int finish(void *handle, enum sdf_stream stream, ending final, unsigned c
     if (length == NULL)
         return SDR_OUTARGERR;
     int result;
-    struct sdf_session *session = enter_stream(handle, stream, &result);
+    struct sdf_session *session = sdf_enter_stream(handle, stream, &result);
     if (result == SDR_OK) {
         CK_ULONG size = *length;
         CK_RV rv = final(session->pieces, to, &size);
@@ -170,10 +171,10 @@ SG_EXPORT int SDF_HMACInit(void *hSessionHandle, void *hKeyHandle, unsigned int 
     CK_OBJECT_HANDLE key = sdf_key_of(session, hKeyHandle);
     if (key == CK_INVALID_HANDLE)
         return leave(session, SDR_KEYNOTEXIST);
-    CK_RV rv = prepare(session, SDF_STREAM_HMAC);
+    CK_RV rv = sdf_prepare(session, SDF_STREAM_HMAC);
     if (rv == CKR_OK)
         rv = C_SignInit(session->pieces, &mechanism, key);
-    return leave(session, begun(session, SDF_STREAM_HMAC, rv, SDR_MACERR));
+    return leave(session, sdf_begun(session, SDF_STREAM_HMAC, rv, SDR_MACERR));
 }
 
 SG_EXPORT int SDF_HMACUpdate(void *hSessionHandle, unsigned char *pucData, unsigned int uiDataLength)
@@ -181,7 +182,7 @@ SG_EXPORT int SDF_HMACUpdate(void *hSessionHandle, unsigned char *pucData, unsig
     if (pucData == NULL && uiDataLength != 0)
         return SDR_INARGERR;
     int result;
-    struct sdf_session *session = enter_stream(hSessionHandle, SDF_STREAM_HMAC, &result);
+    struct sdf_session *session = sdf_enter_stream(hSessionHandle, SDF_STREAM_HMAC, &result);
     if (result == SDR_OK)
         result = outcome(session, SDF_STREAM_HMAC, feed(C_SignUpdate, session->pieces, pucData, uiDataLength),
                          SDR_MACERR);
@@ -210,12 +211,12 @@ static int begin(void *handle, void *key_handle, unsigned algorithm, unsigned ch
     CK_OBJECT_HANDLE key = sdf_key_of(session, key_handle);
     if (key == CK_INVALID_HANDLE)
         return leave(session, SDR_KEYNOTEXIST);
-    CK_RV rv = prepare(session, stream);
+    CK_RV rv = sdf_prepare(session, stream);
     if (rv == CKR_OK)
         rv = stream == SDF_STREAM_DECRYPT ? C_DecryptInit(session->pieces, &mode.mechanism, key)
                                           : C_EncryptInit(session->pieces, &mode.mechanism, key);
     session->mac_size = 0;
-    return leave(session, begun(session, stream, rv, SDR_SYMOPERR));
+    return leave(session, sdf_begun(session, stream, rv, SDR_SYMOPERR));
 }
 
 SG_EXPORT int SDF_EncryptInit(void *hSessionHandle, void *hKeyHandle, unsigned int uiAlgID, unsigned char *pucIV,
@@ -244,7 +245,7 @@ static int update(void *handle, enum sdf_stream stream, updating call, unsigned 
     if (length == NULL)
         return SDR_OUTARGERR;
     int result;
-    struct sdf_session *session = enter_stream(handle, stream, &result);
+    struct sdf_session *session = sdf_enter_stream(handle, stream, &result);
     /* With what is left of the pieces before, it may be a block more. */
     size_t most = (size_t)size + SDF_BLOCK - 1;
     if (result == SDR_OK && (to == NULL || *length < size)) {
@@ -260,7 +261,7 @@ static int update(void *handle, enum sdf_stream stream, updating call, unsigned 
             *length = (unsigned)made; /* nothing has happened: it can be called again */
             result = SDR_NOBUFFER;
         } else if (rv != CKR_OK) {
-            abandon(session, stream);
+            sdf_abandon(session, stream);
             result = rv == CKR_BUFFER_TOO_SMALL ? SDR_NOBUFFER : sdf_error(rv, SDR_SYMOPERR);
         }
         at += part;
@@ -314,7 +315,7 @@ SG_EXPORT int SDF_CalculateMACUpdate(void *hSessionHandle, unsigned char *pucDat
     if (pucData == NULL || uiDataLength == 0)
         return SDR_INARGERR;
     int result;
-    struct sdf_session *session = enter_stream(hSessionHandle, SDF_STREAM_MAC, &result);
+    struct sdf_session *session = sdf_enter_stream(hSessionHandle, SDF_STREAM_MAC, &result);
     if (result == SDR_OK) {
         CK_RV rv = sdf_mac_update(session->pieces, pucData, uiDataLength, session->mac);
         session->mac_size += uiDataLength;
@@ -328,12 +329,12 @@ SG_EXPORT int SDF_CalculateMACFinal(void *hSessionHandle, unsigned char *pucMAC,
     if (puiMACLength == NULL)
         return SDR_OUTARGERR;
     int result;
-    struct sdf_session *session = enter_stream(hSessionHandle, SDF_STREAM_MAC, &result);
+    struct sdf_session *session = sdf_enter_stream(hSessionHandle, SDF_STREAM_MAC, &result);
     if (result == SDR_OK)
         result = sdf_room(pucMAC, puiMACLength, SDF_BLOCK);
     if (result == SDR_OK) {
         bool whole = session->mac_size != 0 && session->mac_size % SDF_BLOCK == 0;
-        abandon(session, SDF_STREAM_MAC);
+        sdf_abandon(session, SDF_STREAM_MAC);
         if (whole)
             memcpy(pucMAC, session->mac, SDF_BLOCK);
         else

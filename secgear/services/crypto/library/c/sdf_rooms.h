@@ -23,7 +23,7 @@ enum {
     SDF_DIGEST = 32,        /* of SM3 */
     SDF_TAG = 16,           /* of GCM and CCM */
     SDF_PIECE = 1 << 20,    /* of data that goes in one call */
-    SDF_MAX_AEAD = 2 << 20, /* of data that has to be in one call */
+    SDF_MAX_AEAD = 1 << 20, /* of data that has to be in one call */
     SDF_MAX_FILE = 65536,   /* of a file: what an attribute can hold */
     SDF_MAX_NAME = 128,     /* of a file's name */
     SDF_MAX_ID = 8191,      /* of an identity, whose number of bits has 16 */
@@ -72,6 +72,13 @@ enum sdf_stream {
     SDF_STREAM_DECRYPT = 4,
     SDF_STREAM_HMAC = 8,
     SDF_STREAM_MAC = 16,
+    SDF_STREAM_AUTH_ENC = 32,
+    SDF_STREAM_AUTH_DEC = 64,
+};
+
+struct sdf_auth { /* authenticated data in pieces: bytes to come, bytes that have come, the tag */
+    size_t left, done;
+    uint8_t tag[SDF_TAG];
 };
 
 struct sdf_session {
@@ -84,6 +91,7 @@ struct sdf_session {
     unsigned right[SDF_MAX_RIGHTS];
     unsigned found_next;
     struct sdf_found found[SDF_FOUND];
+    struct sdf_auth auth_enc, auth_dec;
     uint64_t mac_size;                /* of SDF_STREAM_MAC: bytes so far */
     uint8_t mac[SDF_BLOCK];           /* and the last block that they made */
 };
@@ -128,6 +136,17 @@ CK_RV sdf_read_point(struct sdf_session *session, CK_OBJECT_HANDLE key, uint8_t 
 /* Takes an agreement of this session away, and with it the handle of its ephemeral key. */
 struct sdf_object *sdf_take_agreement(struct sdf_session *session, void *handle, CK_OBJECT_HANDLE *ephemeral);
 
+/* sdf_once.c: what is done in one call. Sizes of results go in as the room there is. */
+
+CK_RV sdf_sign(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *data,
+               CK_ULONG size, CK_BYTE *signature, CK_ULONG *signature_size);
+CK_RV sdf_verify(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *data,
+                 CK_ULONG size, const CK_BYTE *signature, CK_ULONG signature_size);
+CK_RV sdf_encrypt(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *from,
+                  CK_ULONG size, CK_BYTE *to, CK_ULONG *made);
+CK_RV sdf_decrypt(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key, const CK_BYTE *from,
+                  CK_ULONG size, CK_BYTE *to, CK_ULONG *made);
+
 /* sdf_symmetric.c */
 
 struct sdf_mode {
@@ -147,6 +166,16 @@ int sdf_cipher_known(unsigned algorithm, unsigned wanted);
 int sdf_mode_of(unsigned algorithm, const unsigned char *iv, struct sdf_mode *mode);
 /* More data of a MAC by C_EncryptUpdate, and its last block where there was one. */
 CK_RV sdf_mac_update(CK_SESSION_HANDLE session, const uint8_t *data, size_t size, uint8_t mac[SDF_BLOCK]);
+
+/* sdf_pieces.c */
+
+/* Makes the module's session for pieces ready to begin: what is of the same kind there ends. */
+CK_RV sdf_prepare(struct sdf_session *session, enum sdf_stream stream);
+/* Outcome of an Init. */
+int sdf_begun(struct sdf_session *session, enum sdf_stream stream, CK_RV rv, int other);
+/* A session with this stream under way; *result says what is wrong, also of a session that is returned. */
+struct sdf_session *sdf_enter_stream(void *handle, enum sdf_stream stream, int *result);
+void sdf_abandon(struct sdf_session *session, enum sdf_stream stream);
 
 /* sdf_settings.c */
 

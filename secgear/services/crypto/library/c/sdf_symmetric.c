@@ -1,4 +1,4 @@
-/* Session keys in one call: encryption, MACs, authenticated encryption. */
+/* Session keys in one call: encryption and MACs. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,27 +48,27 @@ int sdf_mode_of(unsigned algorithm, const unsigned char *iv, struct sdf_mode *mo
 /* --- encryption -------------------------------------------------------------------------------- */
 
 struct direction {
+    CK_RV (*once)(CK_ULONG, CK_MECHANISM_PTR, CK_ULONG, const CK_BYTE *, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
     CK_RV (*init)(CK_ULONG, CK_MECHANISM_PTR, CK_ULONG);
-    CK_RV (*whole)(CK_ULONG, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
     CK_RV (*update)(CK_ULONG, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
     CK_RV (*final)(CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR);
 };
 
-static const struct direction ENCRYPTION = {C_EncryptInit, C_Encrypt, C_EncryptUpdate, C_EncryptFinal};
-static const struct direction DECRYPTION = {C_DecryptInit, C_Decrypt, C_DecryptUpdate, C_DecryptFinal};
+static const struct direction ENCRYPTION = {sdf_encrypt, C_EncryptInit, C_EncryptUpdate, C_EncryptFinal};
+static const struct direction DECRYPTION = {sdf_decrypt, C_DecryptInit, C_DecryptUpdate, C_DecryptFinal};
 
 /* As much output as input, which may be in one place. What does not fit in one call is in several. */
 static CK_RV run(const struct direction *to, CK_SESSION_HANDLE session, struct sdf_mode *mode,
                  CK_OBJECT_HANDLE key, const uint8_t *from, uint8_t *into, size_t size)
 {
+    CK_ULONG made = size;
+    if (size <= SDF_PIECE) {
+        CK_RV done = to->once(session, &mode->mechanism, key, from, size, into, &made);
+        return done == CKR_OK && made != size ? CKR_DEVICE_ERROR : done;
+    }
     CK_RV rv = to->init(session, &mode->mechanism, key);
     if (rv != CKR_OK)
         return rv;
-    CK_ULONG made = size;
-    if (size <= SDF_PIECE) {
-        rv = to->whole(session, (CK_BYTE_PTR)from, size, into, &made);
-        return rv == CKR_OK && made != size ? CKR_DEVICE_ERROR : rv;
-    }
     for (size_t at = 0; at < size && rv == CKR_OK; at += made) {
         size_t part = size - at < SDF_PIECE ? size - at : SDF_PIECE;
         made = part;
@@ -191,112 +191,6 @@ SG_EXPORT int SDF_CalculateMAC(void *hSessionHandle, void *hKeyHandle, unsigned 
             memcpy(pucMAC, mac, SDF_BLOCK);
             memcpy(pucIV, mac, SDF_BLOCK); /* to go on with */
         }
-    }
-    sdf_leave(session);
-    return result;
-}
-
-/* --- authenticated encryption -------------------------------------------------------------------- */
-
-static int aead_of(unsigned algorithm, const unsigned char *nonce, unsigned nonce_size, const unsigned char *aad,
-                   unsigned aad_size, unsigned size, struct sdf_mode *mode)
-{
-    memset(mode, 0, sizeof *mode);
-    if (algorithm != SGD_SM4_GCM && algorithm != SGD_SM4_CCM)
-        return sdf_cipher_known(algorithm, SGD_SM4_GCM);
-    if (nonce == NULL || nonce_size == 0 || (aad == NULL && aad_size != 0))
-        return SDR_INARGERR;
-    if (nonce_size > SG_MAX_PARAMETER || aad_size > SG_MAX_PARAMETER)
-        return SDR_INARGERR;
-    if (algorithm == SGD_SM4_GCM) {
-        mode->parameter.gcm = (struct CK_GCM_PARAMS){(CK_BYTE_PTR)nonce, nonce_size, 8UL * nonce_size,
-                                                     (CK_BYTE_PTR)aad,   aad_size,   8 * SDF_TAG};
-        mode->mechanism = (CK_MECHANISM){CKM_SM4_GCM, &mode->parameter, sizeof mode->parameter.gcm};
-    } else {
-        mode->parameter.ccm = (struct CK_CCM_PARAMS){size,       (CK_BYTE_PTR)nonce, nonce_size, (CK_BYTE_PTR)aad,
-                                                     aad_size, SDF_TAG};
-        mode->mechanism = (CK_MECHANISM){CKM_SM4_CCM, &mode->parameter, sizeof mode->parameter.ccm};
-    }
-    return SDR_OK;
-}
-
-SG_EXPORT int SDF_AuthEnc(void *hSessionHandle, void *hKeyHandle, unsigned int uiAlgID,
-                          unsigned char *pucStartVar, unsigned int uiStartVarLength, unsigned char *pucAad,
-                          unsigned int uiAadLength, unsigned char *pucData, unsigned int uiDataLength,
-                          unsigned char *pucEncData, unsigned int *puiEncDataLength, unsigned char *pucAuthData,
-                          unsigned int *puiAuthDataLength)
-{
-    struct sdf_mode mode;
-    int result = aead_of(uiAlgID, pucStartVar, uiStartVarLength, pucAad, uiAadLength, uiDataLength, &mode);
-    if (result != SDR_OK)
-        return result;
-    if (pucData == NULL || uiDataLength == 0 || uiDataLength > SDF_MAX_AEAD)
-        return SDR_INARGERR;
-    if (puiEncDataLength == NULL || puiAuthDataLength == NULL)
-        return SDR_OUTARGERR;
-    struct sdf_session *session = sdf_enter(hSessionHandle);
-    if (session == NULL)
-        return sdf_no_session();
-    CK_OBJECT_HANDLE key = sdf_key_of(session, hKeyHandle);
-    result = key == CK_INVALID_HANDLE ? SDR_KEYNOTEXIST : sdf_room(pucEncData, puiEncDataLength, uiDataLength);
-    if (result == SDR_OK || result == SDR_NOBUFFER) {
-        int other = sdf_room(pucAuthData, puiAuthDataLength, SDF_TAG);
-        result = result == SDR_OK ? other : result;
-    }
-    if (result == SDR_OK) {
-        CK_ULONG made = uiDataLength + SDF_TAG;
-        uint8_t *text = malloc(made);
-        CK_RV rv = text == NULL ? CKR_HOST_MEMORY : C_EncryptInit(session->handle, &mode.mechanism, key);
-        if (rv == CKR_OK)
-            rv = C_Encrypt(session->handle, pucData, uiDataLength, text, &made);
-        result = rv == CKR_MECHANISM_PARAM_INVALID ? SDR_INARGERR : sdf_error(rv, SDR_SYMOPERR);
-        if (result == SDR_OK && made != uiDataLength + SDF_TAG)
-            result = SDR_HARDFAIL;
-        if (result == SDR_OK) {
-            memcpy(pucEncData, text, uiDataLength);
-            memcpy(pucAuthData, text + uiDataLength, SDF_TAG);
-        }
-        free(text);
-    }
-    sdf_leave(session);
-    return result;
-}
-
-SG_EXPORT int SDF_AuthDec(void *hSessionHandle, void *hKeyHandle, unsigned int uiAlgID,
-                          unsigned char *pucStartVar, unsigned int uiStartVarLength, unsigned char *pucAad,
-                          unsigned int uiAadLength, unsigned char *pucAuthData, unsigned int uiAuthDataLength,
-                          unsigned char *pucEncData, unsigned int uiEncDataLength, unsigned char *pucData,
-                          unsigned int *puiDataLength)
-{
-    struct sdf_mode mode;
-    int result = aead_of(uiAlgID, pucStartVar, uiStartVarLength, pucAad, uiAadLength, uiEncDataLength, &mode);
-    if (result != SDR_OK)
-        return result;
-    if (pucEncData == NULL || uiEncDataLength == 0 || uiEncDataLength > SDF_MAX_AEAD || pucAuthData == NULL ||
-        uiAuthDataLength != SDF_TAG)
-        return SDR_INARGERR;
-    if (puiDataLength == NULL)
-        return SDR_OUTARGERR;
-    struct sdf_session *session = sdf_enter(hSessionHandle);
-    if (session == NULL)
-        return sdf_no_session();
-    CK_OBJECT_HANDLE key = sdf_key_of(session, hKeyHandle);
-    result = key == CK_INVALID_HANDLE ? SDR_KEYNOTEXIST : sdf_room(pucData, puiDataLength, uiEncDataLength);
-    if (result == SDR_OK) {
-        CK_ULONG size = uiEncDataLength + SDF_TAG, made = uiEncDataLength;
-        uint8_t *text = malloc(size);
-        CK_RV rv = text == NULL ? CKR_HOST_MEMORY : C_DecryptInit(session->handle, &mode.mechanism, key);
-        if (rv == CKR_OK) {
-            memcpy(text, pucEncData, uiEncDataLength);
-            memcpy(text + uiEncDataLength, pucAuthData, SDF_TAG);
-            rv = C_Decrypt(session->handle, text, size, pucData, &made);
-        }
-        result = rv == CKR_ENCRYPTED_DATA_INVALID     ? SDR_MACERR
-                 : rv == CKR_MECHANISM_PARAM_INVALID ? SDR_INARGERR
-                                                     : sdf_error(rv, SDR_SYMOPERR);
-        if (result == SDR_OK && made != uiEncDataLength)
-            result = SDR_HARDFAIL;
-        free(text);
     }
     sdf_leave(session);
     return result;

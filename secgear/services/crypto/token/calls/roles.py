@@ -6,8 +6,9 @@ through them in clear but a security officer's new PIN, which belongs on an atte
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -113,7 +114,8 @@ def open_request(app: Application, wish: bytes) -> bytes:
 @told
 def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -> bytes:
     """Carry out what was approved."""
-    return governing.execute(app, request, approvals, secret)
+    with _refusals_recorded(app):
+        return governing.execute(app, request, approvals, secret)
 
 
 @serves("S_BackupPiece")
@@ -133,7 +135,8 @@ def backup_piece(app: Application, number: int) -> bytes:
 @told
 def restore_begin(app: Application, request: bytes, approvals: bytes, manifest: bytes) -> bytes:
     """Begin a restoration: the key to which custodians send their shares, with evidence."""
-    app.badge.restoration = Restoration(app, request, approvals, manifest)
+    with _refusals_recorded(app):
+        app.badge.restoration = Restoration(app, request, approvals, manifest)
     return app.badge.restoration.target
 
 
@@ -175,6 +178,19 @@ def audit_checkpoint(app: Application, nonce: bytes) -> bytes:
     """The end of the audit trail at this moment, signed for a nonce."""
     app.badge.require(app.module.vault.head.roles, Role.AUDITOR, Role.ADMINISTRATOR)
     return reading.checkpoint(app.module, nonce)
+
+
+@contextlib.contextmanager
+def _refusals_recorded(app: Application) -> Iterator[None]:
+    """Who has a role and asks for what is not approved, leaves a record of that."""
+    try:
+        yield
+    except CryptoRefused as error:
+        if app.badge.role:
+            detail = {"as": app.badge.role, "name": app.badge.name, "why": str(error)[:200]}
+            event = Event("execution refused", app.actor, None, detail)
+            app.module.vault.transact(lambda draft: draft.record(event))
+        raise
 
 
 def _restoration(app: Application) -> Restoration:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from secgear.services.crypto.client import Token
 from secgear.services.crypto.pkcs11.constants import Mech
 from secgear.services.crypto.sdf import InternalKey, make_kek, make_pair
 from secgear.services.crypto.token.mechanisms import MECHANISMS
+from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN, MemoryStore, connect, open_module
 from tests.services.crypto.library.answering import Answering
 from tests.services.crypto.library.cryptoki import copy_of
@@ -30,15 +32,14 @@ def _provisioned(_prepared: MemoryStore) -> MemoryStore:
     """Key pairs 1 of both kinds; 2 of SM2 may decrypt; a key encryption key."""
     store = _prepared.copy()
     caller = connect(open_module(store))
-    session = caller.one("C_OpenSession", 0, 6)
-    caller.call("C_Login", session, 1, PIN)
+    session = Token(caller, 0).session(PIN)
     for role in ("sign", "enc"):
         for algorithm in ("sm2", "rsa"):
-            make_pair(caller, session, InternalKey(role, 1, algorithm))
-    make_pair(caller, session, InternalKey("sign", 2, "sm2"))
-    make_pair(caller, session, InternalKey("enc", 2, "sm2"), decrypt=True)
-    make_pair(caller, session, InternalKey("enc", 2, "rsa"), decrypt=True)
-    make_kek(caller, session, 1)
+            make_pair(session, InternalKey(role, 1, algorithm))
+    make_pair(session, InternalKey("sign", 2, "sm2"))
+    make_pair(session, InternalKey("enc", 2, "sm2"), decrypt=True)
+    make_pair(session, InternalKey("enc", 2, "rsa"), decrypt=True)
+    make_kek(session, 1)
     caller.call("C_Finalize")
     return store
 
@@ -46,6 +47,12 @@ def _provisioned(_prepared: MemoryStore) -> MemoryStore:
 @pytest.fixture
 def store(_provisioned: MemoryStore) -> MemoryStore:
     return _provisioned.copy()
+
+
+@pytest.fixture
+def module(store: MemoryStore) -> Module:
+    """Of each test its own."""
+    return open_module(store)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_an_application_outlives_the_enclave(
     pin.write_text(f"{PIN}\n")
     with serving(directory) as server:
         prepare_token(server.socket, tmp_path / "pins")
-        place = ("--socket", str(server.socket), "--pin-file", str(pin))
+        place = ("--token", "demo", "--socket", str(server.socket), "--pin-file", str(pin))
         secgear("crypto", "sdf", "key", "sign", "1", *place)
         monkeypatch.setenv("SECGEAR_PKCS11", f"unix:{server.socket}")
         sdf = Sdf(copy_of(built, tmp_path))

@@ -306,6 +306,68 @@ def test_arguments_of_authenticated_encryption_are_checked(session: Session) -> 
     assert code(binding.SM1_ECB, bytes(16), 16, None, 0, 64) == "ALGNOTSUPPORT"
 
 
+@pytest.mark.parametrize("algorithm", [binding.SM4_GCM, binding.SM4_CCM])
+def test_authenticated_encryption_in_pieces_is_that_of_the_whole(
+    session: Session, algorithm: int
+) -> None:
+    key, nonce, text = session.key(KEY), bytes(range(12)), os.urandom(100)
+    expected = sealed(session, key, algorithm, nonce, text)
+    parts = (text[:33], text[33:34], text[34:])
+    start = (key, algorithm, nonce, 12, b"aad", 3)
+    session.call("AuthEncInit", *start, 100)
+    data = b"".join(session.output("AuthEncUpdate", one, len(one), room=len(one)) for one in parts)
+    small, last, tag = Room(15), Room(100), Room(16)
+    out = (last.buffer, byref(last.length))
+    code = session.code("AuthEncFinal", *out, small.buffer, byref(small.length))
+    assert (code, bytes(small.buffer)) == ("NOBUFFER", bytes(15) + MARK)
+    last.length.value = 100
+    session.call("AuthEncFinal", *out, tag.buffer, byref(tag.length))
+    assert (data + last.data, tag.data) == expected
+
+    def opened(tag: bytes, data: bytes) -> tuple[str, bytes]:
+        room = Room(100)
+        session.call("AuthDecInit", *start, tag, 16, 100)
+        for one in (data[:50], data[50:]):
+            assert session.output("AuthDecUpdate", one, len(one), room=50) == b""
+        assert session.code("AuthDecFinal", None, byref(c_uint(0))) == "NOBUFFER"
+        code = session.code("AuthDecFinal", room.buffer, byref(room.length))
+        return code, bytes(room.buffer[:100])
+
+    assert opened(expected[1], expected[0]) == ("OK", text)
+    assert opened(bytes(16), expected[0]) == ("MACERR", bytes(100))
+    changed = bytes((expected[0][0] ^ 1,)) + expected[0][1:]
+    assert opened(expected[1], changed) == ("MACERR", bytes(100))
+
+
+def test_authenticated_pieces_are_as_many_as_was_said(session: Session) -> None:
+    key, room, tag = session.key(KEY), Room(64), Room(16)
+    out = (room.buffer, byref(room.length))
+    start = (key, binding.SM4_GCM, bytes(12), 12, None, 0)
+    for name in ("AuthEnc", "AuthDec"):
+        assert session.code(f"{name}Update", bytes(16), 16, *out) == "STEPERR"
+    assert session.code("AuthDecFinal", *out) == "STEPERR"
+    session.call("AuthEncInit", *start, 32)
+    assert session.code("AuthEncUpdate", bytes(33), 33, *out) == "INARGERR"
+    session.output("AuthEncUpdate", bytes(16), 16, room=16)
+    end = (*out, tag.buffer, byref(tag.length))
+    assert session.code("AuthEncFinal", *end) == "STEPERR"
+    session.output("AuthEncUpdate", bytes(16), 16, room=16)
+    assert session.code("AuthEncFinal", *end) == "OK"
+    assert session.code("AuthEncFinal", *end) == "STEPERR"
+    session.call("AuthDecInit", *start, bytes(16), 16, 32)
+    assert session.code("AuthDecFinal", *out) == "STEPERR"
+    assert session.code("AuthDecUpdate", bytes(33), 33, *out) == "INARGERR"
+    for size in (0, 15, 17):
+        assert session.code("AuthDecInit", *start, bytes(17), size, 32) == "INARGERR"
+    for size in ((1 << 20) + 1, 2**32 - 1):
+        assert session.code("AuthEncInit", *start, size) == "INARGERR"
+    assert session.code("AuthEncInit", None, *start[1:], 32) == "KEYNOTEXIST"
+    # It is one kind with encryption, and an Init begins anew.
+    session.call("AuthEncInit", *start, 16)
+    session.call("EncryptInit", key, binding.SM4_ECB, None, 0)
+    assert session.code("AuthEncUpdate", bytes(16), 16, *out) == "STEPERR"
+
+
 # --- in pieces ---------------------------------------------------------------------------------
 
 
