@@ -115,6 +115,11 @@ def user(caller: Caller) -> User:
     return User(caller)
 
 
+def flipped(data: bytes) -> bytes:
+    """The same, but for its last bit."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 def refusal(function: Any, *arguments: Any, **named: Any) -> Rv:
     """The return value with which a call is refused."""
     with pytest.raises(CryptokiError) as refused:

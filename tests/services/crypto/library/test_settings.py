@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 from ctypes import byref
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.services.crypto.library.cryptoki import (
     Library,
     Session,
     buffer_of,
+    copy_of,
     loaded,
 )
 
@@ -129,6 +132,46 @@ def test_a_library_can_be_built_for_one_module(
     with loaded(tmp_path / "own.so") as library:
         library.call("C_Initialize", None)
         assert server.connections == 1
+
+
+PROGRAM = """
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int count, char **words)
+{
+    void *library = dlopen(words[count - 1], RTLD_NOW);
+    unsigned long (*initialise)(void *) = (unsigned long (*)(void *))dlsym(library, "C_Initialize");
+    printf("%lx", initialise(NULL));
+    return 0;
+}
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a program set-user-id")
+def test_a_program_with_more_rights_than_its_user_does_not_listen_to_the_user(
+    built: Path, module: Module, home: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="sg") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        library = copy_of(built, folder)
+        (folder / "program.c").write_text(PROGRAM)
+        program = folder / "program"
+        subprocess.run(["cc", str(folder / "program.c"), "-o", str(program)], check=True)
+        with answering(folder / "socket", honest(module)) as server:
+            server.path.chmod(0o777)
+            configured(home / ".config", f"module = {server.address}")
+            environment = {**os.environ, "SECGEAR_PKCS11": server.address}
+            for mode, expected in ((0o755, Rv.OK), (0o4755, Rv.GENERAL_ERROR)):
+                program.chmod(mode)
+                done = subprocess.run(
+                    [str(program), str(library)], env=environment, user=65534, group=65534,
+                    extra_groups=[], stdout=subprocess.PIPE, check=True,
+                )  # fmt: skip
+                if mode & 0o4000 and os.statvfs(folder).f_flag & os.ST_NOSUID:
+                    pytest.skip("set-user-id means nothing on this file system")
+                assert int(done.stdout, 16) == expected
 
 
 # --- commands ------------------------------------------------------------------------------------

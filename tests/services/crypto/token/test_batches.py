@@ -17,7 +17,7 @@ from secgear.services.crypto.rpc.messages import build_request, parse_request
 from secgear.services.crypto.token.calls.batches import MAX_BYTES
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN, connect
-from tests.services.crypto.conftest import User, refusal
+from tests.services.crypto.conftest import User, flipped, refusal
 
 DATA = [bytes([number]) * (number * 7) for number in range(20)]
 NONCES = tuple(GcmParams(bytes([number]) * 12, b"%d" % number, 128) for number in range(20))
@@ -56,7 +56,7 @@ def test_one_that_fails_does_not_fail_the_others(user: User) -> None:
     nonces = (*NONCES[:3], GcmParams(b"", b"", 128), *NONCES[4:])
     sealed = user.call("S_EncryptBatch", Mechanisms(Mech.AES_GCM, nonces), key, DATA)
     assert sealed[3] is Rv.MECHANISM_PARAM_INVALID
-    sealed[3], sealed[4] = b"short", sealed[4][:-1] + b"?"
+    sealed[3], sealed[4] = b"short", flipped(sealed[4])
     opened = user.call("S_DecryptBatch", Mechanisms(Mech.AES_GCM, NONCES), key, sealed)
     assert opened[3] is Rv.ENCRYPTED_DATA_LEN_RANGE
     assert opened[4] is Rv.ENCRYPTED_DATA_INVALID

@@ -84,6 +84,20 @@ static CK_RV greet(void)
     return sg_end(&call);
 }
 
+/* Nobody gets in any more; whoever is inside is sent out before the connection is closed. */
+static void retire(void)
+{
+    pthread_mutex_lock(&counting);
+    atomic_store(&owner, 0);
+    pthread_mutex_unlock(&counting);
+    sg_connection_break(CKR_CRYPTOKI_NOT_INITIALIZED);
+    pthread_mutex_lock(&counting);
+    while (inside != 0)
+        pthread_cond_wait(&left, &counting);
+    pthread_mutex_unlock(&counting);
+    sg_connection_close();
+}
+
 static CK_RV initialise(const CK_C_INITIALIZE_ARGS *arguments)
 {
     char address[SG_ADDRESS];
@@ -96,10 +110,8 @@ static CK_RV initialise(const CK_C_INITIALIZE_ARGS *arguments)
         return rv;
     atomic_store(&owner, getpid());
     rv = greet();
-    if (rv != CKR_OK) {
-        atomic_store(&owner, 0);
-        sg_connection_close();
-    }
+    if (rv != CKR_OK)
+        retire();
     return rv;
 }
 
@@ -128,16 +140,12 @@ SG_EXPORT CK_RV C_Finalize(CK_VOID_PTR pReserved)
     pthread_mutex_lock(&changing);
     CK_RV rv = CKR_CRYPTOKI_NOT_INITIALIZED;
     if (atomic_load(&owner) == getpid()) {
-        farewell();
         pthread_mutex_lock(&counting);
-        atomic_store(&owner, 0);
+        bool alone = inside == 0;
         pthread_mutex_unlock(&counting);
-        sg_connection_break(CKR_CRYPTOKI_NOT_INITIALIZED);
-        pthread_mutex_lock(&counting);
-        while (inside != 0)
-            pthread_cond_wait(&left, &counting);
-        pthread_mutex_unlock(&counting);
-        sg_connection_close();
+        if (alone) /* behind a call that does not end, it would not be heard */
+            farewell();
+        retire();
         rv = CKR_OK;
     }
     pthread_mutex_unlock(&changing);
