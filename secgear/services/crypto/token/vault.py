@@ -385,17 +385,18 @@ class Vault:
 
     # --- changing --------------------------------------------------------------------------------
 
-    def transact(self, function: Callable[[Draft], T]) -> T:
+    def transact(self, function: Callable[[Draft], T], *, first: bool = False) -> T:
         """Make a change durable: what `function` writes to a draft. Returns what it returns.
 
         `function` is run again when another enclave was faster, and may refuse by raising. Changes
         that several threads wait for are made durable together, so it may be run by another thread,
-        with locks held: it takes none. Raises
+        with locks held: it takes none. first: it looks at `tables` as well, which know nothing of
+        what others have written to the same draft, so nobody comes before it. Raises
         CryptokiError(DEVICE_ERROR) when the host has not kept it, or does not let us know: then it
         has happened in full or not at all. Raises CryptoModuleError when it is kept and the counter
         can't be moved: the enclave has to start again then, because its change could be undone.
         """
-        wish = Wish(function)
+        wish = Wish(function, first=first)
         self._wishes.append(wish)
         with self._lock:
             # Whoever has waited for the lock has waited with others: one change is for them all.
@@ -410,12 +411,16 @@ class Vault:
             if self._noted > self._looked:
                 self.catch_up()
             for attempt in range(_TRIES):
-                draft = Draft(self._state.head, self.tables)
-                for number, wish in enumerate(wishes, 1):
-                    draft = wish.tried(draft)
-                    if draft.size > _TOGETHER:
+                before = self._state
+                draft = Draft(before.head, self.tables)
+                for number, wish in enumerate(wishes):
+                    if number and (wish.first or draft.size > _TOGETHER):
                         self._wishes.extendleft(reversed(wishes[number:]))
                         del wishes[number:]
+                        break
+                    draft = wish.tried(draft)
+                if self._state is not before:
+                    continue  # somebody's look has brought news: this is of an older state
                 if not draft.changed or self._made(draft):
                     return
                 time.sleep(random.random() * min(attempt, 20) / 1000)  # noqa: S311  (no secret)
