@@ -311,7 +311,8 @@ class Slot:
         """Make several changes durable, all of them or none. Returns the new objects.
 
         decide: what to change, asked when nobody else changes anything, so it looks at `table`;
-        again, upon a later state, where an enclave beside this one was quicker. generation: as for `keep`.
+        again, upon a later state, where an enclave beside this one was quicker. generation: as for
+        `keep`.
         """
 
         def change(draft: Draft) -> list[Object]:

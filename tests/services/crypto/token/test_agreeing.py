@@ -23,7 +23,8 @@ from tests.services.crypto.conftest import User, template
 
 def together(store: MemoryStore, module: Module, *calls: Callable[[], Any]) -> list[Any]:
     """Have all of them wait for the same change. Returns what each got, or was refused with."""
-    commit, results = store.commit, [None] * len(calls)
+    commit = store.commit
+    results: list[Any] = [None] * len(calls)
     queue = module.vault._wishes
 
     def make(at: int) -> None:
