@@ -200,9 +200,10 @@ class Vault:
             self._state = first
             self.tables = tuple(Table() for _ in first.head.tokens)
             for _ in range(_READS):
+                asked = time.monotonic()
                 with contextlib.suppress(_Outdone):
                     self._load()
-                    self._due = time.monotonic() + LEASE
+                    self._due = asked + LEASE
                     return
             raise CryptoModuleError("the store changes faster than it can be read")
 
@@ -254,9 +255,12 @@ class Vault:
             self._catch_up()
 
     def _catch_up(self, *, look: bool = False) -> None:
-        """look: at the store, even if the counter says that there is nothing new."""
+        """look: at the store, even if the counter says that there is nothing new.
+
+        The host may hold an answer back, so it is as old as its question.
+        """
         for _ in range(_READS):
-            noted, state = self._noted, self._state
+            noted, state, asked = self._noted, self._state, time.monotonic()
             now = self._counter.read()
             newest = (now.value, now.mark) == (state.head.epoch, state.mark)
             try:
@@ -267,10 +271,11 @@ class Vault:
                     )
             except _Outdone:
                 continue
-            self._due = time.monotonic() + LEASE
+            self._due = asked + LEASE
             self._looked = max(self._looked, noted)  # whatever the host has said
-            return
-        raise RolledBack("the store changes faster than it can be read")
+            if time.monotonic() < self._due:
+                return
+        raise RolledBack("the store changes faster than it can be read, or answers come too late")
 
     def _pull(self) -> bool:
         """Take over what has changed; whether anything has.
@@ -448,12 +453,13 @@ class Vault:
             self._restore(leaves)
             raise
         failure: SecGearError | None = None
+        asked = time.monotonic()
         try:
             kept = self._store.commit(change)
         except SecGearError as error:
             kept, failure = False, error
         if kept and self._counted(state):
-            self._due = time.monotonic() + LEASE
+            self._due = asked + LEASE
             self._reached(state, draft.written.values(), draft.deleted, draft.written)
             return True
         # What has become of it is in what others have made of it.
