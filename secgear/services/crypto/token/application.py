@@ -206,9 +206,9 @@ class Application:
             self._check_login(session.slot, UserType(user))  # nothing waited meanwhile
             if session.handle not in self._sessions:
                 raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
-            self._logins[session.slot.number] = UserType(user)
-            if one is not None:
+            if one is not None:  # first: nobody sees the login without its limits
                 self._named[session.slot.number] = one.id
+            self._logins[session.slot.number] = UserType(user)
 
     def _check_login(self, slot: Slot, user: UserType) -> None:
         with self._lock:
@@ -233,8 +233,9 @@ class Application:
 
     def _log_out(self, slot: Slot) -> bool:
         """Whether anybody was logged in."""
+        gone = self._logins.pop(slot.number, None)
         self._named.pop(slot.number, None)
-        return self._logins.pop(slot.number, None) is not None
+        return gone is not None
 
     def who(self, slot: Slot) -> Who:
         """Whose PIN it is that C_SetPIN changes: with nobody logged in the user's."""
@@ -292,6 +293,9 @@ class Application:
             raise CryptokiError(Rv.SESSION_READ_ONLY)
         if item.private and not self.is_user(session.slot):
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
+        # The guard has asked before; but somebody may have logged in while a key was generated.
+        if item.token and not Right.MANAGE & self.rights(session.slot):
+            raise CryptokiError(Rv.ACTION_PROHIBITED)
 
     def add(self, session: Session, items: list[Object], event: Event) -> list[int]:
         """Keep new objects: all of them on the token or for the session. Returns their handles."""
