@@ -32,11 +32,12 @@ class Phase(enum.StrEnum):
 class OpenRequest(msgspec.Struct, frozen=True):
     """A request that was made here and neither executed nor has expired.
 
-    digest: 32 bytes. expires: seconds since 1970.
+    digest: 32 bytes. expires: seconds since 1970. opened_by: whose it is.
     """
 
     digest: bytes
     expires: int
+    opened_by: str
 
 
 class Roles(msgspec.Struct, frozen=True):
