@@ -1,5 +1,6 @@
 /* The ways to the module: its Unix socket, or a command that carries the frames elsewhere. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -126,9 +127,14 @@ static int dial_command(const char *command, pid_t *child)
 int sg_dial(const char *address, pid_t *child)
 {
     *child = 0;
-    if (address[0] == '|')
-        return dial_command(address + 1, child);
-    return dial_socket(address + strlen("unix:"));
+    int descriptor =
+        address[0] == '|' ? dial_command(address + 1, child) : dial_socket(address + strlen("unix:"));
+    if (descriptor < 0 || descriptor > STDERR_FILENO)
+        return descriptor;
+    /* A daemon has closed its standard output; what somebody prints there all the same is no frame. */
+    int higher = fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(descriptor);
+    return higher;
 }
 
 /* Whether the child is gone within a second. */
