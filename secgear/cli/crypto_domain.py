@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secgear.cli import inputs
-from secgear.cli.output import AsJson, UsageError, emit, note
+from secgear.cli.output import AsJson, UsageError, emit, note, read, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def apply(
         tee=tee,
         roots=inputs.read_roots(root),
     )
-    output.write_bytes(application)
+    write_file(output, application)
     note(f"application for {directory} in {output}")
 
 
@@ -82,12 +82,12 @@ def admit(
 
     welcome = joining.admit(
         directory,
-        _read(application),
+        read(application, joining.MAX_SIZE),
         _collateral(collateral),
-        _read(request) if request is not None else b"",
-        [_read(path) for path in approval or ()],
+        read(request, joining.MAX_SIZE) if request is not None else b"",
+        [read(path, joining.MAX_SIZE) for path in approval or ()],
     )
-    output.write_bytes(welcome)
+    write_file(output, welcome)
     note(f"admitted; the welcome is in {output}")
 
 
@@ -101,7 +101,7 @@ def accept(
     """On the new machine: verify who has admitted it, and join. Compare the audit key."""
     from secgear.services.crypto import joining
 
-    status = joining.accept(directory, _read(welcome), _collateral(collateral))
+    status = joining.accept(directory, read(welcome, joining.MAX_SIZE), _collateral(collateral))
     if as_json:
         emit({"slots": status.slots, "audit_key": status.audit_key.hex()})
     else:
@@ -156,13 +156,6 @@ def rotate(directory: Directory) -> None:
 
     with joining.member(directory) as enclave, told():
         note(f"the domain key is of generation {enclave.rotate()}")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 def _collateral(paths: Sequence[Path] | None) -> bytes:

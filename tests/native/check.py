@@ -131,7 +131,12 @@ def _library(folder: Path) -> None:
     # Not what a preloaded library changes: programs that fork, and what is loaded and unloaded.
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
     for what, flags, preloaded, names in (
-        ("address", ADDRESS, libraries, ("hostile", "output", "mechanisms", "threads", "errors")),
+        (
+            "address",
+            ADDRESS,
+            libraries,
+            ("hostile", "output", "mechanisms", "messages", "threads", "errors"),
+        ),
         ("thread", THREAD, ("libtsan.so",), ("threads",)),
     ):
         environment = _preloaded(preloaded) | {

@@ -219,11 +219,23 @@ def test_a_donor_of_the_hosts_own_making_is_refused(
     )
     rogue = Machine(place.folder, "rogue", monkeypatch)
     monkeypatch.setattr(host, "PROGRAM", source)
-    host.found(rogue.here(), roots=[rogue.added])
+    address, _, key = place.witness.partition(",")
+    witness = host.Witness(address, bytes.fromhex(key))
+    host.found(rogue.here(), witness=witness, roots=[rogue.added])
     application = place.application(place.other, None, place.one, place.other, rogue)
     with pytest.raises(CryptoModuleError, match="measurement"):
         place.accept(place.other, joining.admit(rogue.here(), application))
     assert place.accept(place.other, place.admit(application)) == place.key
+
+
+def test_a_module_whose_counter_is_its_hosts_stays_there(place: Place) -> None:
+    alone = place.folder / "alone"
+    place.one.here()
+    host.found(alone, roots=[place.one.added, place.other.added])
+    application = place.application(place.other, alone / "module.sgear")
+    place.one.here()
+    with pytest.raises(CryptoModuleError, match="need a witness"):
+        joining.admit(alone, application)
 
 
 def test_messages_that_were_changed_or_are_of_others_are_refused(
@@ -253,7 +265,7 @@ def test_messages_that_were_changed_or_are_of_others_are_refused(
     fields = msgspec.msgpack.decode(welcome)
     for lie, said in (
         ({"audit": bytes(32)}, "report data"),
-        ({"grant": fields["grant"][:-1] + b"\0"}, "report data"),
+        ({"grant": fields["grant"][:-1] + bytes([fields["grant"][-1] ^ 1])}, "report data"),
         ({"version": 0}, "of version 0"),
     ):
         with pytest.raises(CryptoModuleError, match=said):

@@ -38,6 +38,18 @@ class Mechanism(Structure):
     _fields_ = (("type", c_ulong), ("parameter", c_void_p), ("size", c_ulong))
 
 
+class Input(Structure):
+    """CK_SECGEAR_INPUT."""
+
+    _fields_ = (("data", c_char_p), ("size", c_ulong))
+
+
+class Result(Structure):
+    """CK_SECGEAR_RESULT."""
+
+    _fields_ = (("data", c_void_p), ("size", c_ulong), ("rv", c_ulong))
+
+
 class InitializeArgs(Structure):
     _fields_ = (
         *((f"mutex{i}", c_void_p) for i in range(4)),

@@ -6,7 +6,7 @@ import contextlib
 import random
 import struct
 from collections.abc import Callable
-from ctypes import addressof, byref, c_ubyte, c_ulong, sizeof
+from ctypes import POINTER, addressof, byref, c_ubyte, c_ulong, sizeof
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ from secgear.services.crypto.token.module import Module
 from tests.services.crypto.library.answering import Answering, Peer
 from tests.services.crypto.library.cryptoki import (
     Attribute,
+    Input,
     Library,
     Mechanism,
+    Result,
     mechanism_of,
     template,
 )
+from tests.services.crypto.library.parameters import GcmMessageParams
 
 NUMBERS = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x100, 0xFFFF, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
 GUARD = 0xA5
@@ -134,7 +137,7 @@ class Caller:
         self.calls = 0
         self.refused = 0
         self.session = 1
-        self.key = 2
+        self.key = self.aes = 2
 
     def play(self, calls: int) -> None:
         """So many calls, or until the connection is gone."""
@@ -177,6 +180,11 @@ class Caller:
         rv = self._rv("C_CreateObject", self.session, made, len(made), byref(handle))
         if rv == Rv.OK and handle.value < 10000:
             self.key = handle.value
+        made = template(
+            CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES, VALUE=bytes(16), PRIVATE=False
+        )
+        if not self._rv("C_CreateObject", self.session, made, len(made), byref(handle)):
+            self.aes = handle.value
         return rv
 
     def digest(self) -> int:
@@ -264,7 +272,48 @@ class Caller:
             template(), 0, template(), 0, byref(first), byref(second),
         )  # fmt: skip
 
-    MOVES = (begin, create, digest, sign, random, find, lists, info, attributes, pair)
+    def message(self) -> int:
+        self._rv("C_MessageEncryptInit", self.session, byref(Mechanism(Mech.AES_GCM)), self.aes)
+        iv, tag, room = Guarded(12), Guarded(16), Guarded(self.chance.choice((0, 9, 64)))
+        given = GcmMessageParams(iv=iv.address, iv_size=12, tag=tag.address, tag_bits=128)
+        size = c_ulong(room.size)
+        rv = self._rv(
+            "C_EncryptMessage", self.session, byref(given), sizeof(given), None, 0,
+            b"some data", 9, room.pointer(), byref(size),
+        )  # fmt: skip
+        for one in (iv, tag, room):
+            one.check()
+        if rv == Rv.OK:
+            expect(size.value <= room.size, "a message that is longer than its room")
+        self._rv("C_MessageEncryptFinal", self.session)
+        return rv
+
+    def batch(self) -> int:
+        rooms = [Guarded(self.chance.choice((0, 31, 32, 64))) for _ in range(3)]
+        results = (Result * 3)(*(Result(room.address, room.size, 0) for room in rooms))
+        inputs = (Input * 3)(*(Input(b"some data", 9) for _ in rooms))
+        mechanism = (Mechanism * 1)(Mechanism(Mech.SHA256_HMAC))
+        rv = self._rv("S_SignBatch", self.session, mechanism, 1, self.key, inputs, 3, results, 3)
+        for one, room in zip(results, rooms, strict=True):
+            room.check()
+            if rv == Rv.OK and one.rv == Rv.OK:
+                expect(one.size <= room.size, "a result that is longer than its room")
+        return rv
+
+    def document(self) -> int:
+        data, size = POINTER(c_ubyte)(), c_ulong(0)
+        rv = self._rv("S_ListKeys", self.session, None, 0, byref(data), byref(size))
+        if rv == Rv.OK:
+            expect(len(bytes(data[: size.value])) == size.value, "less than it says")
+            self._rv("S_Free", data)
+        else:
+            expect(not data and not size.value, "something to free where nothing came")
+        return rv
+
+    MOVES = (
+        *(begin, create, digest, sign, random, find, lists, info, attributes, pair),
+        *(message, batch, document),
+    )
 
 
 def play(module: Module, path: Path, place: Path, seed: int, rate: float = 0.3) -> tuple[int, int]:

@@ -299,6 +299,30 @@ def test_who_speaks_something_else_is_no_module(
         assert library.rv("C_Initialize", byref(args)) == Rv.FUNCTION_FAILED
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(build_error(Rv.HOST_MEMORY), Rv.HOST_MEMORY), (b"no answer", Rv.DEVICE_ERROR)],
+)
+def test_who_is_not_let_in_may_try_again(
+    library: Library, short: Path, body: bytes, expected: Rv
+) -> None:
+    said = [body]
+
+    def serve(peer: Peer) -> None:
+        peer.greet()
+        number, _ = peer.frame()
+        peer.reply(number, said[0])
+        peer.frame()
+
+    with answering(short / "strict", serve) as server:
+        args = InitializeArgs(flags=2, reserved=server.address.encode())
+        assert library.rv("C_Initialize", byref(args)) == expected
+        assert library.rv("C_GetInfo", Guarded(88).pointer()) == Rv.CRYPTOKI_NOT_INITIALIZED
+        assert library.rv("C_Finalize", None) == Rv.CRYPTOKI_NOT_INITIALIZED
+        said[0] = message("C_Initialize")
+        assert library.rv("C_Initialize", byref(args)) == Rv.OK
+
+
 def test_a_lie_to_one_thread_ends_the_calls_of_all(library: Library, short: Path) -> None:
     both = threading.Barrier(2)
     numbers: list[int] = []

@@ -9,10 +9,8 @@ from ctypes import (
     Structure,
     addressof,
     byref,
-    c_char_p,
     c_ubyte,
     c_ulong,
-    c_void_p,
     create_string_buffer,
     sizeof,
     string_at,
@@ -29,8 +27,10 @@ from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.rpc.messages import build_answer
 from tests.services.crypto.library.answering import Peer, answering, called, lying
 from tests.services.crypto.library.cryptoki import (
+    Input,
     Library,
     Mechanism,
+    Result,
     Session,
     buffer_of,
     mechanism_of,
@@ -214,14 +214,6 @@ def test_parts_of_a_message_that_do_not_fit_their_structure_are_no_answer(
 # --- our own -------------------------------------------------------------------------------------
 
 
-class Input(Structure):
-    _fields_ = (("data", c_char_p), ("size", c_ulong))
-
-
-class Result(Structure):
-    _fields_ = (("data", c_void_p), ("size", c_ulong), ("rv", c_ulong))
-
-
 def inputs(*items: bytes) -> Any:
     return (Input * len(items))(*(Input(item, len(item)) for item in items))
 
@@ -300,6 +292,19 @@ def test_what_the_library_allocates_is_freed_by_the_library(session: Session) ->
     assert session.rv("S_ListKeys", None, 0, byref(data), byref(size)) == Rv.SESSION_HANDLE_INVALID
     assert not data
     assert size.value == 0
+
+
+def test_of_a_document_that_is_none_nothing_is_left(library: Library, short: Path) -> None:
+    def lie(peer: Peer, number: int, body: bytes) -> None:
+        peer.reply(number, build_answer(called(body), (b"a document",), OWN) + b"and more")
+
+    with answering(short / "liar", lying(lie)) as server:
+        library.initialise(server.address)
+        data, size = POINTER(c_ubyte)(), c_ulong(9)
+        rv = library.rv("S_ListKeys", 1, None, 0, byref(data), byref(size))
+        assert rv == Rv.DEVICE_ERROR
+        assert not data
+        assert size.value == 0
 
 
 def test_numbers_come_back_as_numbers(session: Session) -> None:

@@ -12,7 +12,7 @@ from secgear.services.crypto.pkcs11.calls import BY_NAME, split
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass, Salt
 from secgear.services.crypto.pkcs11.mechanism import HkdfParams, Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.token import guard, pins, uses
+from secgear.services.crypto.token import generation, guard, pins, uses
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.guard import ALWAYS, CALLS
@@ -76,6 +76,27 @@ def test_each_has_a_pin_and_a_lock_of_their_own(store: MemoryStore) -> None:
     ]
     Officer(module).user(b"ann", USE, b"another-pin")
     named(module, b"ann", b"another-pin")
+
+
+def test_who_logs_in_while_a_key_is_generated_does_not_keep_it_without_the_right(
+    module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard has let the call pass when nobody was logged in."""
+    Officer(module).user(b"ann", USE)
+    ann = User(connect(module), login=False)
+    real = generation.generate
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        made = real(*arguments, **named)
+        ann.call("C_LoginUser", 1, ANN_PIN, b"ann")
+        return made
+
+    monkeypatch.setattr(generation, "generate", slow)
+    assert refusal(ann.aes, TOKEN=True, PRIVATE=False) is Rv.ACTION_PROHIBITED
+    assert ann.find() == []
+    monkeypatch.undo()
+    assert refusal(ann.aes, TOKEN=True, PRIVATE=False) is Rv.ACTION_PROHIBITED
+    assert ann.aes()
 
 
 def test_a_user_changes_their_own_pin(module: Module) -> None:

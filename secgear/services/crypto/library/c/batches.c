@@ -42,6 +42,17 @@ void sg_get_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size)
     }
     memcpy(*data, bytes, length);
     *size = length;
+    call->document = data;
+    call->document_size = size;
+}
+
+void sg_drop_document(struct sg_call *call)
+{
+    if (call->document == NULL)
+        return;
+    sg_wipe_free(*call->document, *call->document_size);
+    *call->document = NULL;
+    *call->document_size = 0;
 }
 
 /* One type and the parameters: of each input, or one for all; all of them have one, or none. */

@@ -22,6 +22,7 @@ void sg_begin(struct sg_call *call, uint32_t id, const char *request)
     call->id = id;
     call->limit = SG_MAX_BODY;
     call->inputs = 0;
+    call->document = NULL;
     call->outcome = CKR_OK;
     call->answered = false;
     sg_writer_open(&call->out);
@@ -73,6 +74,8 @@ CK_RV sg_end(struct sg_call *call)
         call->rv = CKR_DEVICE_ERROR;
         sg_connection_break(CKR_DEVICE_ERROR);
     }
+    if (call->rv != CKR_OK)
+        sg_drop_document(call);
     sg_wipe_free(call->answer.data, call->answer.size);
     sg_writer_close(&call->out);
     if (call->entered)

@@ -98,6 +98,8 @@ struct sg_call {
     uint32_t id;
     size_t limit;    /* bytes that the answer may have */
     CK_ULONG inputs; /* of a batch */
+    CK_BYTE_PTR *document; /* where what was allocated went, and its size */
+    CK_ULONG *document_size;
     CK_RV rv;      /* why the call went no further */
     CK_RV outcome; /* of a call that was answered: CKR_OK or CKR_BUFFER_TOO_SMALL, mostly */
     bool entered, answered;
@@ -141,6 +143,8 @@ void sg_put_mechanisms(struct sg_call *call, const CK_MECHANISM *mechanisms, CK_
 void sg_put_inputs(struct sg_call *call, const CK_SECGEAR_INPUT *inputs, CK_ULONG count);
 void sg_get_document(struct sg_call *call, CK_BYTE_PTR *data, CK_ULONG *size);
 void sg_get_results(struct sg_call *call, CK_SECGEAR_RESULT *results, CK_ULONG count);
+/* Of a call that fails after all nothing is left to be freed. */
+void sg_drop_document(struct sg_call *call);
 
 /* mechanisms.c: the parameter of a mechanism; how each is laid out is generated. */
 

@@ -84,6 +84,20 @@ static CK_RV greet(void)
     return sg_end(&call);
 }
 
+/* Nobody gets in any more; whoever is inside is sent out before the connection is closed. */
+static void retire(void)
+{
+    pthread_mutex_lock(&counting);
+    atomic_store(&owner, 0);
+    pthread_mutex_unlock(&counting);
+    sg_connection_break(CKR_CRYPTOKI_NOT_INITIALIZED);
+    pthread_mutex_lock(&counting);
+    while (inside != 0)
+        pthread_cond_wait(&left, &counting);
+    pthread_mutex_unlock(&counting);
+    sg_connection_close();
+}
+
 static CK_RV initialise(const CK_C_INITIALIZE_ARGS *arguments)
 {
     char address[SG_ADDRESS];
@@ -96,20 +110,33 @@ static CK_RV initialise(const CK_C_INITIALIZE_ARGS *arguments)
         return rv;
     atomic_store(&owner, getpid());
     rv = greet();
-    if (rv != CKR_OK) {
-        atomic_store(&owner, 0);
-        sg_connection_close();
-    }
+    if (rv != CKR_OK)
+        retire();
     return rv;
+}
+
+/* A thread that is cancelled half-way would keep the lock for good. */
+static int begin_change(void)
+{
+    int before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    pthread_mutex_lock(&changing);
+    return before;
+}
+
+static void end_change(int before)
+{
+    pthread_mutex_unlock(&changing);
+    pthread_setcancelstate(before, NULL);
 }
 
 SG_EXPORT CK_RV C_Initialize(CK_VOID_PTR pInitArgs)
 {
-    pthread_mutex_lock(&changing);
+    int before = begin_change();
     CK_RV rv = CKR_CRYPTOKI_ALREADY_INITIALIZED;
     if (atomic_load(&owner) != getpid())
         rv = initialise(pInitArgs);
-    pthread_mutex_unlock(&changing);
+    end_change(before);
     return rv;
 }
 
@@ -125,22 +152,18 @@ SG_EXPORT CK_RV C_Finalize(CK_VOID_PTR pReserved)
 {
     if (pReserved != NULL)
         return CKR_ARGUMENTS_BAD;
-    pthread_mutex_lock(&changing);
+    int before = begin_change();
     CK_RV rv = CKR_CRYPTOKI_NOT_INITIALIZED;
     if (atomic_load(&owner) == getpid()) {
-        farewell();
         pthread_mutex_lock(&counting);
-        atomic_store(&owner, 0);
+        bool alone = inside == 0;
         pthread_mutex_unlock(&counting);
-        sg_connection_break(CKR_CRYPTOKI_NOT_INITIALIZED);
-        pthread_mutex_lock(&counting);
-        while (inside != 0)
-            pthread_cond_wait(&left, &counting);
-        pthread_mutex_unlock(&counting);
-        sg_connection_close();
+        if (alone) /* behind a call that does not end, it would not be heard */
+            farewell();
+        retire();
         rv = CKR_OK;
     }
-    pthread_mutex_unlock(&changing);
+    end_change(before);
     return rv;
 }
 
