@@ -15,6 +15,8 @@ from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
 from secgear.services.crypto.token.mechanisms import Row
 from secgear.services.crypto.token.slot import Slot
 
+_FOUND_SIZE: Final = 40  # bytes of a handle in a list
+
 
 class Kind(enum.Enum):
     """Operations of which a session can have one each."""
@@ -137,8 +139,9 @@ class Session:
 
     @property
     def held(self) -> int:
-        """Bytes that its operations keep until they end."""
-        return sum(map(self.holds, (*self._active, *self._messages)))
+        """Bytes that its operations and its search keep until they end."""
+        found = _FOUND_SIZE * len(self.found or ())
+        return found + sum(map(self.holds, (*self._active, *self._messages)))
 
     def holds(self, kind: Kind) -> int:
         """The same of one operation."""
