@@ -22,6 +22,7 @@ from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.operations import begin, chosen
 from secgear.services.crypto.token.calls.registry import serves
+from secgear.services.crypto.token.guard import record_use
 from secgear.services.crypto.token.mechanisms import Row, no_parameter
 from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.session import Kind, Messages, Session
@@ -30,6 +31,12 @@ _END: Final = 1  # CKF_END_OF_MESSAGE
 _RANDOM: Final = (Generator.GENERATE, Generator.GENERATE_RANDOM)
 _MIN_RANDOM: Final = 12  # bytes
 _EMPTY: tuple[()] = ()
+_USES: Final = {
+    Kind.MESSAGE_ENCRYPT: "encrypt message",
+    Kind.MESSAGE_DECRYPT: "decrypt message",
+    Kind.MESSAGE_SIGN: "sign message",
+    Kind.MESSAGE_VERIFY: "verify message",
+}
 
 
 # --- encryption ----------------------------------------------------------------------------------
@@ -362,6 +369,7 @@ def _next(app: Application, session: Session, kind: Kind) -> Messages:
     """
     messages = _idle(session, kind)
     row, key = chosen(app, session, kind, messages.row.number, messages.number)
+    record_use(app, session, key, _USES[kind])
     messages.key = key.prepared(row.prepare)
     return messages
 
