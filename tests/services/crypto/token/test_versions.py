@@ -369,6 +369,18 @@ def test_an_imported_key_is_version_1_and_the_next_one_is_generated(user: User) 
     assert user.get(rotate(user, b"mac")[1], Attr.VALUE_LEN) == 32
 
 
+@pytest.mark.parametrize("kind", [KeyType.AES, KeyType.GENERIC_SECRET, KeyType.HKDF])
+def test_every_kind_of_secret_that_was_imported_has_a_next_version(
+    user: User, kind: KeyType
+) -> None:
+    user.call("S_ImportNamedKey", b"data", template(
+        CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=kind, VALUE=bytes(32)
+    ))  # fmt: skip
+    _, key = rotate(user)
+    assert user.get(key, Attr.KEY_TYPE) == kind
+    assert user.get(key, Attr.VALUE_LEN) == 32
+
+
 def test_what_is_no_key_is_not_imported(user: User) -> None:
     for attributes in (
         {"CLASS": ObjectClass.DATA}, {"CLASS": ObjectClass.SECRET_KEY, "KEY_TYPE": KeyType.AES,
