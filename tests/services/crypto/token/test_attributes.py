@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
@@ -372,3 +373,20 @@ def test_points_may_come_bare_or_wrapped_whatever_they_begin_with(user: User) ->
             ))  # fmt: skip
             assert user.get(handle, Attr.EC_POINT) == b"\4\x41" + point
         break
+
+
+def test_what_is_nested_in_templates_counts_towards_a_clients_objects(caller: Caller) -> None:
+    user = User(caller, login=False)
+    nested = {number: bytes(64 << 10) for number in range(1 << 20, (1 << 20) + 60)}
+    for _ in range(MAX_SESSION_BYTES // (60 * (64 << 10))):
+        user.secret(bytes(16), PRIVATE=False, UNWRAP_TEMPLATE=nested)
+    refused = refusal(user.secret, bytes(16), PRIVATE=False, UNWRAP_TEMPLATE=nested)
+    assert refused is Rv.DEVICE_MEMORY
+
+
+def test_an_answer_has_no_more_than_a_message(caller: Caller) -> None:
+    user = User(caller, login=False)
+    data = user.call("C_CreateObject", template(CLASS=ObjectClass.DATA, VALUE=bytes(64 << 10)))
+    rooms = [Room(Attr.VALUE, 64 << 10)]
+    assert user.call("C_GetAttributeValue", data, rooms * 64)[1] == Rv.OK
+    assert refusal(user.call, "C_GetAttributeValue", data, rooms * 65) is Rv.DEVICE_MEMORY
