@@ -253,8 +253,7 @@ class Application:
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
         named = self.named_user(session.slot)
         session.slot.login(named.name if named else UserType.USER, pin, self.actor)
-        for active in waiting:
-            active.login = False
+        waiting[-1].login = False  # of the one that has begun last: a login is for one use
 
     def _log_out(self, slot: Slot) -> bool:
         """Whether anybody was logged in."""

@@ -155,7 +155,7 @@ class Session:
         return active.operation.held + len(given or b"") + len(made) + len(active.signature)
 
     def waiting_for_login(self) -> list[Active]:
-        """Operations that need a login of their own."""
+        """Operations that need a login of their own, in the order in which they have begun."""
         return [active for active in self._active.values() if active.login]
 
     def end(self, kind: Kind) -> None:

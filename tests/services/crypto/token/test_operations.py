@@ -39,7 +39,7 @@ from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.mechanisms import MECHANISMS
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import connect
+from tests.adversary.crypto_host import PIN, connect
 from tests.services.crypto.conftest import P256, ROOM, User, refusal, template
 
 IV = bytes(range(16))
@@ -498,3 +498,21 @@ def test_what_searches_have_found_counts_as_well(
     assert refusal(third.call, "C_FindObjects", 10) is Rv.OPERATION_NOT_INITIALIZED
     assert len(first.call("C_FindObjects", 10)) == 10
     third.call("C_FindObjectsInit", {})
+
+
+def test_a_login_of_its_own_is_for_one_operation(user: User) -> None:
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "ENCRYPT": True},
+        {"SIGN": True, "DECRYPT": True, "ALWAYS_AUTHENTICATE": True},
+    )
+    sealed = user.run("Encrypt", Mech.RSA_PKCS, public, b"secret")
+    mechanism = Mechanism(Mech.RSA_PKCS)
+    user.call("C_DecryptInit", mechanism, private)
+    user.call("C_SignInit", mechanism, private)
+    user.call("C_Login", 2, PIN)
+    user.call("C_Sign", b"digest", ROOM)
+    assert refusal(user.call, "C_Decrypt", sealed, ROOM) is Rv.USER_NOT_LOGGED_IN
+    user.call("C_DecryptInit", mechanism, private)
+    user.call("C_Login", 2, PIN)
+    assert user.call("C_Decrypt", sealed, ROOM) == b"secret"
