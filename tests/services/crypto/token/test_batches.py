@@ -9,7 +9,7 @@ import pytest
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import KeyType, Mech
-from secgear.services.crypto.pkcs11.mechanism import GcmParams, Mechanism, Mechanisms
+from secgear.services.crypto.pkcs11.mechanism import CtrParams, GcmParams, Mechanism, Mechanisms
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import MalformedMessage
 from secgear.services.crypto.rpc.mechanisms import MAX_BATCH
@@ -141,3 +141,15 @@ def test_a_batch_leaves_operations_of_the_session_alone(user: User) -> None:
     assert user.call("C_Encrypt", bytes(16), 16) == user.run(
         "Encrypt", Mech.AES_ECB, key, bytes(16)
     )
+
+
+@pytest.mark.parametrize("params", [
+    GcmParams(bytes(12), b"", 128), CtrParams(128, bytes(16)),
+])  # fmt: skip
+def test_one_nonce_encrypts_one_input(user: User, params: Any) -> None:
+    mech = Mech.AES_GCM if isinstance(params, GcmParams) else Mech.AES_CTR
+    key, one = user.aes(), Mechanisms(mech, (params,))
+    refused = refusal(user.call, "S_EncryptBatch", one, key, [b"first", b"other"])
+    assert refused is Rv.MECHANISM_PARAM_INVALID
+    sealed = user.call("S_EncryptBatch", one, key, [b"first"])
+    assert user.call("S_DecryptBatch", one, key, sealed * 2) == [b"first"] * 2
