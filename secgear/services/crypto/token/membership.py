@@ -47,6 +47,7 @@ _APPLICATION: Final = b"secgear crypto application v1\0"
 _WELCOME: Final = b"secgear crypto welcome v1\0"
 _SELF: Final = b"secgear crypto self v1\0"
 _PENDING: Final = b"secgear crypto pending v1"
+_OF_PLATFORM: Final = ("launch", "mrseam", "mrsignerseam")  # judged apart, or with the TCB
 _BOUNDED: Final = ("snp", "cca")  # TEEs whose components can make up for an assessment
 
 T = TypeVar("T", "_Application", "_Welcome")
@@ -142,7 +143,16 @@ class Kin:
                 min_svn=max(svn, own.svn or 0),
             )
         else:
-            accept = Accept(tees=(own.tee,), measurements=(Hex(own.measurements["launch"]),))
+            # What was launched may be no more than firmware; then registers tell what it has begun.
+            accept = Accept(
+                tees=(own.tee,),
+                measurements=(Hex(own.measurements["launch"]),),
+                registers={
+                    name: (Hex(value),)
+                    for name, value in own.measurements.items()
+                    if name not in _OF_PLATFORM
+                },
+            )
         minimum = {own.tee: own.tcb.components} if own.tee in _BOUNDED else {}
         return Policy(
             name="members of a cryptographic module",
