@@ -54,25 +54,16 @@ T = TypeVar("T", "_Application", "_Welcome")
 
 
 class _Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """not_after: seconds since 1970. policy: to whom the applicant seals what makes it a member.
-
-    Evidence does not tell that, and the applicant's host may have signed its image.
-    """
+    """not_after: seconds since 1970."""
 
     version: int
     public: bytes
     not_after: int
-    policy: SealingPolicy
     evidence: bytes
 
     @property
     def report_data(self) -> bytes:
-        bound = b"".join((
-            _APPLICATION,
-            self.policy.value.encode().ljust(16, b"\0"),
-            self.not_after.to_bytes(8, "big"),
-            self.public,
-        ))  # fmt: skip
+        bound = _APPLICATION + self.not_after.to_bytes(8, "big") + self.public
         return hashlib.sha512(bound).digest()
 
 
@@ -182,7 +173,7 @@ def apply(
     """An application for a member to grant, and what this enclave has to be given back then."""
     secret = keyring.new_secret()
     public = Credential(secret, b"").public
-    made = _Application(_VERSION, public, int((at + LIFETIME).timestamp()), policy, b"")
+    made = _Application(_VERSION, public, int((at + LIFETIME).timestamp()), b"")
     evidence = envelope.to_cbor(guest.evidence(made.report_data))
     pending = seal(encode(_Pending(secret, roots)), policy=policy, aad=_PENDING, guest=guest)
     return encode(msgspec.structs.replace(made, evidence=evidence)), pending
@@ -207,11 +198,6 @@ def admit(  # noqa: PLR0917  (the last one only where there are administrators)
         raise CryptoModuleError("the application has expired")
     if given.not_after > (at + 2 * LIFETIME).timestamp():
         raise CryptoModuleError("the application is of the future")
-    if given.policy is not vault.policy:
-        raise CryptoModuleError(
-            f"the module is sealed to its {vault.policy.value}, and the applicant's key to its "
-            f"{given.policy.value}"
-        )
     keyring.check_public(given.public)
     head = vault.head
     if not head.founding.witness:
