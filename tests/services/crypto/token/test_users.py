@@ -92,10 +92,10 @@ def test_who_logs_in_while_a_key_is_generated_does_not_keep_it_without_the_right
         return made
 
     monkeypatch.setattr(generation, "generate", slow)
-    assert refusal(ann.aes, TOKEN=True) is Rv.ACTION_PROHIBITED
+    assert refusal(ann.aes, TOKEN=True, PRIVATE=False) is Rv.ACTION_PROHIBITED
     assert ann.find() == []
     monkeypatch.undo()
-    assert refusal(ann.aes, TOKEN=True) is Rv.ACTION_PROHIBITED
+    assert refusal(ann.aes, TOKEN=True, PRIVATE=False) is Rv.ACTION_PROHIBITED
     assert ann.aes()
 
 
