@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from secgear.middleware.attestation.bundle import AddedRoot
 
 PROGRAM: Final = Path(__file__).with_name("enclave.py")
-_PATIENCE: Final = 1.0  # seconds that a change waits for other enclaves to hear of it
+_PATIENCE: Final = 5.0
+"""Seconds that a change waits for other enclaves to hear of it: the vault's lease, after which each
+has to ask the counter before it shows anything."""
 _logger = logging.getLogger(__name__)
 
 
@@ -342,7 +344,7 @@ class Supervisor:
     def _spread(self, source: Worker, epoch: int) -> None:
         """Before anybody hears that a change is made, the other enclaves know that there is one.
 
-        One that does not take it in time sees by the counter, in its own time.
+        One that does not take it in time has to ask the counter by then.
         """
         others = [worker for worker in self._workers if worker is not source]
         if not others:

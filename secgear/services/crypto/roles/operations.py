@@ -16,8 +16,8 @@ from secgear.services.crypto.roles.persons import Name, Person, check_distinct, 
 MAX_CUSTODIANS: Final = 16
 MIN_PIN, MAX_PIN = 4, 255  # bytes: bounds of a policy's shortest PIN
 MAX_TRIES: Final = 100
-_HEX_32: Final = msgspec.Meta(pattern="^[0-9a-f]{64}$")
-_HEX_16: Final = msgspec.Meta(pattern="^[0-9a-f]{32}$")
+_HEX_32: Final = msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")
+_HEX_16: Final = msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")
 
 
 class PinPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -30,6 +30,14 @@ MAX_HELD: Final = 64 << 20  # bytes that operations keep until they have all of 
 
 
 @final
+class NoRight(CryptokiError):
+    """The user who has logged in has no right to a call."""
+
+    def __init__(self) -> None:
+        super().__init__(Rv.ACTION_PROHIBITED)
+
+
+@final
 class Application:
     """One client. actor: who it is, for the audit trail, as the host tells.
 
@@ -45,6 +53,9 @@ class Application:
         self._last_session = 0
         self._logins: dict[int, UserType] = {}
         self._named: dict[int, bytes] = {}  # ids of users with names, by slot
+        self._since: dict[int, int] = {}  # numbers of the logins, by slot
+        self._last_login = 0
+        self._call = threading.local()  # the login before it
         self.badge = Badge()
         self._objects: dict[int, tuple[Object, Session]] = {}
         self._last_object = -1
@@ -146,9 +157,19 @@ class Application:
 
     # --- logins ----------------------------------------------------------------------------------
 
+    def enter(self) -> None:
+        """A call begins, on this thread: it is made by who is logged in now.
+
+        Who logs in while it is under way may have fewer rights than it was let in with.
+        """
+        self._call.login = self._last_login
+
     def is_user(self, slot: Slot) -> bool:
         """Whether the user is logged in on the token, or one with a name, who is still there."""
-        if self._logins.get(slot.number) is not UserType.USER:
+        number = slot.number
+        if self._logins.get(number) is not UserType.USER:
+            return False
+        if self._since.get(number, 0) > getattr(self._call, "login", self._last_login):
             return False
         return slot.number not in self._named or self.named_user(slot) is not None
 
@@ -206,9 +227,13 @@ class Application:
             self._check_login(session.slot, UserType(user))  # nothing waited meanwhile
             if session.handle not in self._sessions:
                 raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
-            self._logins[session.slot.number] = UserType(user)
+            number = session.slot.number
+            # Last of all that somebody is logged in: calls look without the lock.
             if one is not None:
-                self._named[session.slot.number] = one.id
+                self._named[number] = one.id
+            self._last_login += 1
+            self._since[number] = self._last_login
+            self._logins[number] = UserType(user)
 
     def _check_login(self, slot: Slot, user: UserType) -> None:
         with self._lock:
@@ -233,8 +258,9 @@ class Application:
 
     def _log_out(self, slot: Slot) -> bool:
         """Whether anybody was logged in."""
+        login = self._logins.pop(slot.number, None)  # first: calls look without the lock
         self._named.pop(slot.number, None)
-        return self._logins.pop(slot.number, None) is not None
+        return login is not None
 
     def who(self, slot: Slot) -> Who:
         """Whose PIN it is that C_SetPIN changes: with nobody logged in the user's."""
@@ -292,6 +318,9 @@ class Application:
             raise CryptokiError(Rv.SESSION_READ_ONLY)
         if item.private and not self.is_user(session.slot):
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
+        # The guard has seen the call's own template only.
+        if item.token and not self.rights(session.slot) & Right.MANAGE:
+            raise NoRight
 
     def add(self, session: Session, items: list[Object], event: Event) -> list[int]:
         """Keep new objects: all of them on the token or for the session. Returns their handles."""

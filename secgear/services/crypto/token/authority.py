@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from secgear.services.crypto.token.backup import Backup
     from secgear.services.crypto.token.restoring import Restoration
 
-MAX_OPEN: Final = 32  # requests at a time
+MAX_OPEN: Final = 8  # requests of one person at a time: nobody takes the others' room
 CHALLENGE_SIZE: Final = 32
 
 EXECUTED_BY: Final[Mapping[type[Operation], Role | None]] = {
@@ -129,13 +129,16 @@ def open_request(
 
     seconds: how long it is valid. now: by the host's clock.
     """
-    who = badge.require(roles, Role.ADMINISTRATOR, Role.OPERATOR)
+    own = (Role.OPERATOR,) if EXECUTED_BY[type(operation)] is Role.OPERATOR else ()
+    who = badge.require(roles, Role.ADMINISTRATOR, *own)
     if not 1 <= seconds <= MAX_VALID:
         raise CryptoRefused(f"a request is valid between a second and {MAX_VALID // 86400} days")
     operation.check()
     current = tuple(one for one in roles.requests if one.expires > now.timestamp())
-    if len(current) >= MAX_OPEN:
-        raise CryptoRefused(f"{MAX_OPEN} requests are open; execute them, or let them expire")
+    if sum(one.opened_by == who.name for one in current) >= MAX_OPEN:
+        raise CryptoRefused(
+            f"{MAX_OPEN} requests of {who.name} are open; have them executed, or let them expire"
+        )
     expires = int(now.timestamp()) + seconds
     request = requests.encode(
         Request(
@@ -147,7 +150,7 @@ def open_request(
         )
     )
     requests.parse_request(request)  # what can't be read again is not opened
-    opened = OpenRequest(bytes.fromhex(requests.digest(request)), expires)
+    opened = OpenRequest(bytes.fromhex(requests.digest(request)), expires, who.name)
     return request, msgspec.structs.replace(roles, requests=(*current, opened))
 
 

@@ -63,14 +63,16 @@ class Active:
 class Messages:
     """Messages with one key (PKCS#11 3.0, 5.9, 5.11, 5.14 and 5.16).
 
-    key: as the row takes it. parameter: of all messages' signatures. current: the operation of the
-    message that was begun. tag: the tag of what is decrypted; as many bytes for what is encrypted.
+    number: the key's handle. key: as the row takes it. parameter: of all messages' signatures.
+    current: the operation of the message that was begun. tag: the tag of what is decrypted; as many
+    bytes for what is encrypted.
     """
 
-    __slots__ = ("current", "key", "parameter", "row", "tag")
+    __slots__ = ("current", "key", "number", "parameter", "row", "tag")
 
-    def __init__(self, row: Row, key: Any, parameter: Parameter) -> None:
+    def __init__(self, row: Row, number: int, key: Any, parameter: Parameter) -> None:
         self.row = row
+        self.number = number
         self.key = key
         self.parameter = parameter
         self.current: Transform | Signer | None = None

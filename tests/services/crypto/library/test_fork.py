@@ -123,6 +123,30 @@ def test_programs_that_are_started_inherit_nothing(
     assert said == "True True\n"
 
 
+@pytest.mark.parametrize("command", [False, True])
+def test_what_a_daemon_prints_is_no_part_of_a_call(
+    built: Path, tmp_path: Path, server: Answering, command: bool
+) -> None:
+    """It has closed its standard descriptors; their numbers are not the connection's."""
+    relay = Path(__file__).with_name("relay.py")
+    run(built, tmp_path, server, f"""
+        if {command}:
+            address = f"|{{sys.executable}} {relay} {{address[5:]}}"
+        kept = [os.dup(descriptor) for descriptor in range(3)]
+        os.closerange(0, 3)
+        try:
+            library = Library(path)
+            library.initialise(address)
+            taken = [one for one in range(3) if os.path.exists(f"/proc/self/fd/{{one}}")]
+            Session(library).call("C_GenerateRandom", buffer_of(9), 9)
+            library.call("C_Finalize", None)
+        finally:
+            for descriptor in range(3):
+                os.dup2(kept[descriptor], descriptor)
+        assert not taken, taken
+    """)  # fmt: skip
+
+
 @pytest.mark.parametrize("times", [30])
 def test_loading_and_unloading_again_and_again_leaks_nothing(
     built: Path, tmp_path: Path, server: Answering, times: int

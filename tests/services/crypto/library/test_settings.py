@@ -42,6 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def configured(folder: Path, text: str) -> None:
     (folder / "secgear").mkdir(parents=True)
     (folder / "secgear" / "pkcs11.conf").write_text(text)
+    (folder / "secgear" / "pkcs11.conf").chmod(0o644)
 
 
 def test_who_says_nothing_gets_nothing(library: Library) -> None:
@@ -114,6 +115,35 @@ def test_a_file_that_can_not_be_read_is_an_error(library: Library, home: Path) -
     assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
 
 
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_file_that_others_may_write_is_an_error(
+    library: Library, server: Answering, home: Path, mode: int
+) -> None:
+    """It can name a command, which would be theirs."""
+    configured(home / ".config", f"module = {server.address}\n")
+    (home / ".config" / "secgear" / "pkcs11.conf").chmod(mode)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+    assert server.connections == 0
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+def test_a_file_of_another_users_is_an_error(
+    library: Library, server: Answering, home: Path
+) -> None:
+    """As where root has kept somebody's HOME."""
+    configured(home / ".config", f"module = {server.address}\n")
+    os.chown(home / ".config" / "secgear" / "pkcs11.conf", 65534, 65534)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+    assert server.connections == 0
+
+
+def test_a_file_that_is_a_pipe_keeps_nobody_waiting(library: Library, home: Path) -> None:
+    (home / ".config" / "secgear").mkdir(parents=True)
+    os.mkfifo(home / ".config" / "secgear" / "pkcs11.conf", 0o600)
+    assert library.rv("C_Initialize", None) == Rv.GENERAL_ERROR
+
+
 @pytest.mark.parametrize("said", [b"", b"configdir='/x'", b"tcp://host:1", b"unix:" + b"/x" * 5000])
 def test_an_application_that_says_something_else_has_bad_arguments(
     library: Library, said: bytes
@@ -139,12 +169,20 @@ PROGRAM = """
 #include <stdio.h>
 int main(int count, char **words)
 {
-    void *library = dlopen(words[count - 1], RTLD_NOW);
+    void *library = dlopen(words[1], RTLD_NOW);
     unsigned long (*initialise)(void *) = (unsigned long (*)(void *))dlsym(library, "C_Initialize");
-    printf("%lx", initialise(NULL));
+    struct { void *mutexes[4]; unsigned long flags; char *address; } arguments = {{0}, 2, words[2]};
+    printf("%lx", initialise(count > 2 ? &arguments : NULL));
     return 0;
 }
 """
+
+
+def compiled(folder: Path) -> Path:
+    """A program that initialises a library, with an address if it gets one."""
+    (folder / "program.c").write_text(PROGRAM)
+    subprocess.run(["cc", str(folder / "program.c"), "-o", str(folder / "program")], check=True)
+    return folder / "program"
 
 
 @pytest.mark.root
@@ -156,9 +194,7 @@ def test_a_program_with_more_rights_than_its_user_does_not_listen_to_the_user(
         folder = Path(name)
         folder.chmod(0o755)
         library = copy_of(built, folder)
-        (folder / "program.c").write_text(PROGRAM)
-        program = folder / "program"
-        subprocess.run(["cc", str(folder / "program.c"), "-o", str(program)], check=True)
+        program = compiled(folder)
         with answering(folder / "socket", honest(module)) as server:
             server.path.chmod(0o777)
             configured(home / ".config", f"module = {server.address}")
@@ -172,6 +208,36 @@ def test_a_program_with_more_rights_than_its_user_does_not_listen_to_the_user(
                 if mode & 0o4000 and os.statvfs(folder).f_flag & os.ST_NOSUID:
                     pytest.skip("set-user-id means nothing on this file system")
                 assert int(done.stdout, 16) == expected
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a program set-user-id")
+@pytest.mark.parametrize("mode", [0o755, 0o4755])
+def test_the_commands_of_such_a_program_are_not_the_users(built: Path, mode: int) -> None:
+    """Neither what PATH finds, nor what the environment tells a program that is the right one."""
+    with tempfile.TemporaryDirectory(prefix="sg") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        library = copy_of(built, folder)
+        program = compiled(folder)
+        (folder / "said").mkdir(0o777)
+        (folder / "said").chmod(0o777)
+        for command in ("by-path", "by-name"):
+            (folder / command).write_text(f"#!/bin/sh\nenv > {folder}/said/{command}\n")
+            (folder / command).chmod(0o755)
+        program.chmod(mode)
+        if mode & 0o4000 and os.statvfs(folder).f_flag & os.ST_NOSUID:
+            pytest.skip("set-user-id means nothing on this file system")
+        environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": "/users"}
+        for command in ("by-name", f"{folder}/by-path"):
+            done = subprocess.run(
+                [str(program), str(library), f"|{command}"], env=environment, user=65534,
+                group=65534, extra_groups=[], stdout=subprocess.PIPE, check=True,
+            )  # fmt: skip
+            assert int(done.stdout, 16) == Rv.FUNCTION_FAILED  # neither is a module
+        users = not mode & 0o4000
+        assert (folder / "said" / "by-name").exists() == users
+        assert ("PYTHONPATH=/users" in (folder / "said" / "by-path").read_text()) == users
 
 
 # --- commands ------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tests.services.crypto.library.cryptoki import (
     Session,
     buffer_of,
 )
+from tests.services.crypto.library.programs import run
 
 SECONDS = 60
 
@@ -145,6 +146,30 @@ def test_finalize_ends_the_calls_of_other_threads(library: Library, short: Path)
             assert call.result(SECONDS) == Rv.CRYPTOKI_NOT_INITIALIZED
         assert library.rv("C_GenerateRandom", 1, buffer_of(7), 7) == Rv.CRYPTOKI_NOT_INITIALIZED
         library.initialise(server.address)
+
+
+def test_a_thread_that_is_cancelled_keeps_no_lock(
+    built: Path, tmp_path: Path, short: Path, server: Answering
+) -> None:
+    """The thread's own function is the library's: nothing of Python is cancelled."""
+    run(built, tmp_path, server, f"""
+        import socket
+        silent = socket.socket(socket.AF_UNIX)
+        silent.bind("{short}/silent")
+        silent.listen(1)
+        os.environ["SECGEAR_PKCS11"] = "unix:{short}/silent"
+        system, library = CDLL(None), CDLL(str(path))
+        for name in ("C_Initialize", "SDF_OpenDevice"):
+            thread, device = c_ulong(), c_void_p()
+            given = byref(device) if name.startswith("SDF") else None
+            system.pthread_create(byref(thread), None, getattr(library, name), given)
+            connection, _ = silent.accept()
+            system.pthread_cancel(thread)
+            connection.close()
+            system.pthread_join(thread, None)
+        Library(path).initialise(address)
+        assert library.SDF_OpenDevice(byref(device)) == 0
+    """)  # fmt: skip
 
 
 def test_one_of_many_that_initialise_at_once_does(library: Library, server: Answering) -> None:

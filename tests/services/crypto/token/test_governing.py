@@ -350,7 +350,7 @@ def test_another_machine_becomes_a_member_by_the_administrators_decision() -> No
     store = MemoryStore()
     root = Root("simulated", "fake", pem.decode())
     one = vault(store)
-    one.found(1, Founding((root,)), roles())
+    one.found(1, Founding((root,), witness=bytes(32)), roles())
     module = opened(store)
     collateral, now = Collateral(), NOW
     application, _ = membership.apply(AttestingGuest("other"), one.policy, (root,), now)
@@ -375,5 +375,5 @@ def test_another_machine_becomes_a_member_by_the_administrators_decision() -> No
     assert "was executed" in refused(admit, request, array)
     # A module that nobody administrates is its host's to spread, to enclaves like itself.
     alone = vault(MemoryStore())
-    alone.found(1, Founding((root,)))
+    alone.found(1, Founding((root,), witness=bytes(32)))
     assert membership.admit(alone, application, collateral, AttestingGuest(), now)

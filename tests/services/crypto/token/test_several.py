@@ -113,6 +113,43 @@ def test_without_word_from_the_host_an_enclave_looks_for_itself(
     assert other.find() == [key]
 
 
+@pytest.mark.parametrize("delays", [1, 1000])
+def test_an_answer_of_the_counter_that_was_kept_back_is_as_old_as_its_question(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, delays: int
+) -> None:
+    """The host holds the witness's answer, while another enclave destroys a key."""
+    clock = [1000.0]
+    monkeypatch.setattr(
+        vault, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+    )
+    here, there = two(store)
+    one, other = User(connect(here)), User(connect(there))
+    key = other.aes(TOKEN=True)
+    noted(here, there)
+    assert one.find() == [key]
+    held = 0
+
+    class Held:
+        identity = store.identity
+
+        def read(self) -> Any:
+            nonlocal held
+            answer = store.read()
+            if held < delays:
+                held += 1
+                if held == 1:
+                    other.call("C_DestroyObject", key)
+                clock[0] += 3600
+            return answer
+
+    there.vault._due = here.vault._due = clock[0]
+    monkeypatch.setattr(here.vault, "_counter", Held())
+    if delays == 1:
+        assert one.find() == []
+    else:
+        assert refusal(one.find) is Rv.DEVICE_ERROR
+
+
 @pytest.mark.parametrize("lie", ["silent", "frozen", "failing"])
 def test_an_enclave_that_is_kept_in_the_past_works_no_more(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, lie: str

@@ -1,9 +1,11 @@
 /* The ways to the module: its Unix socket, or a command that carries the frames elsewhere. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -73,11 +75,18 @@ static bool split(char *text, char *words[WORDS])
 
 extern char **environ;
 
+/* What a command gets instead, in a program that runs with more rights than its user (set-user-id):
+ * the environment is the user's, and says what PATH finds and what an interpreter loads. */
+static char *const PLAIN[] = {(char *)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+
 static bool start(char *words[], int descriptor, pid_t *child)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t none, usual;
+    bool secure = getauxval(AT_SECURE) != 0;
+    if (secure && words[0][0] != '/')
+        return false; /* the user's PATH would say which it is */
     sigemptyset(&none);
     sigfillset(&usual);
     if (posix_spawn_file_actions_init(&actions) != 0)
@@ -92,7 +101,8 @@ static bool start(char *words[], int descriptor, pid_t *child)
                  posix_spawnattr_setsigmask(&attributes, &none) == 0 &&
                  posix_spawnattr_setsigdefault(&attributes, &usual) == 0 &&
                  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) == 0;
-    bool started = ready && posix_spawnp(child, words[0], &actions, &attributes, words, environ) == 0;
+    char *const *environment = secure ? PLAIN : environ;
+    bool started = ready && posix_spawnp(child, words[0], &actions, &attributes, words, environment) == 0;
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     return started;
@@ -117,9 +127,14 @@ static int dial_command(const char *command, pid_t *child)
 int sg_dial(const char *address, pid_t *child)
 {
     *child = 0;
-    if (address[0] == '|')
-        return dial_command(address + 1, child);
-    return dial_socket(address + strlen("unix:"));
+    int descriptor =
+        address[0] == '|' ? dial_command(address + 1, child) : dial_socket(address + strlen("unix:"));
+    if (descriptor < 0 || descriptor > STDERR_FILENO)
+        return descriptor;
+    /* A daemon has closed its standard output; what somebody prints there all the same is no frame. */
+    int higher = fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(descriptor);
+    return higher;
 }
 
 /* Whether the child is gone within a second. */

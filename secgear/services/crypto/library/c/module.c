@@ -115,13 +115,28 @@ static CK_RV initialise(const CK_C_INITIALIZE_ARGS *arguments)
     return rv;
 }
 
+/* A thread that is cancelled half-way would keep the lock for good. */
+static int begin_change(void)
+{
+    int before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    pthread_mutex_lock(&changing);
+    return before;
+}
+
+static void end_change(int before)
+{
+    pthread_mutex_unlock(&changing);
+    pthread_setcancelstate(before, NULL);
+}
+
 SG_EXPORT CK_RV C_Initialize(CK_VOID_PTR pInitArgs)
 {
-    pthread_mutex_lock(&changing);
+    int before = begin_change();
     CK_RV rv = CKR_CRYPTOKI_ALREADY_INITIALIZED;
     if (atomic_load(&owner) != getpid())
         rv = initialise(pInitArgs);
-    pthread_mutex_unlock(&changing);
+    end_change(before);
     return rv;
 }
 
@@ -137,7 +152,7 @@ SG_EXPORT CK_RV C_Finalize(CK_VOID_PTR pReserved)
 {
     if (pReserved != NULL)
         return CKR_ARGUMENTS_BAD;
-    pthread_mutex_lock(&changing);
+    int before = begin_change();
     CK_RV rv = CKR_CRYPTOKI_NOT_INITIALIZED;
     if (atomic_load(&owner) == getpid()) {
         pthread_mutex_lock(&counting);
@@ -148,7 +163,7 @@ SG_EXPORT CK_RV C_Finalize(CK_VOID_PTR pReserved)
         retire();
         rv = CKR_OK;
     }
-    pthread_mutex_unlock(&changing);
+    end_change(before);
     return rv;
 }
 

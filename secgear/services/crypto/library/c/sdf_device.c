@@ -11,7 +11,7 @@
 
 #include "sdf_rooms.h"
 
-enum login { NOBODY, BY_RIGHT, FOR_GOOD };
+enum login { NOBODY, BY_RIGHT, FOR_GOOD, NOT_BY_US };
 
 static struct {
     pthread_mutex_t lock;  /* of opening and closing */
@@ -70,7 +70,7 @@ static CK_RV log_in(CK_SESSION_HANDLE session, CK_BYTE *pin, CK_ULONG size, enum
     CK_RV rv = C_Login(session, CKU_USER, pin, size);
     if (rv == CKR_USER_ALREADY_LOGGED_IN) { /* by the application's own PKCS#11 */
         rv = S_CheckPIN(session, pin, size);
-        as = FOR_GOOD;
+        as = NOT_BY_US;
     }
     if (rv == CKR_OK)
         atomic_store(&device.login, as);
@@ -101,8 +101,10 @@ static CK_RV start(struct sdf_settings *settings)
 /* With the lock held, and nobody at work. */
 static void stop(void)
 {
+    enum login login = atomic_exchange(&device.login, NOBODY);
+    if (login == BY_RIGHT || login == FOR_GOOD) /* the application's own sessions would keep it */
+        C_Logout(device.session);
     C_CloseSession(device.session);
-    atomic_store(&device.login, NOBODY);
     atomic_store(&device.lost, false);
     if (device.initialised)
         C_Finalize(NULL);
@@ -118,7 +120,8 @@ SG_EXPORT int SDF_OpenDevice(void **phDeviceHandle)
         return SDR_NOBUFFER;
     opened->kind = SDF_DEVICE;
     struct sdf_settings settings;
-    int result = SDR_OK;
+    int result = SDR_OK, before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before); /* files are read under the lock */
     pthread_mutex_lock(&device.lock);
     if (device.devices == 0) {
         result = sdf_settings(&settings) && start(&settings) == CKR_OK ? SDR_OK : SDR_OPENDEVICE;
@@ -134,12 +137,14 @@ SG_EXPORT int SDF_OpenDevice(void **phDeviceHandle)
             stop();
     }
     pthread_mutex_unlock(&device.lock);
+    pthread_setcancelstate(before, NULL);
     if (result != SDR_OK)
         free(opened);
     return result;
 }
 
 static void close_session(struct sdf_session *session);
+static void settle(void);
 
 SG_EXPORT int SDF_CloseDevice(void *hDeviceHandle)
 {
@@ -148,6 +153,7 @@ SG_EXPORT int SDF_CloseDevice(void *hDeviceHandle)
         return SDR_INARGERR;
     while ((session = sdf_take_of(closed)) != NULL)
         close_session((struct sdf_session *)session);
+    settle();
     pthread_mutex_lock(&device.lock);
     if (--device.devices == 0) {
         pthread_rwlock_wrlock(&device.use);

@@ -5,10 +5,13 @@
  * A program that runs with more rights than its user (set-user-id) takes neither 3 nor 4.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "library.h"
 
@@ -50,11 +53,30 @@ static CK_RV take_line(char *line, char address[SG_ADDRESS])
     return take(line, address) == CKR_OK ? CKR_OK : CKR_GENERAL_ERROR;
 }
 
+/* A file may name a command: one that somebody else can write, or that is another user's, is none.
+ * Returns NULL, with errno, also for what is no file. */
+static FILE *open_file(const char *path)
+{
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (descriptor < 0)
+        return NULL;
+    struct stat status;
+    bool sound = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) &&
+                 (status.st_uid == geteuid() || status.st_uid == 0) &&
+                 (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+    FILE *file = sound ? fdopen(descriptor, "r") : NULL;
+    if (file == NULL) {
+        close(descriptor);
+        errno = EACCES;
+    }
+    return file;
+}
+
 /* A file that is not there says nothing; one that says something else is an error. */
 static CK_RV take_file(const char *path, char address[SG_ADDRESS])
 {
     char line[SG_ADDRESS + 16];
-    FILE *file = fopen(path, "re");
+    FILE *file = open_file(path);
     if (file == NULL)
         return errno == ENOENT || errno == ENOTDIR ? CKR_OK : CKR_GENERAL_ERROR;
     CK_RV rv = CKR_OK;

@@ -256,8 +256,10 @@ CK_RV sg_connection_open(const char *address)
 {
     uint8_t version = SG_VERSION;
     connection.descriptor = sg_dial(address, &connection.child);
-    if (connection.descriptor < 0)
+    if (connection.descriptor < 0) {
+        sg_connection_close();
         return CKR_FUNCTION_FAILED;
+    }
     connection.broken = connection.reading = false;
     connection.start = connection.end = 0;
     connection.last = 0;

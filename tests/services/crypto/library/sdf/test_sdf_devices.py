@@ -187,6 +187,39 @@ def test_the_last_right_that_is_given_back_logs_the_process_out(
     assert sign(one) == "OK"
 
 
+def test_the_last_right_goes_with_its_device(
+    sdf: Sdf, device: c_void_p, pkcs11_state: PkcsState
+) -> None:
+    with opened(sdf) as other:
+        Session(sdf, other).right(1, PIN)
+        assert pkcs11_state() == "user"
+    assert pkcs11_state() == "public"
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_login_ends_with_the_device_that_has_made_it(
+    sdf: Sdf, server: Answering, settings: Path, pin_file: Path, by_file: bool,
+    pkcs11_state: PkcsState,
+) -> None:  # fmt: skip
+    """Though the application goes on with PKCS#11; and its own login outlives the device."""
+    if not by_file:
+        settings.write_text("slot = 0\n")
+    library = Library(sdf.path)
+    library.initialise(server.address)
+    try:
+        kept = library.number("C_OpenSession", 0, 4, None, None)
+        with opened(sdf) as device:
+            Session(sdf, device).right(1, PIN)
+            assert pkcs11_state() == "user"
+        assert pkcs11_state() == "public"
+        library.call("C_Login", kept, 1, PIN, len(PIN))
+        with opened(sdf) as device:
+            Session(sdf, device).right(1, PIN)
+        assert pkcs11_state() == "user"
+    finally:
+        library.call("C_Finalize", None)
+
+
 def test_an_operation_under_way_outlives_the_last_right(
     sdf: Sdf, device: c_void_p, pkcs11_state: PkcsState
 ) -> None:
