@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, final
 
-from secgear.services.crypto.pkcs11.constants import SessionFlag, State, UserType
+from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass, SessionFlag, State, UserType
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template
 from secgear.services.crypto.token import users
@@ -320,6 +320,17 @@ class Application:
         # The guard has seen the call's own template only.
         if item.token and not self.rights(session.slot) & Right.MANAGE:
             raise NoRight
+
+    def check_change(self, session: Session, item: Object) -> None:
+        """Whether the session may change or destroy this object. Raises CryptokiError.
+
+        The public half of a pair that was made here takes a login: in its place somebody could put
+        their own, and be sent what is encrypted for the other half.
+        """
+        self.check_access(session, item)
+        half = item.object_class == ObjectClass.PUBLIC_KEY and item.flag(Attr.LOCAL)
+        if half and item.token and not (self.is_user(session.slot) or self.is_so(session.slot)):
+            raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
 
     def add(self, session: Session, items: list[Object], event: Event) -> list[int]:
         """Keep new objects: all of them on the token or for the session. Returns their handles."""

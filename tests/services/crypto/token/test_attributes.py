@@ -15,7 +15,7 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.attributes import Room
 from secgear.services.crypto.token.application import MAX_SESSION_BYTES
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import SO_PIN, connect
+from tests.adversary.crypto_host import PIN, SO_PIN, connect
 from tests.services.crypto.conftest import P256, User, refusal, template
 
 SECRET = ObjectClass.SECRET_KEY
@@ -390,3 +390,28 @@ def test_an_answer_has_no_more_than_a_message(caller: Caller) -> None:
     rooms = [Room(Attr.VALUE, 64 << 10)]
     assert user.call("C_GetAttributeValue", data, rooms * 64)[1] == Rv.OK
     assert refusal(user.call, "C_GetAttributeValue", data, rooms * 65) is Rv.DEVICE_MEMORY
+
+
+def test_nobody_puts_another_key_in_the_place_of_a_pairs_public_half(
+    module: Module, user: User
+) -> None:
+    # Applications that find it by its label would encrypt for whoever has put it there.
+    public, _ = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "TOKEN": True, "WRAP": True, "LABEL": b"sdf:enc:1"},
+        {"TOKEN": True, "UNWRAP": True},
+    )
+    stranger = User(connect(module), login=False)
+    assert refusal(stranger.set, public, LABEL=b"other") is Rv.USER_NOT_LOGGED_IN
+    assert refusal(stranger.call, "C_DestroyObject", public) is Rv.USER_NOT_LOGGED_IN
+    assert stranger.find(LABEL=b"sdf:enc:1") == [public]
+    officer = User(connect(module), login=False)
+    user.call("C_Logout")
+    officer.call("C_Login", 0, SO_PIN)
+    officer.set(public, TRUSTED=True)
+    officer.call("C_Logout")
+    user.call("C_Login", 1, PIN)
+    user.call("C_DestroyObject", public)
+    # What nobody has logged in for is anybody's, as PKCS#11 has it.
+    _, own = stranger.pair(Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256}, {"PRIVATE": False})
+    stranger.set(own, LABEL=b"mine")
