@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, final
 
-from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass, SessionFlag, State, UserType
+from secgear.services.crypto.pkcs11.constants import SessionFlag, State, UserType
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.pkcs11.values import Template
 from secgear.services.crypto.token import users
@@ -18,6 +18,7 @@ from secgear.services.crypto.token.authority import Badge
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.objects import Object
+from secgear.services.crypto.token.schema import KEYS
 from secgear.services.crypto.token.session import Session
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.state import NamedUser, Right
@@ -209,6 +210,9 @@ class Application:
         """Whether the security officer is."""
         return self._logins.get(slot.number) is UserType.SO
 
+    def _somebody(self, slot: Slot) -> bool:
+        return self.is_user(slot) or self.is_so(slot)
+
     def login(self, session: Session, user: int, pin: bytes, name: str = "") -> None:
         """C_Login, and C_LoginUser with a name. Raises CryptokiError."""
         if user == UserType.CONTEXT_SPECIFIC:
@@ -312,7 +316,11 @@ class Application:
         return handles
 
     def check_access(self, session: Session, item: Object) -> None:
-        """Whether the session may make or change this object. Raises CryptokiError."""
+        """Whether the session may make or change this object. Raises CryptokiError.
+
+        Keys on the token take a login, also those that are not private: in the place of a pair's
+        public half somebody could put their own, and be sent what is encrypted for the other half.
+        """
         if item.token and not session.write:
             raise CryptokiError(Rv.SESSION_READ_ONLY)
         if item.private and not self.is_user(session.slot):
@@ -320,16 +328,7 @@ class Application:
         # The guard has seen the call's own template only.
         if item.token and not self.rights(session.slot) & Right.MANAGE:
             raise NoRight
-
-    def check_change(self, session: Session, item: Object) -> None:
-        """Whether the session may change or destroy this object. Raises CryptokiError.
-
-        The public half of a pair that was made here takes a login: in its place somebody could put
-        their own, and be sent what is encrypted for the other half.
-        """
-        self.check_access(session, item)
-        half = item.object_class == ObjectClass.PUBLIC_KEY and item.flag(Attr.LOCAL)
-        if half and item.token and not (self.is_user(session.slot) or self.is_so(session.slot)):
+        if item.token and item.object_class in KEYS and not self._somebody(session.slot):
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
 
     def add(self, session: Session, items: list[Object], event: Event) -> list[int]:

@@ -412,6 +412,17 @@ def test_nobody_puts_another_key_in_the_place_of_a_pairs_public_half(
     officer.call("C_Logout")
     user.call("C_Login", 1, PIN)
     user.call("C_DestroyObject", public)
-    # What nobody has logged in for is anybody's, as PKCS#11 has it.
+    # Nor beside it, or where there is none yet.
+    point = stranger.get(stranger.ec(PRIVATE=False)[0], Attr.EC_POINT)
+    made = template(CLASS=ObjectClass.PUBLIC_KEY, KEY_TYPE=KeyType.EC, EC_PARAMS=P256,
+                    EC_POINT=point, TOKEN=True)  # fmt: skip
+    assert refusal(stranger.call, "C_CreateObject", made) is Rv.USER_NOT_LOGGED_IN
+    assert refusal(stranger.secret, bytes(16), TOKEN=True, PRIVATE=False) is (Rv.USER_NOT_LOGGED_IN)
+    refused = refusal(
+        stranger.pair, Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256, "TOKEN": True}, {"PRIVATE": False}
+    )
+    assert refused is Rv.USER_NOT_LOGGED_IN
+    # What is no key, or of the session, is anybody's, as PKCS#11 has it.
+    stranger.call("C_CreateObject", template(CLASS=ObjectClass.DATA, TOKEN=True))
     _, own = stranger.pair(Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256}, {"PRIVATE": False})
     stranger.set(own, LABEL=b"mine")

@@ -62,7 +62,7 @@ def destroy_object(app: Application, handle: int, number: int) -> tuple[()]:
     """The end of an object."""
     session = app.session(handle)
     item = app.find(session, number, Rv.OBJECT_HANDLE_INVALID)
-    app.check_change(session, item)
+    app.check_access(session, item)
     if not item.flag(Attr.DESTROYABLE):
         raise CryptokiError(Rv.ACTION_PROHIBITED)
     app.remove(session, number, item, event(app, session, "object destroyed", item))
@@ -107,7 +107,7 @@ def set_attribute_value(
     """Change attributes."""
     session = app.session(handle)
     item = app.find(session, number, Rv.OBJECT_HANDLE_INVALID)
-    app.check_change(session, item)
+    app.check_access(session, item)
     if not item.flag(Attr.MODIFIABLE):
         raise CryptokiError(Rv.ACTION_PROHIBITED)
     so = app.is_so(session.slot)
