@@ -14,7 +14,7 @@ import typer
 from secgear.cli import crypto_reach as reach
 from secgear.cli.crypto_place import Address, Policy, Socket
 from secgear.cli.crypto_reach import Key, Name, Place, say_lines
-from secgear.cli.crypto_roles import BEGINNING, People, RequestFile
+from secgear.cli.crypto_roles import REQUEST, People, RequestFile
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import AsJson, UsageError, check_target, emit, open_data, read, write_file
 from secgear.cli.signing import PassphraseFile
@@ -151,8 +151,9 @@ def request_backup(
     from secgear.services.crypto.roles.custody import load_public
     from secgear.services.crypto.roles.operations import Custodian, MakeBackup
 
+    hint = "the file that ends in .pub is wanted"
     custodians = tuple(
-        Custodian(one, base64.b64encode(load_public(read(path, reach.MAX_DOCUMENT))).decode())
+        Custodian(one, base64.b64encode(reach.parsed(path, load_public, hint)).decode())
         for one, path in reach.pairs(custodian)
     )
     operation = MakeBackup(threshold, custodians)
@@ -278,7 +279,7 @@ def _open(
 ) -> None:
     from secgear.services.crypto.roles import requests
 
-    check_target(output, BEGINNING)
+    check_target(output, REQUEST)
     operation.check()
     with reach.logged_in(place, role, name, key, passphrase) as one:
         made = one.request(operation, seconds=hours * 3600)

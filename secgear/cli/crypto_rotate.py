@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secgear.cli import inputs
+from secgear.cli.connect import checked_address
+from secgear.cli.crypto_place import PinFile, pin_of
 from secgear.cli.output import AsJson, CommandError, UsageError, emit
 
 if TYPE_CHECKING:
@@ -29,9 +31,7 @@ def rotate(
         typer.Option(help="Instead: the socket of a module on this machine.", readable=False),
     ] = None,
     slot: Annotated[int, typer.Option(min=0, max=63, help="The token's slot.")] = 0,
-    pin_file: Annotated[
-        Path | None, typer.Option(help="File with the user's PIN, one line.", readable=False)
-    ] = None,
+    pin_file: PinFile = None,
     pre_active: Annotated[
         bool, typer.Option("--pre-active", help="Only make it; it is activated later.")
     ] = False,
@@ -45,13 +45,16 @@ def rotate(
         Caller,
         ChannelExchange,
         SocketExchange,
+        TokenRefused,
     )
     from secgear.services.crypto.pkcs11.constants import KeyState, UserType
-    from secgear.services.crypto.pkcs11.rv import CryptokiError
+    from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 
     if (socket is None) == (policy is None) or bool(address) != (policy is not None):
-        raise UsageError("say where the module is: --address with --policy, or --socket")
-    pin = _pin(pin_file)
+        raise UsageError("name the module with --socket, or with --address and --policy")
+    if address:
+        checked_address(address)
+    pin = pin_of(pin_file)
     with contextlib.ExitStack() as stack:
         exchange: Exchange
         if socket is not None:
@@ -80,21 +83,13 @@ def rotate(
             caller.call("C_Login", handle, UserType.USER, pin)
             version, _ = caller.call("S_RotateKey", handle, name.encode(), state)
         except CryptokiError as error:
-            raise CommandError(f"the module refuses: CKR_{error.rv.name}") from None
+            if error.rv is Rv.KEY_HANDLE_INVALID:
+                raise CommandError(
+                    f"no named key {name!r} in slot {slot}; those have versions that were made by "
+                    "REST or S_NewKey"
+                ) from None
+            raise TokenRefused(error.rv) from None
     if as_json:
         emit({"name": name, "version": version, "state": state.name.lower()})
     else:
         typer.echo(f"key  {name}, version {version}, {state.name.lower()}")
-
-
-def _pin(file: Path | None) -> bytes:
-    """The user's PIN: never from the command line, which others see."""
-    if file is None:
-        return str(typer.prompt("PIN of the user", hide_input=True, err=True)).encode()
-    try:
-        pin = file.read_bytes().strip(b"\r\n")
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
-    if not pin or b"\n" in pin:
-        raise UsageError(f"{file}: one line, with the user's PIN")
-    return pin

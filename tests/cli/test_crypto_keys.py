@@ -144,7 +144,12 @@ def test_wrong_words_are_explained(place: Place) -> None:
     for words, expected, why in (
         (listed, 2, "name the module"),
         ((*listed, "--address", "tcp://127.0.0.1:1"), 2, "go together"),
-        ((*listed[:3], "--token", "none", *place.socket), 1, "no tokens"),
+        ((*listed[:3], "--token", "none", *place.socket), 1, "there is 'demo'"),
+        ((*listed, "--address", "localhost", *place.trust), 2, "'localhost' is no address"),
+        (("crypto", "rotate", "web", "--address", "localhost", *place.trust), 2, "no address"),
+        (("crypto", "roles", "--address", "localhost", *place.trust), 2, "no address"),
+        (("crypto", "connect", "localhost", *place.trust), 2, "no address"),
+        ((*listed, "--socket", str(place.folder / "none")), 1, "is the module running"),
         ((*listed, *by), 1, "CKR_PIN_INCORRECT"),
     ):
         status, error = code(*words)
@@ -154,6 +159,32 @@ def test_wrong_words_are_explained(place: Place) -> None:
     status, error = code(*listed, *by)
     assert (status, "empty" in error) == (2, True)
     place.keys("list")  # the count of failures is cleared
+
+
+def test_what_is_not_there_is_named(place: Place, tmp_path: Path) -> None:
+    output = ("-o", str(tmp_path / "out"))
+    there = ("--token", "demo", *place.socket)
+    exported = code("crypto", "keys", "export-public", "none", *output, *there)
+    assert exported == (1, "no private keys with the label 'none'")
+    exported = code("crypto", "keys", "export-public", "none", "--id", "0b", *output, *there)
+    assert exported == (1, "no private keys with the label 'none' and the id 0b")
+    rotate = ("crypto", "rotate", "none", *place.socket)
+    status, error = code(*rotate)
+    assert (status, "no named key 'none' in slot 0" in error) == (1, True), error
+    for words in (
+        ("crypto", "keys", "attest", "none", *there),
+        ("crypto", "attest", "module", "--socket", str(place.server.socket)),
+    ):
+        if words[2] == "attest":
+            place.keys("generate", "AES", "--label", "none")
+        assert code(*words, "--nonce", "abcd", *output) == (
+            2,
+            "--nonce takes 8 to 64 bytes, two hexadecimal digits each",
+        )
+    place.keys("destroy", "none", "--yes")
+    status, error = code("crypto", "keys", "import-key", "--nonce", "00" * 8, *output, *there)
+    assert (status, "--nonce takes 32 bytes" in error) == (2, True), error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pin_is_asked_for_without_a_file_and_not_shown(
@@ -183,7 +214,7 @@ def test_a_user_with_a_name_logs_in_and_may_what_they_may(place: Place) -> None:
     by = (*there, "--pin-file", str(pin))
     assert json.loads(printed("crypto", "keys", "list", "--json", *by))["keys"] is not None
     status, error = code("crypto", "keys", "generate", "EC", "--label", "x", *by)
-    assert (status, error) == (1, "CKR_ACTION_PROHIBITED")
+    assert (status, "CKR_ACTION_PROHIBITED: the user's rights" in error) == (1, True)
 
 
 def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None:

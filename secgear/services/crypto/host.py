@@ -20,7 +20,7 @@ from secgear.base.enclave import Enclave
 from secgear.base.image import Image, LaunchPolicy
 from secgear.base.launch import launch
 from secgear.base.switchless.options import Switchless
-from secgear.errors import CryptoModuleError, EnclaveError, ServiceError
+from secgear.errors import CryptoModuleError, CryptoRefused, EnclaveError, ServiceError
 from secgear.middleware.sealing import WitnessClient
 from secgear.middleware.sealing.counters import sync_folder
 from secgear.services.crypto.storage import Storage
@@ -390,7 +390,10 @@ def told() -> Iterator[None]:
     try:
         yield
     except EnclaveError as error:
-        raise CryptoModuleError(str(error)) from None
+        said = str(error)
+        for code in (CryptoModuleError.code, CryptoRefused.code):
+            said = said.removeprefix(f"{code}: ")
+        raise CryptoModuleError(said) from None
 
 
 def _write(path: Path, data: bytes) -> None:
