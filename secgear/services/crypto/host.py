@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from secgear.middleware.attestation.bundle import AddedRoot
 
 PROGRAM: Final = Path(__file__).with_name("enclave.py")
+_SEALED_TO: Final = "\nSEALED_TO: Final = SealingPolicy.{}\n"  # a line of it
 _PATIENCE: Final = 5.0
 """Seconds that a change waits for other enclaves to hear of it: the vault's lease, after which each
 has to ask the counter before it shows anything."""
@@ -150,11 +152,12 @@ def found(
     """
     home = Home(directory)
     with home.made():
-        image = build(PROGRAM)
-        if key is not None:
+        if key is None:
+            image = build(PROGRAM)
+        else:
             from secgear.base.signing import sign
 
-            image = sign(image, key)
+            image = sign(_upgradable(), key)
         address = witness.address if witness is not None else ""
         settings = Settings(policy_of(image), tee, database, address)
         storage = home.storage(settings)
@@ -182,6 +185,18 @@ def found(
         finally:
             storage.close()
     return status
+
+
+def _upgradable() -> Image:
+    """The image for a module that is sealed to its signer: another one, as that is measured."""
+    program = PROGRAM.read_text("utf-8")
+    if program.count(_SEALED_TO.format("MEASUREMENT")) != 1:
+        raise CryptoModuleError(f"{PROGRAM.name} does not say to whom it seals")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / PROGRAM.name
+        changed = program.replace(_SEALED_TO.format("MEASUREMENT"), _SEALED_TO.format("SIGNER"))
+        source.write_text(changed, "utf-8")
+        return build(source)
 
 
 def policy_of(image: Image) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
@@ -104,6 +105,14 @@ class User:
     ) -> None:
         self.call("C_VerifyInit", Mechanism(mech, parameter), key)
         self.call("C_Verify", data, signature)
+
+
+def rsa_of(p: int, q: int, e: int = 65537) -> rsa.RSAPrivateKey:
+    """A key of two primes, whatever they are."""
+    d = pow(e, -1, (p - 1) * (q - 1))
+    parts = d % (p - 1), d % (q - 1), pow(q, -1, p)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, *parts, rsa.RSAPublicNumbers(e, p * q))
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
 
 def template(**attributes: Any) -> dict[int, Any]:

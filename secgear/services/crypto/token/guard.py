@@ -18,7 +18,9 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.application import Application, NoRight
 from secgear.services.crypto.token.derivation import other_key
 from secgear.services.crypto.token.ledger import Event
+from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.roles import Phase
+from secgear.services.crypto.token.session import Session
 from secgear.services.crypto.token.state import Right
 
 Function = Callable[..., tuple[Any, ...]]
@@ -187,15 +189,20 @@ def _record_use(app: Application, name: str, arguments: tuple[Any, ...]) -> None
     except CryptokiError:
         return  # the call meets the same
     for key in keys:
-        if key.object_class == ObjectClass.PUBLIC_KEY:
-            continue
-        label = key.attributes.get(Attr.LABEL)
-        detail: dict[str, str | int | bool] = {
-            "operation": row.does,
-            "class": key.object_class,
-            "label": label.decode("utf-8", "replace")[:64] if isinstance(label, bytes) else "",
-            "object": key.id,
-            "on token": key.token,
-            "user": app.user_name(session.slot),
-        }
-        app.module.uses.add(Event("key used", app.actor, session.slot.number, detail))
+        record_use(app, session, key, row.does)
+
+
+def record_use(app: Application, session: Session, key: Object, does: str) -> None:
+    """Record a use of a key, where the token wants that. Raises CryptokiError."""
+    if key.object_class == ObjectClass.PUBLIC_KEY or not session.slot.state.record_uses:
+        return
+    label = key.attributes.get(Attr.LABEL)
+    detail: dict[str, str | int | bool] = {
+        "operation": does,
+        "class": key.object_class,
+        "label": label.decode("utf-8", "replace")[:64] if isinstance(label, bytes) else "",
+        "object": key.id,
+        "on token": key.token,
+        "user": app.user_name(session.slot),
+    }
+    app.module.uses.add(Event("key used", app.actor, session.slot.number, detail))

@@ -27,7 +27,7 @@ from secgear.middleware.attestation.claims import Claims
 from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.attestation.policy.model import Accept, Allow, TcbRules
 from secgear.middleware.attestation.values import Hex
-from secgear.middleware.sealing import seal, unseal
+from secgear.middleware.sealing import seal
 from secgear.services.crypto.roles.operations import AdmitEnclave
 from secgear.services.crypto.token import keyring, members
 from secgear.services.crypto.token.authority import Badge
@@ -47,6 +47,7 @@ _APPLICATION: Final = b"secgear crypto application v1\0"
 _WELCOME: Final = b"secgear crypto welcome v1\0"
 _SELF: Final = b"secgear crypto self v1\0"
 _PENDING: Final = b"secgear crypto pending v1"
+_OF_PLATFORM: Final = ("launch", "mrseam", "mrsignerseam")  # judged apart, or with the TCB
 _BOUNDED: Final = ("snp", "cca")  # TEEs whose components can make up for an assessment
 
 T = TypeVar("T", "_Application", "_Welcome")
@@ -142,7 +143,16 @@ class Kin:
                 min_svn=max(svn, own.svn or 0),
             )
         else:
-            accept = Accept(tees=(own.tee,), measurements=(Hex(own.measurements["launch"]),))
+            # What was launched may be no more than firmware; then registers tell what it has begun.
+            accept = Accept(
+                tees=(own.tee,),
+                measurements=(Hex(own.measurements["launch"]),),
+                registers={
+                    name: (Hex(value),)
+                    for name, value in own.measurements.items()
+                    if name not in _OF_PLATFORM
+                },
+            )
         minimum = {own.tee: own.tcb.components} if own.tee in _BOUNDED else {}
         return Policy(
             name="members of a cryptographic module",
@@ -229,7 +239,7 @@ def accept(
 
     Raises CryptoModuleError, SealedForOther, AttestationError (Untrusted).
     """
-    own = _PENDINGS.decode(unseal(pending, aad=_PENDING, guest=guest))
+    own = _PENDINGS.decode(keyring.unsealed(pending, _PENDING, guest, policy))
     given = _read(_WELCOMES, welcome, "welcome")
     credential = Credential(own.secret, given.audit)
     kin = Kin(guest, policy, own.roots, collateral, at)

@@ -194,7 +194,9 @@ class Vault:
             sealed = self._store.head()
             if not sealed:
                 raise CryptoModuleError("the store holds no module; found one first")
-            self._credential = keyring.own_credential(self._store.members(), self.guest)
+            self._credential = keyring.own_credential(
+                self._store.members(), self.guest, self.policy
+            )
             first = self._read_head(sealed)
             self._counter = self._make_counter(first.head.founding)
             self._state = first

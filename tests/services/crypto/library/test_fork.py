@@ -147,6 +147,52 @@ def test_what_a_daemon_prints_is_no_part_of_a_call(
     """)  # fmt: skip
 
 
+def test_what_the_terminal_sends_to_all_ends_no_command(
+    built: Path, tmp_path: Path, server: Answering
+) -> None:
+    """An interrupt that the application handles is not the end of its module."""
+    relay = Path(__file__).with_name("relay.py")
+    run(built, tmp_path, server, f"""
+        import signal
+        os.setpgid(0, 0)
+        interrupted = []
+        signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+        library = Library(path)
+        library.initialise(f"|{{sys.executable}} {relay} {{address[5:]}}")
+        session = Session(library)
+        os.killpg(0, signal.SIGINT)
+        for _ in range(3):
+            session.call("C_GenerateRandom", buffer_of(9), 9)
+        library.call("C_Finalize", None)
+        assert interrupted
+    """)  # fmt: skip
+
+
+def test_a_descriptor_that_the_application_has_closed_is_its_own(
+    built: Path, tmp_path: Path, server: Answering
+) -> None:
+    """Whatever has the number now gets no call, PINs least of all, and stays open."""
+    run(built, tmp_path, server, """
+        import socket
+        library = Library(path)
+        library.initialise(address)
+        session = Session(library)
+        places = [f"/proc/self/fd/{one}" for one in range(3, 100)]
+        [number] = [int(one[14:]) for one in places
+                    if os.path.islink(one) and os.readlink(one).startswith("socket:")]
+        mine, peers = socket.socketpair()
+        os.dup2(mine.fileno(), number)  # closes what was there
+        mine.close()
+        assert session.rv("C_Login", 1, b"a PIN", 5) == Rv.DEVICE_REMOVED
+        in_child(lambda: os.fstat(number))
+        library.call("C_Finalize", None)
+        os.write(number, b"the application's")
+        assert peers.recv(100) == b"the application's"
+        library.initialise(address)
+        Session(library).call("C_GenerateRandom", buffer_of(9), 9)
+    """)  # fmt: skip
+
+
 @pytest.mark.parametrize("times", [30])
 def test_loading_and_unloading_again_and_again_leaks_nothing(
     built: Path, tmp_path: Path, server: Answering, times: int

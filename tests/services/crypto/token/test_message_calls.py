@@ -378,3 +378,24 @@ def test_messages_end_with_the_life_of_a_version(user: User) -> None:
     user.call("S_SetKeyState", b"web", 1, KeyState.COMPROMISED)
     refused = refusal(user.call, "C_SignMessage", None, bytes(32), ROOM)
     assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+
+
+def test_associated_data_of_messages_that_have_begun_is_limited(user: User) -> None:
+    key = new_key(user, KeyType.AES, PRIVATE=False)
+    much = bytes(1 << 20)
+    others = [User(user.caller, login=False) for _ in range((MAX_HELD >> 21) + 1)]
+    tagged = params_of(MessageParams(NONCE), NONCE, bytes(16))
+    for one in others:
+        one.call("C_MessageEncryptInit", Mechanism(Mech.AES_GCM), key)
+        one.call("C_MessageDecryptInit", Mechanism(Mech.AES_GCM), key)
+    for one in others[:-1]:
+        one.call("C_EncryptMessageBegin", MessageParams(NONCE), much)
+        one.caller.call("C_DecryptMessageBegin", one.session, tagged, much)
+    last = others[-1]
+    for name, params in (("Encrypt", MessageParams(NONCE)), ("Decrypt", tagged)):
+        assert refusal(last.call, f"C_{name}MessageBegin", params, much) is Rv.DEVICE_MEMORY
+        assert refusal(last.call, f"C_{name}MessageNext", b"", ROOM, END) is (
+            Rv.OPERATION_NOT_INITIALIZED
+        )
+    others[0].call("C_EncryptMessageNext", b"", ROOM, END)
+    last.call("C_EncryptMessageBegin", MessageParams(NONCE), much)

@@ -429,6 +429,21 @@ def test_a_key_is_used_as_a_salt_as_well(watched: tuple[MemoryStore, Module]) ->
     assert told == [("derive", base), ("derive", salt)]
 
 
+def test_each_message_is_a_use(store: MemoryStore) -> None:
+    module = open_module(store)
+    user = User(connect(module))
+    key = user.ec()[1]
+    user.call("C_MessageSignInit", Mechanism(Mech.ECDSA), key)
+    user.call("C_SignMessage", None, bytes(32), 99)
+    Officer(module).call("S_SetTokenPolicy", 1)
+    for _ in range(2):
+        user.call("C_SignMessage", None, bytes(32), 99)
+    user.call("C_SignMessageBegin", None)
+    user.call("C_SignMessageNext", None, bytes(32), 1, 99)
+    module.uses.flush()
+    assert [one["operation"] for one in recorded(store)] == ["sign message"] * 3
+
+
 def test_public_keys_and_ended_operations_are_no_uses(
     watched: tuple[MemoryStore, Module],
 ) -> None:

@@ -95,12 +95,15 @@ static bool start(char *words[], int descriptor, pid_t *child)
         posix_spawn_file_actions_destroy(&actions);
         return false;
     }
-    /* Whatever the application does with signals is none of the command's business. */
+    /* Whatever the application does with signals is none of the command's business; nor is what the
+     * terminal sends to both, which the application may outlive. */
     bool ready = posix_spawn_file_actions_adddup2(&actions, descriptor, 0) == 0 &&
                  posix_spawn_file_actions_adddup2(&actions, descriptor, 1) == 0 &&
                  posix_spawnattr_setsigmask(&attributes, &none) == 0 &&
                  posix_spawnattr_setsigdefault(&attributes, &usual) == 0 &&
-                 posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) == 0;
+                 posix_spawnattr_setpgroup(&attributes, 0) == 0 &&
+                 posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+                                                           POSIX_SPAWN_SETPGROUP) == 0;
     char *const *environment = secure ? PLAIN : environ;
     bool started = ready && posix_spawnp(child, words[0], &actions, &attributes, words, environment) == 0;
     posix_spawnattr_destroy(&attributes);

@@ -61,11 +61,11 @@ static int leave(struct sdf_session *session, int result)
     return result;
 }
 
-/* What has failed in the module has ended there. */
+/* What has failed in the module has ended there; what has failed here would go on. */
 static int outcome(struct sdf_session *session, enum sdf_stream stream, CK_RV rv, int other)
 {
     if (rv != CKR_OK && rv != CKR_BUFFER_TOO_SMALL)
-        sdf_stream_end(session, stream);
+        sdf_abandon(session, stream);
     return sdf_error(rv, other);
 }
 
@@ -317,7 +317,8 @@ SG_EXPORT int SDF_CalculateMACUpdate(void *hSessionHandle, unsigned char *pucDat
     int result;
     struct sdf_session *session = sdf_enter_stream(hSessionHandle, SDF_STREAM_MAC, &result);
     if (result == SDR_OK) {
-        CK_RV rv = sdf_mac_update(session->pieces, pucData, uiDataLength, session->mac);
+        CK_RV rv =
+            sdf_mac_update(session->pieces, pucData, uiDataLength, session->mac_size, session->mac);
         session->mac_size += uiDataLength;
         result = outcome(session, SDF_STREAM_MAC, rv, SDR_MACERR);
     }

@@ -164,8 +164,9 @@ struct sdf_mode {
 int sdf_cipher_known(unsigned algorithm, unsigned wanted);
 /* The mechanism of an algorithm without authentication. mode: is not to be moved. */
 int sdf_mode_of(unsigned algorithm, const unsigned char *iv, struct sdf_mode *mode);
-/* More data of a MAC by C_EncryptUpdate, and its last block where there was one. */
-CK_RV sdf_mac_update(CK_SESSION_HANDLE session, const uint8_t *data, size_t size, uint8_t mac[SDF_BLOCK]);
+/* More data of a MAC by C_EncryptUpdate, after so many bytes, and its last block where there was one. */
+CK_RV sdf_mac_update(CK_SESSION_HANDLE session, const uint8_t *data, size_t size, uint64_t before,
+                     uint8_t mac[SDF_BLOCK]);
 
 /* sdf_pieces.c */
 

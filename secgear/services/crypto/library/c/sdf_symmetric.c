@@ -141,20 +141,27 @@ SG_EXPORT int SDF_Decrypt(void *hSessionHandle, void *hKeyHandle, unsigned int u
 
 /* --- MACs -------------------------------------------------------------------------------------- */
 
-/* CBC-MAC: the last block of what CBC makes. The other blocks are thrown away. */
-CK_RV sdf_mac_update(CK_SESSION_HANDLE session, const uint8_t *data, size_t size, uint8_t mac[SDF_BLOCK])
+/* CBC-MAC: the last block of what CBC makes. The other blocks are thrown away: each is the MAC of
+ * what is before it. */
+CK_RV sdf_mac_update(CK_SESSION_HANDLE session, const uint8_t *data, size_t size, uint64_t before,
+                     uint8_t mac[SDF_BLOCK])
 {
-    uint8_t *made = malloc(size < SDF_PIECE ? size + SDF_BLOCK : SDF_PIECE + SDF_BLOCK);
+    size_t room = (size < SDF_PIECE ? size : SDF_PIECE) + SDF_BLOCK;
+    uint8_t *made = malloc(room);
     CK_RV rv = made == NULL ? CKR_HOST_MEMORY : CKR_OK;
     for (size_t at = 0; at < size && rv == CKR_OK;) {
         size_t part = size - at < SDF_PIECE ? size - at : SDF_PIECE;
-        CK_ULONG blocks = part + SDF_BLOCK;
+        CK_ULONG blocks = part + SDF_BLOCK, whole = before % SDF_BLOCK + part;
+        whole -= whole % SDF_BLOCK;
         rv = C_EncryptUpdate(session, (CK_BYTE_PTR)data + at, part, made, &blocks);
-        if (rv == CKR_OK && blocks >= SDF_BLOCK)
-            memcpy(mac, made + blocks - SDF_BLOCK, SDF_BLOCK);
+        if (rv == CKR_OK && blocks != whole)
+            rv = CKR_DEVICE_ERROR;
+        if (rv == CKR_OK && whole != 0)
+            memcpy(mac, made + whole - SDF_BLOCK, SDF_BLOCK);
         at += part;
+        before += part;
     }
-    free(made);
+    sg_wipe_free(made, room);
     return rv;
 }
 
@@ -182,7 +189,7 @@ SG_EXPORT int SDF_CalculateMAC(void *hSessionHandle, void *hKeyHandle, unsigned 
         CK_ULONG none = 0;
         CK_RV rv = C_EncryptInit(session->handle, &mode.mechanism, key);
         if (rv == CKR_OK) {
-            rv = sdf_mac_update(session->handle, pucData, uiDataLength, mac);
+            rv = sdf_mac_update(session->handle, pucData, uiDataLength, 0, mac);
             CK_RV last = C_EncryptFinal(session->handle, nothing, &none);
             rv = rv == CKR_OK ? last : rv;
         }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "library.h"
@@ -27,6 +28,8 @@ static struct {
     pthread_mutex_t lock;    /* of everything but `input` */
     pthread_mutex_t sending; /* held while a frame is written */
     int descriptor;          /* -1 for none */
+    dev_t device;            /* of the socket, which the number may outlive */
+    ino_t inode;
     pid_t child;
     bool broken;
     bool reading; /* a thread reads: `input` is its own */
@@ -51,6 +54,15 @@ static void number_to(uint8_t *at, uint32_t number)
         at[i] = (uint8_t)number;
 }
 
+/* Daemons close descriptors that they don't know, and the next file or connection of theirs has the
+ * number. It gets no PINs, and is not closed either. */
+static bool still_ours(void)
+{
+    struct stat status;
+    return fstat(connection.descriptor, &status) == 0 && status.st_dev == connection.device &&
+           status.st_ino == connection.inode;
+}
+
 static bool send_all(const uint8_t *data, size_t size)
 {
     while (size != 0) {
@@ -69,7 +81,7 @@ static bool receive_some(uint8_t *into, size_t room, size_t *got)
 {
     ssize_t size;
     do
-        size = recv(connection.descriptor, into, room, 0);
+        size = still_ours() ? recv(connection.descriptor, into, room, 0) : 0;
     while (size < 0 && errno == EINTR);
     *got = size > 0 ? (size_t)size : 0;
     return size > 0;
@@ -110,7 +122,8 @@ static void break_off(CK_RV rv)
     if (connection.broken)
         return;
     connection.broken = true;
-    shutdown(connection.descriptor, SHUT_RDWR); /* wakes who reads */
+    if (still_ours())
+        shutdown(connection.descriptor, SHUT_RDWR); /* wakes who reads */
     for (struct waiter *each = connection.waiters; each != NULL; each = each->next) {
         if (!each->done) {
             each->done = true;
@@ -229,7 +242,7 @@ static CK_RV exchange(struct sg_writer *request, size_t limit, struct sg_answer 
     number_to(request->data, waiter.number);
     number_to(request->data + 4, 0);
     number_to(request->data + 8, (uint32_t)(request->size - SG_HEADER));
-    bool sent = send_all(request->data, request->size);
+    bool sent = still_ours() && send_all(request->data, request->size);
     pthread_mutex_unlock(&connection.sending);
     pthread_mutex_lock(&connection.lock);
     if (!sent)
@@ -260,11 +273,15 @@ CK_RV sg_connection_open(const char *address)
         sg_connection_close();
         return CKR_FUNCTION_FAILED;
     }
+    struct stat status = {0};
+    bool known = fstat(connection.descriptor, &status) == 0;
+    connection.device = status.st_dev;
+    connection.inode = status.st_ino;
     connection.broken = connection.reading = false;
     connection.start = connection.end = 0;
     connection.last = 0;
     connection.waiters = NULL;
-    if (send_all(&version, 1) && receive(&version, 1) && version == SG_VERSION)
+    if (known && send_all(&version, 1) && receive(&version, 1) && version == SG_VERSION)
         return CKR_OK;
     sg_connection_close();
     return CKR_FUNCTION_FAILED;
@@ -272,7 +289,7 @@ CK_RV sg_connection_open(const char *address)
 
 void sg_connection_close(void)
 {
-    if (connection.descriptor >= 0)
+    if (still_ours())
         close(connection.descriptor);
     connection.descriptor = -1;
     if (connection.child > 0)
@@ -285,7 +302,7 @@ void sg_connection_forget(void)
 {
     pthread_mutex_init(&connection.lock, NULL);
     pthread_mutex_init(&connection.sending, NULL);
-    if (connection.descriptor >= 0)
+    if (still_ours())
         close(connection.descriptor); /* the parent's stays open */
     connection.descriptor = -1;
     connection.child = 0;

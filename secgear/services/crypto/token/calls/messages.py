@@ -22,6 +22,7 @@ from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.operations import begin, chosen
 from secgear.services.crypto.token.calls.registry import serves
+from secgear.services.crypto.token.guard import record_use
 from secgear.services.crypto.token.mechanisms import Row, no_parameter
 from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.session import Kind, Messages, Session
@@ -30,6 +31,12 @@ _END: Final = 1  # CKF_END_OF_MESSAGE
 _RANDOM: Final = (Generator.GENERATE, Generator.GENERATE_RANDOM)
 _MIN_RANDOM: Final = 12  # bytes
 _EMPTY: tuple[()] = ()
+_USES: Final = {
+    Kind.MESSAGE_ENCRYPT: "encrypt message",
+    Kind.MESSAGE_DECRYPT: "decrypt message",
+    Kind.MESSAGE_SIGN: "sign message",
+    Kind.MESSAGE_VERIFY: "verify message",
+}
 
 
 # --- encryption ----------------------------------------------------------------------------------
@@ -70,6 +77,7 @@ def encrypt_message_begin(
         params = _with_iv(params)
         messages.current = _operation(messages, params, aad, encrypt=True)
         messages.tag = bytes(params.tag_bits // 8)
+        _keep(app, messages, aad)
     return (params.iv,)
 
 
@@ -136,6 +144,7 @@ def decrypt_message_begin(
         messages = _next(app, session, Kind.MESSAGE_DECRYPT)
         messages.current = _operation(messages, _with_tag(params), aad, encrypt=False)
         messages.tag = params.tag
+        _keep(app, messages, aad)
     return _EMPTY
 
 
@@ -319,6 +328,16 @@ def _operation(
     return row.cipher(messages.key, row.message(params, aad or b""), encrypt)
 
 
+def _keep(app: Application, messages: Messages, aad: bytes | None) -> None:
+    """A message in pieces keeps its associated data. Raises CryptokiError if that is too much."""
+    messages.aad = len(aad or b"")
+    try:
+        app.check_held()
+    except CryptokiError:
+        messages.current = None
+        raise
+
+
 def _with_iv(params: MessageParams) -> MessageParams:
     """With an initialisation vector of the token's, where it makes them. Raises CryptokiError."""
     if params.generator == Generator.NO_GENERATE:
@@ -350,6 +369,7 @@ def _next(app: Application, session: Session, kind: Kind) -> Messages:
     """
     messages = _idle(session, kind)
     row, key = chosen(app, session, kind, messages.row.number, messages.number)
+    record_use(app, session, key, _USES[kind])
     messages.key = key.prepared(row.prepare)
     return messages
 

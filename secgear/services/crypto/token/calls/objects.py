@@ -123,6 +123,11 @@ def find_objects_init(app: Application, handle: int, template: Template) -> tupl
         if session.found is not None:
             raise CryptokiError(Rv.OPERATION_ACTIVE)
         session.found = app.search(session, template)[::-1]
+        try:
+            app.check_held()
+        except CryptokiError:
+            session.found = None
+            raise
     return _EMPTY
 
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterator
-from ctypes import byref, c_uint, c_void_p
+from ctypes import byref, c_ubyte, c_uint, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,25 @@ def test_encryptions_of_other_sizes(user: Session, lies: Lies, size: int) -> Non
     )  # fmt: skip
     assert code == "HARDFAIL"
     assert bytes(room.buffer[16:]) == bytes(tag.buffer[16:]) == MARK
+
+
+@pytest.mark.parametrize("size", [0, 15, 32, 48])
+def test_macs_of_other_sizes(user: Session, lies: Lies, size: int) -> None:
+    """What comes of none is no MAC, least of all what happens to be in memory."""
+    key, room = user.key(bytes(16)), Room(16)
+    given = 16 if size == 32 else 32
+    data = (bytes(given), given)
+    lies["C_EncryptUpdate"] = (bytes(size),)
+    code = user.code("CalculateMAC", key, binding.SM4_MAC, (c_ubyte * 16)(), *data, room.buffer,
+                     byref(room.length))  # fmt: skip
+    assert code == "HARDFAIL"
+    assert bytes(room.buffer) == bytes(16) + MARK
+    begin = ("CalculateMACInit", key, binding.SM4_MAC, bytes(16), 16)
+    user.call(*begin)
+    assert user.code("CalculateMACUpdate", *data) == "HARDFAIL"
+    assert user.code("CalculateMACFinal", room.buffer, byref(room.length)) == "STEPERR"
+    lies.clear()
+    user.call(*begin)  # in the module too it has ended
 
 
 def test_attributes_that_are_too_long(user: Session, lies: Lies) -> None:
