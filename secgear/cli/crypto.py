@@ -22,6 +22,8 @@ from secgear.cli import (
 from secgear.cli.connect import checked_address
 from secgear.cli.crypto_backup import backup
 from secgear.cli.crypto_library import library
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Place, reached
 from secgear.cli.crypto_requests import request
 from secgear.cli.crypto_sdf import app as sdf
 from secgear.cli.crypto_users import token_policy, user
@@ -33,19 +35,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
-app.add_typer(audit)
-app.add_typer(sdf)
-app.command("library")(library)
-app.command("http")(crypto_http.http)
-app.command("rotate")(crypto_rotate.rotate)
-app.add_typer(crypto_domain.app)
-app.add_typer(crypto_keys.app)
-app.add_typer(crypto_attest.app)
-crypto_roles.add_to(app, audit)
-for group in (request, user, backup):
-    app.add_typer(group)
-app.command("token-policy")(token_policy)
-
 _MAX_PIN_FILE: Final = 4096
 
 Directory = Annotated[
@@ -114,7 +103,11 @@ def init(
 @app.command("token")
 def token(
     label: Annotated[str, typer.Argument(help="The token's new name, at most 32 bytes.")],
-    socket: Annotated[Path, typer.Option(help="The running module's socket.", readable=False)],
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: inputs.Roots = None,
+    reference_values: inputs.ReferenceFiles = None,
     slot: Annotated[int, typer.Option(min=0, max=63, help="Its slot.")] = 0,
     pin_file: Annotated[
         Path | None,
@@ -125,29 +118,29 @@ def token(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Initialise a token and set both PINs. Everything on the token is destroyed."""
-    from secgear.services.crypto.client import Caller, SocketExchange, TokenRefused
-    from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
+    """Initialise a token and set both PINs. Everything on the token is destroyed.
+
+    Through the socket the host hears the PINs; with --address and --policy only the enclave does.
+    """
+    from secgear.services.crypto.client import TokenRefused
+    from secgear.services.crypto.pkcs11.rv import Rv
 
     name = label.encode()
     if not 0 < len(name) <= 32:
         raise UsageError("a token's name has 1 to 32 bytes")
-    officer, user = _pins(pin_file)
-    with SocketExchange(socket) as exchange:
-        caller = Caller(exchange)
-        try:
-            caller.initialise()
+    officer, own = _pins(pin_file)
+    try:
+        with reached(Place(socket, address, policy, root, reference_values)) as caller:
             caller.call("C_InitToken", slot, officer, name.ljust(32))
             session = caller.one("C_OpenSession", slot, 6)
             caller.call("C_Login", session, 0, officer)
-            caller.call("C_InitPIN", session, user)
-        except CryptokiError as error:
-            refused = TokenRefused(error.rv)
-            if error.rv is Rv.PIN_INCORRECT:
-                raise CommandError(
-                    f"{refused}; a token that was initialised before takes the officer's old PIN"
-                ) from None
-            raise refused from None
+            caller.call("C_InitPIN", session, own)
+    except TokenRefused as refused:
+        if refused.rv is not Rv.PIN_INCORRECT:
+            raise
+        raise CommandError(
+            f"{refused}; a token that was initialised before takes the officer's old PIN"
+        ) from None
     if as_json:
         emit({"slot": slot, "label": label})
     else:
@@ -187,6 +180,18 @@ def connect(
             carry(session, sys.stdin.buffer, sys.stdout.buffer)
         except MalformedMessage:
             raise CommandError("what came on standard input is no p11-kit") from None
+
+
+# In the order of --help: what comes first is done first.
+app.command("library")(library)
+app.command("http")(crypto_http.http)
+app.command("rotate")(crypto_rotate.rotate)
+crypto_roles.add_to(app, audit)
+app.command("token-policy")(token_policy)
+for group in (
+    crypto_keys.app, crypto_attest.app, user, audit, request, backup, crypto_domain.app, sdf
+):  # fmt: skip
+    app.add_typer(group)
 
 
 @audit.command("verify")

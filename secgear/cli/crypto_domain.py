@@ -13,7 +13,7 @@ import typer
 from secgear.cli import inputs
 from secgear.cli.crypto_reach import told
 from secgear.cli.output import AsJson, UsageError, check_target, emit, read, write_file
-from secgear.errors import CryptoModuleError, EvidenceRefused
+from secgear.errors import CryptoModuleError, CryptoRefused, EvidenceRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,11 +179,16 @@ def rotate(directory: Directory, as_json: AsJson = False) -> None:
 def _evidence_told() -> Iterator[None]:
     """Evidence that an enclave has refused is told as evidence that is refused here: exit code 6.
 
-    Raises EvidenceRefused.
+    Raises EvidenceRefused; CryptoRefused where a quorum has to be asked first.
     """
     try:
         yield
     except CryptoModuleError as error:
+        if str(error).startswith("no request: "):
+            raise CryptoRefused(
+                f"{error}; administrators decide in this module: secgear crypto request admit, "
+                "then --request and each --approval here"
+            ) from None
         if not str(error).startswith("attestation."):
             raise
         hint = "; other roots than vendors' are settled at the founding: secgear crypto init --root"

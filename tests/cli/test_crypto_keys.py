@@ -141,7 +141,7 @@ def test_wrong_words_are_explained(place: Place) -> None:
     wrong = place.folder / "wrong"
     wrong.write_text("not-the-pin\n")
     by = ("--socket", str(place.server.socket), "--pin-file", str(wrong))
-    for words, expected, why in (
+    mistakes: tuple[tuple[tuple[str, ...], int, str], ...] = (
         (listed, 2, "name the module"),
         ((*listed, "--address", "tcp://127.0.0.1:1"), 2, "go together"),
         ((*listed[:3], "--token", "none", *place.socket), 1, "there is 'demo'"),
@@ -151,8 +151,9 @@ def test_wrong_words_are_explained(place: Place) -> None:
         (("crypto", "connect", "localhost", *place.trust), 2, "no address"),
         ((*listed, "--socket", str(place.folder / "none")), 1, "is the module running"),
         ((*listed, *by), 1, "CKR_PIN_INCORRECT"),
-    ):
-        status, error = code(*words)
+    )
+    for line, expected, why in mistakes:
+        status, error = code(*line)
         assert (status, why in error) == (expected, True), error
         assert "not-the-pin" not in error
     wrong.write_text("\n")
@@ -170,13 +171,20 @@ def test_what_is_not_there_is_named(place: Place, tmp_path: Path) -> None:
     assert exported == (1, "no private keys with the label 'none' and the id 0b")
     rotate = ("crypto", "rotate", "none", *place.socket)
     status, error = code(*rotate)
-    assert (status, "no named key 'none' in slot 0" in error) == (1, True), error
-    for words in (
+    assert (status, "no named key 'none' on 'demo'" in error) == (1, True), error
+    assert code(*rotate, "--token", "none")[1].startswith("no tokens with the label 'none'")
+    assert code(*rotate, "--slot", "7") == (2, "the module has no slot 7")
+    pins = tmp_path.with_name("both-pins")
+    pins.write_text(f"{SO_PIN}\n{PIN}\n")
+    token = ("crypto", "token", "x", "--slot", "7", *place.channel[:-2], "--pin-file", str(pins))
+    status, error = code(*token)  # over the channel
+    assert (status, "CKR_SLOT_ID_INVALID" in error) == (1, True), error
+    place.keys("generate", "AES", "--label", "none")
+    proofs: tuple[tuple[str, ...], ...] = (
         ("crypto", "keys", "attest", "none", *there),
         ("crypto", "attest", "module", "--socket", str(place.server.socket)),
-    ):
-        if words[2] == "attest":
-            place.keys("generate", "AES", "--label", "none")
+    )
+    for words in proofs:
         assert code(*words, "--nonce", "abcd", *output) == (
             2,
             "--nonce takes 8 to 64 bytes, two hexadecimal digits each",

@@ -127,17 +127,24 @@ def _library(folder: Path) -> None:
     print("control of the library: found, as it must be", flush=True)
     built = _library_with(folder, "address", ADDRESS)
     _expect_clean([*fuzzer, str(built)], "address", _preloaded(libraries) | rounds)
-    tests = "tests/services/crypto/library/test_{}.py"
+    tests = "tests/services/crypto/library/{}.py"
+    sdf = [
+        f"sdf/test_sdf_{one}" for one in ("devices", "hostile", "keys", "symmetric", "asymmetric")
+    ]
     # Not what a preloaded library changes: programs that fork, and what is loaded and unloaded.
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    pytest += ["-k", "not fork"]
     for what, flags, preloaded, names in (
         (
             "address",
             ADDRESS,
             libraries,
-            ("hostile", "output", "mechanisms", "messages", "threads", "errors"),
+            (
+                *("test_hostile", "test_output", "test_mechanisms", "test_messages"),
+                *("test_threads", "test_errors", *sdf),
+            ),
         ),
-        ("thread", THREAD, ("libtsan.so",), ("threads",)),
+        ("thread", THREAD, ("libtsan.so",), ("test_threads", sdf[0])),
     ):
         environment = _preloaded(preloaded) | {
             "SECGEAR_TEST_LIBRARY": str(_library_with(folder, what, flags))

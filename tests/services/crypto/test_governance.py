@@ -483,6 +483,7 @@ def test_users_with_names_and_the_record_of_uses_by_command(
     assert (use["user"], use["operation"]) == ("ann", "sign")
     secgear("crypto", "user", "remove", "ann", *by)
     assert secgear("crypto", "user", "list", *socket, "--json").strip() == "[]"
+    assert "has no user 'ann'" in secgear("crypto", "user", "remove", "ann", *by, fails=True)
     officer.write_text("wrong\n")
     refused = secgear("crypto", "token-policy", "--no-record-uses", *by, fails=True)
     assert "CKR_PIN_INCORRECT" in refused

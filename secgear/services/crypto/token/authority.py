@@ -105,8 +105,11 @@ class Authorised(msgspec.Struct, frozen=True):
     roles: Roles
 
 
-def admit(roles: Roles, badge: Badge, proof: bytes) -> None:
-    """Log somebody in who signed the badge's challenge, which is used up. Raises CryptoRefused."""
+def admit(roles: Roles, badge: Badge, proof: bytes) -> tuple[Role, Person]:
+    """Who has signed the badge's challenge, which is used up; to be put on once it is recorded.
+
+    Raises CryptoRefused.
+    """
     challenge, badge.challenge = badge.challenge, b""
     said = requests.parse_proof(proof)
     if not challenge:
@@ -119,7 +122,7 @@ def admit(roles: Roles, badge: Badge, proof: bytes) -> None:
     message = requests.login_message(roles.module, challenge, said.role, said.name)
     if found is None or not found.signed(message, said.raw):
         raise CryptoRefused(f"{said.name} is no {role} here, or has signed something else")
-    badge.put_on(role, found)
+    return role, found
 
 
 def open_request(

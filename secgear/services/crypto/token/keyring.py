@@ -27,7 +27,6 @@ from secgear.base.tee import Guest, SealingPolicy
 from secgear.errors import CryptoModuleError, SealedForOther, SecGearError
 from secgear.middleware.envelopes.suites import HYBRID, SECRET_SIZE, private_key, suite_named
 from secgear.middleware.sealing import seal, unseal
-from secgear.middleware.sealing.format import parse
 from secgear.services.crypto.token.state import Head, MemberRow, encode
 
 ID_SIZE: Final = 16
@@ -152,23 +151,12 @@ def accepted(credential: Credential, data: bytes) -> Keyring:
     return Keyring(given.generation, {given.generation: domain})
 
 
-def unsealed(data: bytes, aad: bytes, guest: Guest, policy: SealingPolicy) -> bytes:
-    """What was sealed under this policy.
-
-    Not under another one: a host can sign an image itself, and then seal what it likes for it.
-    Raises SealingError.
-    """
-    if parse(data)[0].policy is not policy:
-        raise SealedForOther(f"it is not sealed to the {policy.value}")
-    return unseal(data, aad=aad, guest=guest)
-
-
 def own_credential(rows: Iterable[MemberRow], guest: Guest, policy: SealingPolicy) -> Credential:
     """The credential that this platform has sealed under this policy. Raises SealedForOther."""
     for row in rows:
         if row.credential:
             try:
-                data = unsealed(row.credential, _CREDENTIAL, guest, policy)
+                data = unseal(row.credential, aad=_CREDENTIAL, policy=policy, guest=guest)
             except SecGearError:
                 continue  # another platform's
             return _CREDENTIALS.decode(data)

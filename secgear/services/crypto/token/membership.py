@@ -27,7 +27,7 @@ from secgear.middleware.attestation.claims import Claims
 from secgear.middleware.attestation.collateral import Collateral
 from secgear.middleware.attestation.policy.model import Accept, Allow, TcbRules
 from secgear.middleware.attestation.values import Hex
-from secgear.middleware.sealing import seal
+from secgear.middleware.sealing import seal, unseal
 from secgear.services.crypto.roles.operations import AdmitEnclave
 from secgear.services.crypto.token import keyring, members
 from secgear.services.crypto.token.authority import Badge
@@ -239,7 +239,7 @@ def accept(
 
     Raises CryptoModuleError, SealedForOther, AttestationError (Untrusted).
     """
-    own = _PENDINGS.decode(keyring.unsealed(pending, _PENDING, guest, policy))
+    own = _PENDINGS.decode(unseal(pending, aad=_PENDING, policy=policy, guest=guest))
     given = _read(_WELCOMES, welcome, "welcome")
     credential = Credential(own.secret, given.audit)
     kin = Kin(guest, policy, own.roots, collateral, at)

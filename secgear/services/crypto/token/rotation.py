@@ -61,8 +61,8 @@ def _end(vault: Vault, draft: Draft) -> bool:
     """Whether nothing is under an older key any more, which is forgotten then."""
     if not draft.head.older:
         return True
-    if vault.outdated(1):
-        return False
+    if vault.outdated(1) or vault.known.generation != draft.head.generation:
+        return False  # the other one was begun in this very change, and has all before it
     draft.alter(older=())
     draft.record(Event("domain key rotated", "host", None, {"generation": draft.head.generation}))
     return True

@@ -148,6 +148,26 @@ def test_finalize_ends_the_calls_of_other_threads(library: Library, short: Path)
         library.initialise(server.address)
 
 
+def test_finalize_does_not_wait_for_a_module_that_hangs(library: Library, short: Path) -> None:
+    gone = threading.Event()
+
+    def hanging(peer: Peer) -> None:
+        peer.greet()
+        number, body = peer.frame()
+        peer.reply(number, build_answer(called(body), (), OWN))
+        assert gone.wait(SECONDS)
+
+    with answering(short / "hanging", hanging) as server:
+        library.initialise(server.address)
+        with ThreadPoolExecutor(1) as pool:
+            finalized = pool.submit(library.rv, "C_Finalize", None)
+            try:
+                assert finalized.result(SECONDS / 2) == Rv.OK
+            finally:
+                gone.set()
+        assert library.rv("C_GetInfo", buffer_of(256)) == Rv.CRYPTOKI_NOT_INITIALIZED
+
+
 def test_a_thread_that_is_cancelled_keeps_no_lock(
     built: Path, tmp_path: Path, short: Path, server: Answering
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from secgear.services.crypto.pkcs11.constants import Attr, KeyState, Mech
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.token import vault
+from secgear.services.crypto.token import rotation, vault
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.state import Change
@@ -105,6 +106,22 @@ def test_a_destroyed_key_is_not_brought_back_in_the_same_change(
     )  # fmt: skip
     assert results[1] is Rv.KEY_HANDLE_INVALID
     assert states(User(connect(open_module(store)))) == {}
+
+
+def test_a_rotation_that_is_begun_in_the_same_change_is_not_ended(
+    store: MemoryStore, module: Module
+) -> None:
+    """Of three at once, one ends what another has ended, and the third begins."""
+    key = User(connect(module)).aes(TOKEN=True)
+    ended = together(
+        store, module,
+        lambda: module.vault.transact(rotation._begin),
+        lambda: module.vault.transact(partial(rotation._end, module.vault)),
+    )  # fmt: skip
+    assert ended[1] is False
+    assert User(connect(open_module(store))).find() == [key]
+    assert rotation.rotate(module.vault) == 2
+    assert User(connect(open_module(store))).find() == [key]
 
 
 def test_what_others_have_done_while_a_change_was_decided_is_not_undone(

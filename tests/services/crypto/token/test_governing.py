@@ -377,3 +377,15 @@ def test_another_machine_becomes_a_member_by_the_administrators_decision() -> No
     alone = vault(MemoryStore())
     alone.found(1, Founding((root,), witness=bytes(32)))
     assert membership.admit(alone, application, collateral, AttestingGuest(), now)
+
+
+def test_nobody_is_logged_in_whose_login_the_host_did_not_keep(governed: MemoryStore) -> None:
+    module = opened(governed)
+    alice = Administration(connect(module))
+    governed.refuse = True
+    assert refusal(alice.login, "administrator", "alice", KEYS["alice"]) is Rv.DEVICE_ERROR
+    governed.refuse = False
+    assert "takes a login" in refused(alice.request, Zeroise(), seconds=60)
+    assert "takes a login" in refused(alice._asked, "S_AuditRecords", 0)
+    alice.login("administrator", "alice", KEYS["alice"])
+    assert alice.request(Zeroise(), seconds=60)

@@ -78,6 +78,8 @@ CK_RV sg_connection_open(const char *address);
 CK_RV sg_connection_exchange(struct sg_writer *request, size_t limit, struct sg_answer *answer);
 /* What came was no answer: nothing that follows is believed. */
 void sg_connection_break(CK_RV rv);
+/* From now on a peer that is silent for two seconds is gone. */
+void sg_connection_hurry(void);
 void sg_connection_close(void);
 /* In a child of fork, where nothing else runs: forget the parent's. */
 void sg_connection_forget(void);

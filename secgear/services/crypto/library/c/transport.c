@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "library.h"
@@ -263,6 +264,17 @@ CK_RV sg_connection_exchange(struct sg_writer *request, size_t limit, struct sg_
     CK_RV rv = exchange(request, limit, answer);
     pthread_setcancelstate(before, NULL);
     return rv;
+}
+
+void sg_connection_hurry(void)
+{
+    struct timeval patience = {.tv_sec = 2};
+    pthread_mutex_lock(&connection.lock);
+    if (still_ours()) {
+        setsockopt(connection.descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+        setsockopt(connection.descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    }
+    pthread_mutex_unlock(&connection.lock);
 }
 
 CK_RV sg_connection_open(const char *address)
