@@ -120,7 +120,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _wait(programs: Path, folder: Path, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         ready = subprocess.run(
             [programs / "pg_isready", "-q", "-h", folder, "-U", "owner"], check=False

@@ -55,6 +55,7 @@ from secgear.errors import (
     LaunchFailed,
     OcallFailed,
     ProtocolError,
+    SecGearError,
     UnknownCall,
 )
 
@@ -373,6 +374,9 @@ def _handler(description: Function, function: Callable[..., Any] | None) -> Call
     def logged(*args: Any, **kwargs: Any) -> Any:
         try:
             return handler(*args, **kwargs)
+        except SecGearError as error:  # says what it is: a counter's witness that is away
+            _logger.warning("the handler of OCALL %s failed: %s", name, error)
+            raise
         except Exception:
             _logger.warning("the handler of OCALL %s failed", name, exc_info=True)
             raise

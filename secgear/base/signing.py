@@ -185,7 +185,7 @@ def verify(message: bytes, signature: Signature) -> bytes:
     return hashlib.sha384(signature.public_key).digest()
 
 
-_WRONG_TYPE = "images are signed with Ed25519 or ECDSA on P-384; this key is of another kind"
+_WRONG_TYPE = "keys that sign here are Ed25519 or ECDSA on P-384; this one is of another kind"
 
 
 def _algorithm(key: object) -> str | None:

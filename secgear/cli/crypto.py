@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -17,30 +19,23 @@ from secgear.cli import (
     crypto_rotate,
     inputs,
 )
+from secgear.cli.connect import checked_address
 from secgear.cli.crypto_backup import backup
 from secgear.cli.crypto_library import library
+from secgear.cli.crypto_place import Address, Policy, Socket
+from secgear.cli.crypto_reach import Place, reached
 from secgear.cli.crypto_requests import request
 from secgear.cli.crypto_sdf import app as sdf
 from secgear.cli.crypto_users import token_policy, user
-from secgear.cli.output import AsJson, CommandError, UsageError, emit, progress
+from secgear.cli.output import AsJson, CommandError, UsageError, emit, progress, read
+from secgear.cli.signing import PassphraseFile, load_key
 
 if TYPE_CHECKING:
     from secgear.services.crypto.trail import End
 
 app = typer.Typer(name="crypto", help="The cryptographic module.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Its audit trail.", no_args_is_help=True)
-app.add_typer(audit)
-app.add_typer(sdf)
-app.command("library")(library)
-app.command("http")(crypto_http.http)
-app.command("rotate")(crypto_rotate.rotate)
-app.add_typer(crypto_domain.app)
-app.add_typer(crypto_keys.app)
-app.add_typer(crypto_attest.app)
-crypto_roles.add_to(app, audit)
-for group in (request, user, backup):
-    app.add_typer(group)
-app.command("token-policy")(token_policy)
+_MAX_PIN_FILE: Final = 4096
 
 Directory = Annotated[
     Path, typer.Argument(help="The module's directory.", file_okay=False, readable=False)
@@ -71,6 +66,7 @@ def init(
             readable=False,
         ),
     ] = None,
+    passphrase_file: PassphraseFile = None,
     administrator: crypto_roles.People = None,
     threshold: Annotated[
         int | None, typer.Option(min=1, help="How many administrators decide together.")
@@ -80,14 +76,13 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Found a module: make its image and its store. Keep the audit key that is printed."""
-    from secgear.base.signing import load_private_key
     from secgear.cli.serve import checked_url
     from secgear.services.crypto.host import Witness, found
 
     address, _, public = witness.partition(",")
     if witness and not re.fullmatch(r"[0-9a-f]{64}", public, re.ASCII):
         raise UsageError("--witness takes ADDRESS,KEY: the key has 64 hexadecimal digits")
-    signer = None if key is None else load_private_key(key)
+    signer = None if key is None else load_key(key, passphrase_file)
     status = found(
         directory,
         slots=slots,
@@ -108,7 +103,11 @@ def init(
 @app.command("token")
 def token(
     label: Annotated[str, typer.Argument(help="The token's new name, at most 32 bytes.")],
-    socket: Annotated[Path, typer.Option(help="The running module's socket.", readable=False)],
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: inputs.Roots = None,
+    reference_values: inputs.ReferenceFiles = None,
     slot: Annotated[int, typer.Option(min=0, max=63, help="Its slot.")] = 0,
     pin_file: Annotated[
         Path | None,
@@ -119,24 +118,29 @@ def token(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Initialise a token and set both PINs. Everything on the token is destroyed."""
-    from secgear.services.crypto.client import Caller, SocketExchange
-    from secgear.services.crypto.pkcs11.rv import CryptokiError
+    """Initialise a token and set both PINs. Everything on the token is destroyed.
+
+    Through the socket the host hears the PINs; with --address and --policy only the enclave does.
+    """
+    from secgear.services.crypto.client import TokenRefused
+    from secgear.services.crypto.pkcs11.rv import Rv
 
     name = label.encode()
     if not 0 < len(name) <= 32:
         raise UsageError("a token's name has 1 to 32 bytes")
-    officer, user = _pins(pin_file)
-    with SocketExchange(socket) as exchange:
-        caller = Caller(exchange)
-        try:
-            caller.initialise()
+    officer, own = _pins(pin_file)
+    try:
+        with reached(Place(socket, address, policy, root, reference_values)) as caller:
             caller.call("C_InitToken", slot, officer, name.ljust(32))
             session = caller.one("C_OpenSession", slot, 6)
             caller.call("C_Login", session, 0, officer)
-            caller.call("C_InitPIN", session, user)
-        except CryptokiError as error:
-            raise CommandError(f"the module refuses: CKR_{error.rv.name}") from None
+            caller.call("C_InitPIN", session, own)
+    except TokenRefused as refused:
+        if refused.rv is not Rv.PIN_INCORRECT:
+            raise
+        raise CommandError(
+            f"{refused}; a token that was initialised before takes the officer's old PIN"
+        ) from None
     if as_json:
         emit({"slot": slot, "label": label})
     else:
@@ -164,6 +168,7 @@ def connect(
     from secgear.services.crypto.client import SERVICE, carry
     from secgear.services.crypto.rpc.buffer import MalformedMessage
 
+    checked_address(address)
     with open_channel(
         address,
         load_policy(inputs.read_text(policy).encode()),
@@ -175,6 +180,18 @@ def connect(
             carry(session, sys.stdin.buffer, sys.stdout.buffer)
         except MalformedMessage:
             raise CommandError("what came on standard input is no p11-kit") from None
+
+
+# In the order of --help: what comes first is done first.
+app.command("library")(library)
+app.command("http")(crypto_http.http)
+app.command("rotate")(crypto_rotate.rotate)
+crypto_roles.add_to(app, audit)
+app.command("token-policy")(token_policy)
+for group in (
+    crypto_keys.app, crypto_attest.app, user, audit, request, backup, crypto_domain.app, sdf
+):  # fmt: skip
+    app.add_typer(group)
 
 
 @audit.command("verify")
@@ -198,14 +215,18 @@ def verify(
         raise UsageError("--key takes 64 hexadecimal digits, as secgear crypto init prints them")
     kept = None if head is None else _end(head)
     storage = Home(directory).storage()
+    shown: list[bytes] = []
     try:
         with progress(f"verifying {directory}"):
-            told = (lambda body: typer.echo(body.decode())) if records else None
+            told: Callable[[bytes], object] | None = None
+            if records:
+                told = shown.append if as_json else (lambda body: typer.echo(body.decode()))
             end = verify_trail(storage, bytes.fromhex(key), kept, told)
     finally:
         storage.close()
     if as_json:
-        emit({"whole": True, "head": {"seq": end.seq, "hash": end.hash}})
+        result: dict[str, Any] = {"whole": True, "head": {"seq": end.seq, "hash": end.hash}}
+        emit(result | ({"records": [json.loads(body) for body in shown]} if records else {}))
     else:
         typer.echo(f"whole, {end.seq} records\nhead  {end.seq}:{end.hash}")
 
@@ -225,10 +246,7 @@ def _pins(file: Path | None) -> tuple[bytes, bytes]:
         officer = typer.prompt("PIN of the security officer", hide_input=True, err=True)
         user = typer.prompt("PIN of the user", hide_input=True, confirmation_prompt=True, err=True)
         return officer.encode(), user.encode()
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
+    lines = read(file, _MAX_PIN_FILE).splitlines()
     if len(lines) != 2 or not all(lines):
         raise UsageError(f"{file}: two lines: the security officer's PIN, and the user's")
     return lines[0], lines[1]

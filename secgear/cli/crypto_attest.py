@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from secgear.cli import inputs
-from secgear.cli.crypto_place import Address, Policy, Socket, module_at, parse_hex
+from secgear.cli.crypto_place import Address, Policy, Socket, module_at, parse_hex, parse_nonce
 from secgear.cli.inputs import At, CollateralFiles, ReferenceFiles, Roots
 from secgear.cli.output import AsJson, UsageError, check_target, emit, read, say, write_file
 
@@ -35,8 +35,9 @@ def module(
 ) -> None:
     """Proof of which module this is: its audit key, tokens and the end of its audit trail."""
     check_target(output)
+    wanted = parse_nonce(nonce, shortest=8, longest=64)
     with module_at(socket, address, policy, root, reference_values) as opened:
-        data = opened.attest(parse_hex(nonce, "--nonce"))
+        data = opened.attest(wanted)
     write_file(output, data)
     if as_json:
         emit({"attestation": str(output), "size": len(data)})

@@ -186,7 +186,11 @@ def share(
     done = release(
         manifest_of(file),
         read(to, MAX_TARGET),
-        load_private(read(key, reach.MAX_DOCUMENT), passphrase_of(passphrase_file)),
+        reach.parsed(
+            key,
+            lambda data: load_private(data, passphrase_of(passphrase_file)),
+            "the custodian's private file is wanted",
+        ),
         load_policy(inputs.read_text(policy).encode()),
         at=datetime.datetime.now(datetime.UTC),
         anchors=anchors_with(inputs.read_roots(root)),

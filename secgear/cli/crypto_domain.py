@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secgear.cli import inputs
-from secgear.cli.output import AsJson, UsageError, emit, note
+from secgear.cli.crypto_reach import told
+from secgear.cli.output import AsJson, UsageError, check_target, emit, read, write_file
+from secgear.errors import CryptoModuleError, CryptoRefused, EvidenceRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +40,7 @@ def apply(
     output: Output,
     tee: Annotated[str, typer.Option(help="Which TEE; auto takes the strongest.")] = "auto",
     root: inputs.Roots = None,
+    as_json: AsJson = False,
 ) -> None:
     """On a new machine: make a directory, and an application to join the module.
 
@@ -44,6 +50,7 @@ def apply(
     from secgear.cli.serve import checked_url
     from secgear.services.crypto import joining
 
+    check_target(output)
     application = joining.apply(
         directory,
         Image.load(image),
@@ -52,8 +59,8 @@ def apply(
         tee=tee,
         roots=inputs.read_roots(root),
     )
-    output.write_bytes(application)
-    note(f"application for {directory} in {output}")
+    write_file(output, application)
+    told({"application": str(output)}, f"application  {output}", as_json=as_json)
 
 
 @app.command("admit")
@@ -71,6 +78,7 @@ def admit(
     approval: Annotated[
         list[Path] | None, typer.Option(help="An approval; may be repeated.", readable=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Where the module lives: have it verify an application, and admit who made it.
 
@@ -80,15 +88,17 @@ def admit(
     """
     from secgear.services.crypto import joining
 
-    welcome = joining.admit(
-        directory,
-        _read(application),
-        _collateral(collateral),
-        _read(request) if request is not None else b"",
-        [_read(path) for path in approval or ()],
-    )
-    output.write_bytes(welcome)
-    note(f"admitted; the welcome is in {output}")
+    check_target(output)
+    with _evidence_told():
+        welcome = joining.admit(
+            directory,
+            read(application, joining.MAX_SIZE),
+            _collateral(collateral),
+            read(request, joining.MAX_SIZE) if request is not None else b"",
+            [read(path, joining.MAX_SIZE) for path in approval or ()],
+        )
+    write_file(output, welcome)
+    told({"welcome": str(output)}, f"welcome  {output}", as_json=as_json)
 
 
 @app.command("accept")
@@ -101,7 +111,8 @@ def accept(
     """On the new machine: verify who has admitted it, and join. Compare the audit key."""
     from secgear.services.crypto import joining
 
-    status = joining.accept(directory, _read(welcome), _collateral(collateral))
+    with _evidence_told():
+        status = joining.accept(directory, read(welcome, joining.MAX_SIZE), _collateral(collateral))
     if as_json:
         emit({"slots": status.slots, "audit_key": status.audit_key.hex()})
     else:
@@ -131,38 +142,58 @@ def members(directory: Directory, as_json: AsJson = False) -> None:
 def expel(
     directory: Directory,
     member: Annotated[str, typer.Argument(help="Its id, as `members` prints it.")],
+    as_json: AsJson = False,
 ) -> None:
     """Take the module from a platform: its enclaves end, and another domain key is brought in."""
     from secgear.services.crypto import joining
-    from secgear.services.crypto.host import told
+    from secgear.services.crypto.host import told as refusals
 
-    try:
-        id = bytes.fromhex(member)
-    except ValueError:
-        raise UsageError("a member's id is hexadecimal") from None
-    with joining.member(directory) as enclave, told():
+    if not re.fullmatch(r"[0-9a-f]{32}", member, re.ASCII):
+        raise UsageError("a member's id has 32 hexadecimal digits")
+    id = bytes.fromhex(member)
+    with joining.member(directory) as enclave, refusals():
         enclave.expel(id)
-        note(f"expelled; the domain key is of generation {enclave.rotate()}")
+        generation = enclave.rotate()
+    told(
+        {"expelled": member, "generation": generation},
+        f"expelled    {member}\ndomain key  generation {generation}",
+        as_json=as_json,
+    )
 
 
 @app.command("rotate")
-def rotate(directory: Directory) -> None:
+def rotate(directory: Directory, as_json: AsJson = False) -> None:
     """Bring in another domain key, and encrypt everything under it. The module may be running.
 
     When it was interrupted, run it again: it goes on where it was.
     """
     from secgear.services.crypto import joining
-    from secgear.services.crypto.host import told
+    from secgear.services.crypto.host import told as refusals
 
-    with joining.member(directory) as enclave, told():
-        note(f"the domain key is of generation {enclave.rotate()}")
+    with joining.member(directory) as enclave, refusals():
+        generation = enclave.rotate()
+    told({"generation": generation}, f"domain key  generation {generation}", as_json=as_json)
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _evidence_told() -> Iterator[None]:
+    """Evidence that an enclave has refused is told as evidence that is refused here: exit code 6.
+
+    Raises EvidenceRefused; CryptoRefused where a quorum has to be asked first.
+    """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        yield
+    except CryptoModuleError as error:
+        if str(error).startswith("no request: "):
+            raise CryptoRefused(
+                f"{error}; administrators decide in this module: secgear crypto request admit, "
+                "then --request and each --approval here"
+            ) from None
+        if not str(error).startswith("attestation."):
+            raise
+        hint = "; other roots than vendors' are settled at the founding: secgear crypto init --root"
+        unknown = "certificate-chain" in str(error)
+        raise EvidenceRefused(f"{error}{hint if unknown else ''}") from None
 
 
 def _collateral(paths: Sequence[Path] | None) -> bytes:

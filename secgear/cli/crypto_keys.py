@@ -19,6 +19,7 @@ from secgear.cli.crypto_place import (
     on_any_token,
     on_token,
     parse_hex,
+    parse_nonce,
     pin_of,
 )
 from secgear.cli.inputs import At, CollateralFiles, ReferenceFiles, Roots
@@ -176,7 +177,7 @@ def attest(
     if len(found) != 1:
         raise UsageError(f"{len(found)} private and secret keys {label!r}; say which by --id")
     check_target(output, None if output.suffix == ".cose" else _CERTIFICATE)
-    data = found[0].attest(parse_hex(nonce, "--nonce"))
+    data = found[0].attest(parse_nonce(nonce, shortest=8, longest=64))
     write_file(output, data)
     if as_json:
         emit({"attestation": str(output), "size": len(data)})
@@ -204,7 +205,7 @@ def import_key(
     from secgear.services.crypto.pkcs11.rv import Rv
 
     check_target(output)
-    wanted = parse_hex(nonce, "--nonce")
+    wanted = parse_nonce(nonce, shortest=32, longest=32)
     try:
         document = session.import_document(wanted)
     except TokenRefused as refused:

@@ -13,7 +13,10 @@ from secgear.cli.output import AsJson, UsageError, emit
 
 def library(
     output: Annotated[
-        Path, typer.Option(help="Where the library goes.", dir_okay=False, readable=False)
+        Path,
+        typer.Option(
+            "--output", "-o", help="Where the library goes.", dir_okay=False, readable=False
+        ),
     ] = Path("libsecgear-pkcs11.so"),
     module: Annotated[
         str,

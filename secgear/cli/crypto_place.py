@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from secgear.cli import inputs
+from secgear.cli.connect import checked_address
 from secgear.cli.inputs import ReferenceFiles, Roots
 from secgear.cli.output import UsageError, read
 
@@ -77,6 +78,7 @@ def module_at(
     from secgear.middleware.attestation import bundle as bundles
     from secgear.middleware.attestation import load_policy
 
+    checked_address(str(address))
     with connect(
         str(address),
         load_policy(inputs.read_text(Path(str(policy))).encode()),
@@ -169,6 +171,15 @@ def parse_hex(text: str | None, option: str) -> bytes:
         return bytes.fromhex(text or "")
     except ValueError:
         raise UsageError(f"{option} takes hexadecimal digits") from None
+
+
+def parse_nonce(text: str | None, *, shortest: int, longest: int) -> bytes:
+    """A nonce of so many bytes from hexadecimal digits, none without any."""
+    nonce = parse_hex(text, "--nonce")
+    if text is not None and not shortest <= len(nonce) <= longest:
+        size = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+        raise UsageError(f"--nonce takes {size} bytes, two hexadecimal digits each")
+    return nonce
 
 
 def keys_named(

@@ -7,20 +7,23 @@ policy trusts. Who somebody is, their key says; it never leaves this process.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
 
 import typer
 
 from secgear.cli import inputs
-from secgear.cli.output import CommandError, UsageError, emit, read, say
+from secgear.cli.connect import checked_address
+from secgear.cli.output import UsageError, emit, read, say
 from secgear.cli.signing import load_key
 
 if TYPE_CHECKING:
     from secgear.services.crypto.administration import Administration
     from secgear.services.crypto.client import Caller
     from secgear.services.crypto.roles.persons import Person
+
+_Parsed = TypeVar("_Parsed")
 
 MAX_DOCUMENT: Final = 1 << 20
 MAX_APPLICATION: Final = 16 << 20
@@ -45,7 +48,7 @@ def reached(place: Place) -> Iterator[Caller]:
 
     Raises UsageError, CryptoModuleError, ChannelError, AttestationError.
     """
-    from secgear.services.crypto.client import Caller, SocketExchange
+    from secgear.services.crypto.client import Caller, SocketExchange, TokenRefused
     from secgear.services.crypto.pkcs11.rv import CryptokiError
 
     with contextlib.ExitStack() as stack:
@@ -55,11 +58,11 @@ def reached(place: Place) -> Iterator[Caller]:
             elif place.socket is None and place.address is not None and place.policy is not None:
                 caller = stack.enter_context(_channel(place, place.address, place.policy))
             else:
-                raise UsageError("give --socket, or --address and --policy")
+                raise UsageError("name the module with --socket, or with --address and --policy")
             caller.initialise()
             yield caller
         except CryptokiError as error:
-            raise CommandError(f"the module refuses: CKR_{error.rv.name}") from None
+            raise TokenRefused(error.rv) from None
 
 
 @contextlib.contextmanager
@@ -69,6 +72,7 @@ def _channel(place: Place, address: str, policy: Path) -> Iterator[Caller]:
     from secgear.middleware.channel import connect
     from secgear.services.crypto.client import SERVICE, Caller, ChannelExchange
 
+    checked_address(address)
     with connect(
         address,
         load_policy(inputs.read_text(policy).encode()),
@@ -99,8 +103,19 @@ def people(options: list[str] | None) -> tuple[Person, ...]:
     from secgear.services.crypto.roles.persons import person
 
     return tuple(
-        person(name, load_public(read(path, MAX_DOCUMENT))) for name, path in pairs(options)
+        person(name, parsed(path, load_public, "the public half is wanted"))
+        for name, path in pairs(options)
     )
+
+
+def parsed(path: Path, parse: Callable[[bytes], _Parsed], hint: str) -> _Parsed:
+    """What is in a file. Raises CryptoRefused, which names the file."""
+    from secgear.errors import CryptoRefused
+
+    try:
+        return parse(read(path, MAX_DOCUMENT))
+    except CryptoRefused as error:
+        raise CryptoRefused(f"{path}: {error}; {hint}") from None
 
 
 def pairs(options: list[str] | None) -> list[tuple[str, Path]]:

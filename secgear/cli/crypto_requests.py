@@ -14,9 +14,9 @@ import typer
 from secgear.cli import crypto_reach as reach
 from secgear.cli.crypto_place import Address, Policy, Socket
 from secgear.cli.crypto_reach import Key, Name, Place, say_lines
-from secgear.cli.crypto_roles import BEGINNING, People, RequestFile
+from secgear.cli.crypto_roles import REQUEST, People, RequestFile
 from secgear.cli.inputs import ReferenceFiles, Roots
-from secgear.cli.output import AsJson, check_target, emit, open_data, read, write_file
+from secgear.cli.output import AsJson, UsageError, check_target, emit, open_data, read, write_file
 from secgear.cli.signing import PassphraseFile
 
 if TYPE_CHECKING:
@@ -151,8 +151,9 @@ def request_backup(
     from secgear.services.crypto.roles.custody import load_public
     from secgear.services.crypto.roles.operations import Custodian, MakeBackup
 
+    hint = "the file that ends in .pub is wanted"
     custodians = tuple(
-        Custodian(one, base64.b64encode(load_public(read(path, reach.MAX_DOCUMENT))).decode())
+        Custodian(one, base64.b64encode(reach.parsed(path, load_public, hint)).decode())
         for one, path in reach.pairs(custodian)
     )
     operation = MakeBackup(threshold, custodians)
@@ -215,6 +216,34 @@ def request_admit(
     _open(operation, place, name, key, passphrase_file, hours, output, as_json=as_json)
 
 
+@request.command("expel")
+def request_expel(
+    member: Annotated[
+        str, typer.Argument(help="Its id, as `secgear crypto domain members` has it.")
+    ],
+    name: Name,
+    key: Key,
+    output: Output,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
+    passphrase_file: PassphraseFile = None,
+    hours: Hours = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Take the module from a machine. Rotate the domain key when it was carried out."""
+    import re
+
+    from secgear.services.crypto.roles.operations import ExpelMember
+
+    if not re.fullmatch(r"[0-9a-f]{32}", member, re.ASCII):
+        raise UsageError("a member's id has 32 hexadecimal digits")
+    place = Place(socket, address, policy, root, reference_values)
+    _open(ExpelMember(member), place, name, key, passphrase_file, hours, output, as_json=as_json)
+
+
 @request.command("zeroise")
 def request_zeroise(
     name: Name,
@@ -250,7 +279,7 @@ def _open(
 ) -> None:
     from secgear.services.crypto.roles import requests
 
-    check_target(output, BEGINNING)
+    check_target(output, REQUEST)
     operation.check()
     with reach.logged_in(place, role, name, key, passphrase) as one:
         made = one.request(operation, seconds=hours * 3600)

@@ -26,7 +26,8 @@ RequestFile = Annotated[Path, typer.Argument(help="The request.", readable=False
 Approvals = Annotated[
     list[Path], typer.Option("--approval", help="An approval; may be repeated.", readable=False)
 ]
-BEGINNING = b'{"secgear-crypto-'
+REQUEST = b'{"secgear-crypto-request"'
+_APPROVAL = b'{"secgear-crypto-approval"'
 
 
 def add_to(app: typer.Typer, audit: typer.Typer) -> None:
@@ -100,7 +101,7 @@ def approve(
         write_file(output, requests.to_be_signed(data))
         told({"to_be_signed": str(output)}, f"to be signed  {output}", as_json=as_json)
         return
-    check_target(output, BEGINNING)
+    check_target(output, _APPROVAL)
     if not as_json:
         say_lines(asked.words() + "\n")
     if not yes:
@@ -240,18 +241,25 @@ def show(
     reference_values: ReferenceFiles = None,
     passphrase_file: PassphraseFile = None,
     role: Annotated[str, typer.Option(help="auditor or administrator.")] = "auditor",
+    as_json: AsJson = False,
 ) -> None:
     """The audit trail from the running module, a line of JSON for each record, each verified.
 
     The enclave signs where the trail ends, for this very command. Exit code 0: it was all there.
+    With --json all records are in one document, which is printed when the end was verified.
     """
+    import json
     import sys
 
     if len(audit_key) != 64 or not set(audit_key) <= set("0123456789abcdef"):
         raise UsageError("--audit-key takes 64 hexadecimal digits, as `crypto audit key` has them")
     place = Place(socket, address, policy, root, reference_values)
     with reach.logged_in(place, role, name, key, passphrase_file) as one:
-        for _, body in one.trail(bytes.fromhex(audit_key)):
+        trail = one.trail(bytes.fromhex(audit_key))
+        if as_json:
+            emit({"whole": True, "records": [json.loads(body) for _, body in trail]})
+            return
+        for _, body in trail:
             sys.stdout.write(body.decode() + "\n")
     sys.stdout.flush()
 

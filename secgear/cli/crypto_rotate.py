@@ -2,99 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from secgear.cli import inputs
-from secgear.cli.output import AsJson, CommandError, UsageError, emit
-
-if TYPE_CHECKING:
-    from secgear.services.crypto.client import Exchange
+from secgear.cli.crypto_place import Address, PinFile, Policy, Socket, UserName, module_at, pin_of
+from secgear.cli.inputs import ReferenceFiles, Roots
+from secgear.cli.output import AsJson, CommandError, UsageError, emit, say
 
 
 def rotate(
     name: Annotated[str, typer.Argument(help="The key's name.")],
-    address: Annotated[
-        str, typer.Option(help="The module's address for attested channels; with --policy.")
-    ] = "",
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="The policy (TOML) under which it is trusted.", readable=False),
-    ] = None,
-    socket: Annotated[
-        Path | None,
-        typer.Option(help="Instead: the socket of a module on this machine.", readable=False),
-    ] = None,
+    token: Annotated[str | None, typer.Option(help="The token's label; or --slot.")] = None,
     slot: Annotated[int, typer.Option(min=0, max=63, help="The token's slot.")] = 0,
-    pin_file: Annotated[
-        Path | None, typer.Option(help="File with the user's PIN, one line.", readable=False)
-    ] = None,
+    socket: Socket = None,
+    address: Address = None,
+    policy: Policy = None,
+    user: UserName = None,
+    pin_file: PinFile = None,
     pre_active: Annotated[
         bool, typer.Option("--pre-active", help="Only make it; it is activated later.")
     ] = False,
-    root: inputs.Roots = None,
-    reference_values: inputs.ReferenceFiles = None,
+    root: Roots = None,
+    reference_values: ReferenceFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the next version of a key; older ones only decrypt and verify from then on."""
-    from secgear.services.crypto.client import (
-        SERVICE,
-        Caller,
-        ChannelExchange,
-        SocketExchange,
-    )
-    from secgear.services.crypto.pkcs11.constants import KeyState, UserType
-    from secgear.services.crypto.pkcs11.rv import CryptokiError
+    from secgear.services.crypto.client import TokenRefused
+    from secgear.services.crypto.pkcs11.constants import KeyState
+    from secgear.services.crypto.pkcs11.rv import Rv
 
-    if (socket is None) == (policy is None) or bool(address) != (policy is not None):
-        raise UsageError("say where the module is: --address with --policy, or --socket")
-    pin = _pin(pin_file)
-    with contextlib.ExitStack() as stack:
-        exchange: Exchange
-        if socket is not None:
-            exchange = stack.enter_context(SocketExchange(socket))
+    state = KeyState.PRE_ACTIVE if pre_active else KeyState.ACTIVE
+    with module_at(socket, address, policy, root, reference_values) as module:
+        if token is not None:
+            found = module.token(token)
         else:
-            assert policy is not None  # noqa: S101  (seen above)
-            from secgear.middleware.attestation import bundle as bundles
-            from secgear.middleware.attestation import load_policy
-            from secgear.middleware.channel import connect as open_channel
-
-            session = stack.enter_context(
-                open_channel(
-                    address,
-                    load_policy(inputs.read_text(policy).encode()),
-                    service=SERVICE,
-                    anchors=bundles.anchors_with(inputs.read_roots(root)),
-                    reference_values=inputs.read_reference_values(reference_values),
-                )
-            )
-            exchange = ChannelExchange(session)
-        caller = Caller(exchange)
-        state = KeyState.PRE_ACTIVE if pre_active else KeyState.ACTIVE
-        try:
-            caller.initialise()
-            handle = caller.one("C_OpenSession", slot, 6)
-            caller.call("C_Login", handle, UserType.USER, pin)
-            version, _ = caller.call("S_RotateKey", handle, name.encode(), state)
-        except CryptokiError as error:
-            raise CommandError(f"the module refuses: CKR_{error.rv.name}") from None
+            there = [one for one in module.tokens() if one.slot == slot]
+            if not there:
+                raise UsageError(f"the module has no slot {slot}")
+            (found,) = there
+        with found.session(lambda: pin_of(pin_file), user=user) as session:
+            try:
+                version, _ = session.call("S_RotateKey", name.encode(), state)
+            except TokenRefused as refused:
+                if refused.rv is not Rv.KEY_HANDLE_INVALID:
+                    raise
+                raise CommandError(
+                    f"no named key {name!r} on {found.label!r}; those have versions, and are made "
+                    "by REST or S_NewKey"
+                ) from None
     if as_json:
         emit({"name": name, "version": version, "state": state.name.lower()})
     else:
-        typer.echo(f"key  {name}, version {version}, {state.name.lower()}")
-
-
-def _pin(file: Path | None) -> bytes:
-    """The user's PIN: never from the command line, which others see."""
-    if file is None:
-        return str(typer.prompt("PIN of the user", hide_input=True, err=True)).encode()
-    try:
-        pin = file.read_bytes().strip(b"\r\n")
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
-    if not pin or b"\n" in pin:
-        raise UsageError(f"{file}: one line, with the user's PIN")
-    return pin
+        say(f"key  {name}, version {version}, {state.name.lower()}")

@@ -12,7 +12,7 @@ from secgear.cli import crypto_reach as reach
 from secgear.cli.crypto_place import Address, Policy, Socket
 from secgear.cli.crypto_reach import Place, told
 from secgear.cli.inputs import ReferenceFiles, Roots
-from secgear.cli.output import AsJson, UsageError, emit, say
+from secgear.cli.output import AsJson, CommandError, UsageError, emit, say
 
 user = typer.Typer(name="user", help="Users of a token, with names.", no_args_is_help=True)
 
@@ -68,8 +68,16 @@ def user_remove(
     as_json: AsJson = False,
 ) -> None:
     """Remove a user of a token; their logins end at once."""
+    from secgear.services.crypto.client import TokenRefused
+    from secgear.services.crypto.pkcs11.rv import Rv
+
     place = Place(socket, address, policy, root, reference_values)
-    _by_officer(place, slot, officer_pin_file, "S_RemoveUser", name.encode())
+    try:
+        _by_officer(place, slot, officer_pin_file, "S_RemoveUser", name.encode())
+    except TokenRefused as refused:
+        if refused.rv is not Rv.ARGUMENTS_BAD:
+            raise
+        raise CommandError(f"the token in slot {slot} has no user {name!r}") from None
     told({"removed": name}, f"removed  {name}", as_json=as_json)
 
 

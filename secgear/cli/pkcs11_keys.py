@@ -23,6 +23,13 @@ _QUERY: Final = ("module-path", "pin-source")
 _P384_PARAMS: Final = bytes.fromhex("06052b81040022")
 _ED25519_PARAMS: Final = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")
 _WRONG_KIND: Final = "images are signed with Ed25519 or ECDSA on P-384; this key is of another kind"
+_REASONS: Final = {
+    "GeneralError": "the library can't begin; does it know where its token is?",
+    "NoSuchKey": "there is no such pair of keys on the token",
+    "NoSuchToken": "there is no such token",
+    "PinIncorrect": "the PIN is wrong",
+    "PinLocked": "the PIN is locked",
+}
 _Names = Mapping[str, bytes]
 
 
@@ -116,7 +123,8 @@ def _by_library(uri: KeyUri, data: bytes) -> tuple[bytes, PublicKey]:
             return encode_dss_signature(r, s), public
     except (pkcs11.PKCS11Error, OSError) as error:
         # The library's errors have names and little text; PINs are never in it.
-        said = str(error) or type(error).__name__
+        name = type(error).__name__
+        said = _REASONS.get(name) or str(error) or name
         raise CommandError(f"{uri.module}: {said}") from None
 
 

@@ -100,6 +100,7 @@ class MemoryStore:
             self.sealed = change.head
             for row in change.put:
                 self.objects[row.id], self.changed[row.id] = row, change.epoch
+                self.gone.pop(row.id, None)
             for id in change.delete:
                 del self.objects[id]
                 del self.changed[id]

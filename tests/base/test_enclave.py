@@ -415,6 +415,22 @@ def test_a_failing_handler_fails_the_call(
     ):
         enclave.call_note("x")
     assert "the host's own trouble" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_a_handlers_error_that_explains_itself_is_logged_in_one_line(
+    source: Path, launch: Launch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(_: str) -> None:
+        raise errors.SealingError("the witness is away")
+
+    with (
+        launch(source, ocalls={"note": away}) as enclave,
+        pytest.raises(errors.EnclaveInternalError, match="the handler raised SealingError"),
+    ):
+        enclave.call_note("x")
+    assert "the handler of OCALL note failed: the witness is away" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 # --- streams -------------------------------------------------------------------------------------

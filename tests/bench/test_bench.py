@@ -165,6 +165,8 @@ def test_the_cryptographic_module_is_measured_against_softhsm_and_openssl() -> N
     for library in ("softhsm/libsofthsm2.so", "pkcs11/p11-kit-client.so"):
         if not list(Path("/usr/lib").glob(f"*/{library}")):
             pytest.skip(f"{library} is not installed (Debian: softhsm2, p11-kit-modules)")
+    if shutil.which("p11-kit") is None:
+        pytest.skip("p11-kit is not installed (Debian: p11-kit)")
     rows = _run("crypto")["crypto"]
     for what in ("sign, rsa2048", "sign, ecdsap256"):
         names = {row["name"] for row in rows if row["what"] == what}

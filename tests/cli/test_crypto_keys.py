@@ -141,19 +141,58 @@ def test_wrong_words_are_explained(place: Place) -> None:
     wrong = place.folder / "wrong"
     wrong.write_text("not-the-pin\n")
     by = ("--socket", str(place.server.socket), "--pin-file", str(wrong))
-    for words, expected, why in (
+    mistakes: tuple[tuple[tuple[str, ...], int, str], ...] = (
         (listed, 2, "name the module"),
         ((*listed, "--address", "tcp://127.0.0.1:1"), 2, "go together"),
-        ((*listed[:3], "--token", "none", *place.socket), 1, "no tokens"),
+        ((*listed[:3], "--token", "none", *place.socket), 1, "there is 'demo'"),
+        ((*listed, "--address", "localhost", *place.trust), 2, "'localhost' is no address"),
+        (("crypto", "rotate", "web", "--address", "localhost", *place.trust), 2, "no address"),
+        (("crypto", "roles", "--address", "localhost", *place.trust), 2, "no address"),
+        (("crypto", "connect", "localhost", *place.trust), 2, "no address"),
+        ((*listed, "--socket", str(place.folder / "none")), 1, "is the module running"),
         ((*listed, *by), 1, "CKR_PIN_INCORRECT"),
-    ):
-        status, error = code(*words)
+    )
+    for line, expected, why in mistakes:
+        status, error = code(*line)
         assert (status, why in error) == (expected, True), error
         assert "not-the-pin" not in error
     wrong.write_text("\n")
     status, error = code(*listed, *by)
     assert (status, "empty" in error) == (2, True)
     place.keys("list")  # the count of failures is cleared
+
+
+def test_what_is_not_there_is_named(place: Place, tmp_path: Path) -> None:
+    output = ("-o", str(tmp_path / "out"))
+    there = ("--token", "demo", *place.socket)
+    exported = code("crypto", "keys", "export-public", "none", *output, *there)
+    assert exported == (1, "no private keys with the label 'none'")
+    exported = code("crypto", "keys", "export-public", "none", "--id", "0b", *output, *there)
+    assert exported == (1, "no private keys with the label 'none' and the id 0b")
+    rotate = ("crypto", "rotate", "none", *place.socket)
+    status, error = code(*rotate)
+    assert (status, "no named key 'none' on 'demo'" in error) == (1, True), error
+    assert code(*rotate, "--token", "none")[1].startswith("no tokens with the label 'none'")
+    assert code(*rotate, "--slot", "7") == (2, "the module has no slot 7")
+    pins = tmp_path.with_name("both-pins")
+    pins.write_text(f"{SO_PIN}\n{PIN}\n")
+    token = ("crypto", "token", "x", "--slot", "7", *place.channel[:-2], "--pin-file", str(pins))
+    status, error = code(*token)  # over the channel
+    assert (status, "CKR_SLOT_ID_INVALID" in error) == (1, True), error
+    place.keys("generate", "AES", "--label", "none")
+    proofs: tuple[tuple[str, ...], ...] = (
+        ("crypto", "keys", "attest", "none", *there),
+        ("crypto", "attest", "module", "--socket", str(place.server.socket)),
+    )
+    for words in proofs:
+        assert code(*words, "--nonce", "abcd", *output) == (
+            2,
+            "--nonce takes 8 to 64 bytes, two hexadecimal digits each",
+        )
+    place.keys("destroy", "none", "--yes")
+    status, error = code("crypto", "keys", "import-key", "--nonce", "00" * 8, *output, *there)
+    assert (status, "--nonce takes 32 bytes" in error) == (2, True), error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pin_is_asked_for_without_a_file_and_not_shown(
@@ -183,7 +222,7 @@ def test_a_user_with_a_name_logs_in_and_may_what_they_may(place: Place) -> None:
     by = (*there, "--pin-file", str(pin))
     assert json.loads(printed("crypto", "keys", "list", "--json", *by))["keys"] is not None
     status, error = code("crypto", "keys", "generate", "EC", "--label", "x", *by)
-    assert (status, error) == (1, "CKR_ACTION_PROHIBITED")
+    assert (status, "CKR_ACTION_PROHIBITED: the user's rights" in error) == (1, True)
 
 
 def test_attestations_are_made_there_and_verified_anywhere(place: Place) -> None:

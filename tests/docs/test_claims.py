@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(ROOT.glob("docs/**/*.md"))
 _CELLS = re.compile(r"`(?P<file>[\w/]*\.py)?::(?P<test>test_\w+)`")
-_SOURCE = re.compile(r"`((?:middleware|base|cli)/[\w/]+(?:\.py)?)`")
+_SOURCE = re.compile(r"`((?:middleware|base|cli|services)/[\w/]+(?:\.py)?)`")
 
 
 @functools.cache

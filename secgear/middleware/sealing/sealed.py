@@ -78,6 +78,7 @@ def unseal(
     aad: bytes = b"",
     counter: Counter | None = None,
     min_svn: int = 0,
+    policy: SealingPolicy | None = None,
     guest: Guest | None = None,
 ) -> bytes:
     """What was given to `seal`.
@@ -85,7 +86,8 @@ def unseal(
     counter: the one it was sealed with. Data of its next value is taken, too: that is data whose
     storing was the last thing before a crash. It is committed now, so that everything else, older
     or sealed at the same time, is refused from here on. min_svn: refuse what was sealed for an
-    older version than that.
+    older version than that. policy: refuse what was sealed under another one; a host can sign an
+    image itself, and have another program with its signature seal what it likes under SIGNER.
     Raises SealedMalformed, SealedForOther (another enclave, signer, product or machine, a newer
     version, other associated data, or changed: one can't tell these apart), RolledBack.
     """
@@ -93,6 +95,8 @@ def unseal(
     header, rest = parse(sealed)
     if header.svn < min_svn:
         raise SealedForOther(f"sealed for svn {header.svn}; {min_svn} at least is accepted")
+    if policy is not None and header.policy is not policy:
+        raise SealedForOther(f"sealed to the {header.policy.value}, not to the {policy.value}")
     if header.counter != identity_of(counter):
         raise SealedForOther(
             "sealed with another counter" if header.counter else "sealed without a counter"

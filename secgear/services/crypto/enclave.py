@@ -60,6 +60,12 @@ app = App(
 )
 app.sessions.configure(limit=1024, per_client=256, idle=3600.0)
 
+SEALED_TO: Final = SealingPolicy.MEASUREMENT
+"""To whom the module is sealed. An image that is to be signed says SIGNER here (`host.found`).
+
+So it is measured, and the host is not believed in it: it could sign the image itself, and then
+another program that would read what this one has sealed to its signer.
+"""
 MAX_CONNECTIONS: Final = 4096
 TORN: Final = 70
 """Exit status when what is kept and what is known have come apart: the next start reads it anew."""
@@ -312,7 +318,7 @@ def apply(policy: str, roots: list[tuple[str, str, str, str]]) -> tuple[bytes, b
     """See `membership.apply`: for an enclave that has not opened a module."""
     with _refusing():
         return membership.apply(
-            context.guest(), SealingPolicy(policy), tuple(Root(*root) for root in roots), _now()
+            context.guest(), _sealed_to(policy), tuple(Root(*root) for root in roots), _now()
         )
 
 
@@ -341,7 +347,7 @@ def accept(policy: str, pending: bytes, welcome: bytes, collateral: bytes) -> tu
             welcome,
             collateral=_collateral(collateral),
             guest=context.guest(),
-            policy=SealingPolicy(policy),
+            policy=_sealed_to(policy),
             at=_now(),
         )
 
@@ -444,9 +450,16 @@ def _vault(policy: str) -> Vault:
         _HostStore(),
         _counter,
         guest=context.guest(),
-        policy=SealingPolicy(policy),
+        policy=_sealed_to(policy),
         now=_now,
     )
+
+
+def _sealed_to(policy: str) -> SealingPolicy:
+    """What is measured, if the host means the same. Raises CryptoModuleError."""
+    if policy != SEALED_TO.value:
+        raise CryptoModuleError(f"this image seals to its {SEALED_TO.value}, not to its {policy}")
+    return SEALED_TO
 
 
 def _counter(founding: Founding) -> Counter:

@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from secgear.base.enclave import Enclave
 from secgear.base.image import Image, LaunchPolicy
 from secgear.base.launch import launch
 from secgear.base.switchless.options import Switchless
-from secgear.errors import CryptoModuleError, EnclaveError, ServiceError
+from secgear.errors import CryptoModuleError, CryptoRefused, EnclaveError, ServiceError
 from secgear.middleware.sealing import WitnessClient
 from secgear.middleware.sealing.counters import sync_folder
 from secgear.services.crypto.storage import Storage
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from secgear.middleware.attestation.bundle import AddedRoot
 
 PROGRAM: Final = Path(__file__).with_name("enclave.py")
-_PATIENCE: Final = 1.0  # seconds that a change waits for other enclaves to hear of it
+_SEALED_TO: Final = "\nSEALED_TO: Final = SealingPolicy.{}\n"  # a line of it
+_PATIENCE: Final = 5.0
+"""Seconds that a change waits for other enclaves to hear of it: the vault's lease, after which each
+has to ask the counter before it shows anything."""
 _logger = logging.getLogger(__name__)
 
 
@@ -148,11 +152,12 @@ def found(
     """
     home = Home(directory)
     with home.made():
-        image = build(PROGRAM)
-        if key is not None:
+        if key is None:
+            image = build(PROGRAM)
+        else:
             from secgear.base.signing import sign
 
-            image = sign(image, key)
+            image = sign(_upgradable(), key)
         address = witness.address if witness is not None else ""
         settings = Settings(policy_of(image), tee, database, address)
         storage = home.storage(settings)
@@ -180,6 +185,18 @@ def found(
         finally:
             storage.close()
     return status
+
+
+def _upgradable() -> Image:
+    """The image for a module that is sealed to its signer: another one, as that is measured."""
+    program = PROGRAM.read_text("utf-8")
+    if program.count(_SEALED_TO.format("MEASUREMENT")) != 1:
+        raise CryptoModuleError(f"{PROGRAM.name} does not say to whom it seals")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / PROGRAM.name
+        changed = program.replace(_SEALED_TO.format("MEASUREMENT"), _SEALED_TO.format("SIGNER"))
+        source.write_text(changed, "utf-8")
+        return build(source)
 
 
 def policy_of(image: Image) -> str:
@@ -342,7 +359,7 @@ class Supervisor:
     def _spread(self, source: Worker, epoch: int) -> None:
         """Before anybody hears that a change is made, the other enclaves know that there is one.
 
-        One that does not take it in time sees by the counter, in its own time.
+        One that does not take it in time has to ask the counter by then.
         """
         others = [worker for worker in self._workers if worker is not source]
         if not others:
@@ -373,7 +390,10 @@ def told() -> Iterator[None]:
     try:
         yield
     except EnclaveError as error:
-        raise CryptoModuleError(str(error)) from None
+        said = str(error)
+        for code in (CryptoModuleError.code, CryptoRefused.code):
+            said = said.removeprefix(f"{code}: ")
+        raise CryptoModuleError(said) from None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -19,6 +19,8 @@ from secgear.base.image import Image
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.host import Home, Settings, policy_of, started, told
 
+MAX_SIZE = 16 << 20  # bytes of an application or a welcome
+
 if TYPE_CHECKING:
     from secgear.middleware.attestation.bundle import AddedRoot
 

@@ -1,9 +1,10 @@
 """Clients of the host's socket, whose connections the host has handed over.
 
-A few threads wait for all of them. Whoever finds something reads it, answers, and lets the others
-wait for that connection again; so a call costs one read, one write, and no change of threads. What
-takes its time goes to other threads, and its answer comes when it is there, since p11-kit's clients
-send the calls of all their threads over one connection.
+One thread waits for all of them, reads, answers and waits again: a call costs one read, one write
+and no change of threads. More such threads would wait for each other, because signing holds the
+interpreter's lock; and each piece of a message that a client writes would wake another one of them.
+What takes its time goes to other threads, and its answer comes when it is there, since p11-kit's
+clients send the calls of all their threads over one connection.
 
 No client can hold up another: nothing here blocks on one, what it does not read is kept up to a
 limit and then nothing more of it is read.
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 Answer = Callable[[bytes, int], bytes]
 """Makes the answer to a message, in the protocol's version that is spoken."""
 
-_THREADS: Final = 3  # more only wait for each other: signing holds the interpreter's lock
 _LONG_THREADS: Final = 4
 _SWITCH: Final = 0.001
 """Seconds that a thread computes in Python while others want to, in place of Python's 5 ms.
@@ -49,15 +49,13 @@ _SWITCH: Final = 0.001
 Each call comes back from the kernel three times, and waits as long each time if one computes.
 """
 _UNDER_WAY: Final = 32  # calls of one connection
-_LARGE: Final = 16 << 10  # bytes of a call during which others of its connection are read
-_AT_ONCE: Final = 4  # such calls of one connection
+_LARGE: Final = 256 << 10  # bytes of a message that takes its time, whatever it asks for
 _LONG_AT_ONCE: Final = 2  # of them on threads for what takes its time
 _TURN: Final = 64  # calls of one connection before others have their turn
 _UNKNOWN: Final = -1  # the version of a client that has not named one
 _ROOM: Final = 80 << 10  # bytes of one read, unless a larger frame has begun; 64 KiB of data fit
 _MAX_READ: Final = 1 << 20
-_LOOKS: Final = 6
-_SOON: Final = 1  # milliseconds for the rest of a frame that is being written
+_LOOKS: Final = 6  # for the rest of a frame that is being written
 _UNSENT: Final = 16 << 20  # bytes of answers that a client has not read
 _MEMORY: Final = 256 << 20  # bytes of larger frames and answers, of all connections
 _IN: Final = select.EPOLLIN | select.EPOLLONESHOT
@@ -111,8 +109,7 @@ class Clients:
             if self._long is None:
                 sys.setswitchinterval(_SWITCH)
                 self._long = ThreadPoolExecutor(_LONG_THREADS, "long")
-                for _ in range(_THREADS):
-                    threading.Thread(target=self._run, name="clients", daemon=True).start()
+                threading.Thread(target=self._run, name="clients", daemon=True).start()
         Client(self, connection, version, answer, left).start()
 
     def watch(self, number: int, client: Client) -> None:
@@ -139,8 +136,7 @@ class Clients:
         poll = self._epoll.poll
         find = self._clients.get
         while True:
-            # One at a time: what is taken here, no other thread will see.
-            for number, _ in poll(-1, 1):
+            for number, _ in poll():
                 client = find(number)
                 if client is not None:
                     client.turn()
@@ -224,13 +220,8 @@ class Client:
             last = frames.empty
             self._begin(code, last=last)
             what = body[:4]
-            brief = what in _IS_BRIEF
-            if brief and (len(body) < _LARGE or not last or len(self._codes) > _AT_ONCE):
+            if what in _IS_BRIEF and len(body) < _LARGE:
                 self._say(code, self._answer(body, self._version))
-            elif brief:
-                self._wait(_IN)  # from here on it may be another thread's turn
-                self._reply(code, body)
-                return
             else:
                 self._run_long(code, body)
             if self._unsent:
@@ -290,13 +281,15 @@ class Client:
         return True
 
     def _more_soon(self) -> bool:
-        """Whether the rest of a frame comes at once: p11-kit writes each in three pieces."""
+        """Whether the rest of a frame is there by now: p11-kit writes each in three pieces.
+
+        To sleep and be woken costs more than the few microseconds that it mostly takes.
+        """
         if self._frames.empty:
             return False
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
-        # To sleep and be woken costs more than the few microseconds that it mostly takes.
-        return any(poll.poll(0) for _ in range(_LOOKS)) or bool(poll.poll(_SOON))
+        return any(poll.poll(0) for _ in range(_LOOKS))
 
     def _begin(self, code: int, *, last: bool) -> None:
         """A call is under way. last: nothing more has been read."""

@@ -182,6 +182,8 @@ class Storage:
         for start in range(0, len(ids), _BATCH):
             some = ids[start : start + _BATCH]
             connection.execute(delete(_objects).where(_objects.c.id.in_(some)))
+            # A restoration puts objects in under their numbers, and does it again when interrupted.
+            connection.execute(delete(_gone).where(_gone.c.id.in_(some)))
         if put:
             rows = [
                 {"id": id, "slot": slot, "blob": blob, "epoch": epoch} for id, slot, blob in put

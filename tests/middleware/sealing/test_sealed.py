@@ -97,6 +97,15 @@ def test_floor_of_versions(guest: FakeGuest) -> None:
         seal(b"x", policy=SIGNER, svn=4, guest=guest)
 
 
+def test_what_was_sealed_under_another_policy_than_is_expected_is_refused(guest: FakeGuest) -> None:
+    """A host can sign an image itself; then another program seals for it."""
+    for policy, other in ((SIGNER, MEASUREMENT), (MEASUREMENT, SIGNER)):
+        sealed = seal(b"x", policy=policy, guest=guest)
+        assert unseal(sealed, policy=policy, guest=guest) == b"x"
+        with pytest.raises(SealedForOther, match=f"sealed to the {policy.value}, not to the"):
+            unseal(sealed, policy=other, guest=guest)
+
+
 # --- counters ------------------------------------------------------------------------------------
 
 

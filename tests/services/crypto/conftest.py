@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
@@ -106,6 +107,14 @@ class User:
         self.call("C_Verify", data, signature)
 
 
+def rsa_of(p: int, q: int, e: int = 65537) -> rsa.RSAPrivateKey:
+    """A key of two primes, whatever they are."""
+    d = pow(e, -1, (p - 1) * (q - 1))
+    parts = d % (p - 1), d % (q - 1), pow(q, -1, p)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, *parts, rsa.RSAPublicNumbers(e, p * q))
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
 def template(**attributes: Any) -> dict[int, Any]:
     return {int(Attr[name]): value for name, value in attributes.items()}
 
@@ -113,6 +122,11 @@ def template(**attributes: Any) -> dict[int, Any]:
 @pytest.fixture
 def user(caller: Caller) -> User:
     return User(caller)
+
+
+def flipped(data: bytes) -> bytes:
+    """The same, but for its last bit."""
+    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 def refusal(function: Any, *arguments: Any, **named: Any) -> Rv:

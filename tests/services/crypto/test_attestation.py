@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from secgear.errors import (
@@ -463,6 +463,8 @@ def test_an_attestation_with_a_changed_byte_says_the_same_or_nothing(data: st.Da
 
 
 @given(st.binary(max_size=100))
+@example("密".encode() * 30)
+@example(b"\x80" * 60)
 def test_whatever_a_label_is_it_fits_into_a_certificate(label: bytes) -> None:
     statement = msgspec.structs.replace(STATEMENT, label=label)
     assert said(ATTESTOR.certify(SPKI, statement)) == statement

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from secgear.base.image import Image
+from secgear.base.signing import sign
 from secgear.errors import CryptoModuleError, EnclaveLost
-from secgear.services.crypto import host
+from secgear.services.crypto import host, joining
 from secgear.services.crypto.host import Home, found
 
 
@@ -65,3 +69,25 @@ def test_a_module_is_never_founded_over_another(tmp_path: Path) -> None:
     (tmp_path / "settings.json").rename(tmp_path / "one" / "settings.json")
     with host.Supervisor(Home(tmp_path / "one")) as supervisor:
         assert supervisor.current()[0].status().audit_key == key
+
+
+def test_to_whom_a_module_is_sealed_is_measured(tmp_path: Path) -> None:
+    """A host that signs the other image, and says that its signer will do, is not believed."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    plain, upgradable = Home(tmp_path / "plain"), Home(tmp_path / "upgradable")
+    found(plain.directory)
+    audit_key = found(upgradable.directory, key=key).audit_key
+    images = [Image.load(home.image) for home in (plain, upgradable)]
+    assert images[0].measurement != images[1].measurement
+    assert [home.settings().policy for home in (plain, upgradable)] == ["measurement", "signer"]
+    with joining.member(upgradable.directory) as enclave:
+        assert enclave.status().audit_key == audit_key
+    sign(images[0], key).save(plain.image)
+    with joining.member(plain.directory) as enclave:  # it is the same program
+        assert enclave.status().objects == 0
+    plain.save(msgspec.structs.replace(plain.settings(), policy="signer"))
+    with (
+        pytest.raises(CryptoModuleError, match="seals to its measurement"),
+        joining.member(plain.directory),
+    ):
+        pass

@@ -139,6 +139,9 @@ def test_what_two_administrators_approve_happens_once(
     assert "new PINs have at least 6 bytes; 8 wrong tries lock a PIN" in said
     assert said.split("\n\n", 1)[1] == secgear("crypto", "request", "show", str(request))
     run = ("crypto", "execute", str(request), *who(people, "bob"), *socket)
+    approve = ("crypto", "approve", str(request), *who(people, "alice"), "--yes")
+    said = secgear(*approve, "-o", str(request), fails=True)
+    assert "is something else" in said  # a slip does not cost the request
     one = approved(people, request, "alice")
     assert "1 of 2 approvals: alice" in secgear(*run, *one, fails=True)
     two = approved(people, request, "bob")
@@ -195,10 +198,16 @@ def test_an_auditor_reads_the_trail_and_others_do_not(
     actions = [json.loads(line)["action"] for line in lines]
     assert actions[0] == "module founded"
     assert "backup made" in actions
+    document = json.loads(secgear(*show, *who(people, "dave"), "--json"))
+    assert [one["action"] for one in document["records"]][: len(actions)] == actions
     assert "erin is no auditor here" in secgear(*show, *who(people, "erin"), fails=True)
     said = secgear("crypto", "audit", "verify", str(directory), "--key", audit_key, "--records")
     assert said.splitlines()[: len(lines)] == lines
     assert "whole" in said
+    said = secgear(
+        "crypto", "audit", "verify", str(directory), "--key", audit_key, "--records", "--json"
+    )
+    assert json.loads(said)["records"][0]["action"] == "module founded"
 
 
 def test_a_backup_says_whose_it_is(backed_up: tuple[Path, Server, str, int]) -> None:
@@ -474,6 +483,7 @@ def test_users_with_names_and_the_record_of_uses_by_command(
     assert (use["user"], use["operation"]) == ("ann", "sign")
     secgear("crypto", "user", "remove", "ann", *by)
     assert secgear("crypto", "user", "list", *socket, "--json").strip() == "[]"
+    assert "has no user 'ann'" in secgear("crypto", "user", "remove", "ann", *by, fails=True)
     officer.write_text("wrong\n")
     refused = secgear("crypto", "token-policy", "--no-record-uses", *by, fails=True)
     assert "CKR_PIN_INCORRECT" in refused

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from secgear.base.build import build
 from secgear.base.image import Image
+from secgear.base.signing import sign
 from secgear.base.tees.simulated import SimulatedPlatform
 from secgear.errors import CryptoModuleError, EnclaveError
 from secgear.middleware.attestation.bundle import AddedRoot
@@ -171,7 +173,7 @@ def test_two_machines_serve_one_module_until_one_is_expelled(place: Place) -> No
             assert here.find() == [key, back]
             assert here.run("Decrypt", 0x1081, key, sealed) == bytes(16)
             assert second.process.poll() is None
-    assert said == ""  # it is said on standard error
+    assert said == "domain key  generation 2\n"
     refused = secgear("serve", "crypto", "--directory", str(other.here()), fails=True)
     assert "not sealed for this enclave" in refused
     one.here()
@@ -192,6 +194,38 @@ def test_only_enclaves_like_the_module_are_admitted(place: Place) -> None:
         place.admit(application)
     with joining.member(place.one.here()) as enclave:
         assert len(enclave.members()) == 1
+
+
+def test_a_host_that_signs_the_image_itself_gets_nothing_to_open_for_its_signature(
+    place: Place,
+) -> None:
+    """Who signed an image is no part of its measurement, and each host could sign it.
+
+    The module is sealed to the measurement. If the host said otherwise and were believed, another
+    program with its signature would be one like the module's, or could unseal what it has sealed.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    source = place.folder / "enclave.py"
+    source.write_text(
+        PROGRAM.read_text().replace("= SealingPolicy.MEAS", "= SealingPolicy.SIGNER  #")
+    )
+    evil, signed = place.folder / "evil.sgear", place.folder / "signed.sgear"
+    sign(build(source), key).save(evil)
+    sign(Image.load(place.image), key).save(signed)
+    assert Image.load(signed).measurement == Image.load(place.image).measurement
+    with pytest.raises(CryptoModuleError, match="seals to its measurement"):
+        place.application(place.other, signed)
+    application = place.application(place.other, evil)
+    home = host.Home(place.one.here())
+    signed.replace(home.image)
+    with pytest.raises(CryptoModuleError, match="measurement"):
+        place.admit(application)
+    home.save(msgspec.structs.replace(home.settings(), policy="signer"))
+    with pytest.raises(CryptoModuleError, match="seals to its measurement"):
+        place.admit(application)
+    evil.replace(home.image)
+    with pytest.raises(CryptoModuleError, match="not sealed for this enclave"):
+        place.admit(application)
 
 
 def test_a_platform_that_was_not_settled_at_the_founding_is_not_believed(
@@ -219,11 +253,23 @@ def test_a_donor_of_the_hosts_own_making_is_refused(
     )
     rogue = Machine(place.folder, "rogue", monkeypatch)
     monkeypatch.setattr(host, "PROGRAM", source)
-    host.found(rogue.here(), roots=[rogue.added])
+    address, _, key = place.witness.partition(",")
+    witness = host.Witness(address, bytes.fromhex(key))
+    host.found(rogue.here(), witness=witness, roots=[rogue.added])
     application = place.application(place.other, None, place.one, place.other, rogue)
     with pytest.raises(CryptoModuleError, match="measurement"):
         place.accept(place.other, joining.admit(rogue.here(), application))
     assert place.accept(place.other, place.admit(application)) == place.key
+
+
+def test_a_module_whose_counter_is_its_hosts_stays_there(place: Place) -> None:
+    alone = place.folder / "alone"
+    place.one.here()
+    host.found(alone, roots=[place.one.added, place.other.added])
+    application = place.application(place.other, alone / "module.sgear")
+    place.one.here()
+    with pytest.raises(CryptoModuleError, match="need a witness"):
+        joining.admit(alone, application)
 
 
 def test_messages_that_were_changed_or_are_of_others_are_refused(
@@ -253,7 +299,7 @@ def test_messages_that_were_changed_or_are_of_others_are_refused(
     fields = msgspec.msgpack.decode(welcome)
     for lie, said in (
         ({"audit": bytes(32)}, "report data"),
-        ({"grant": fields["grant"][:-1] + b"\0"}, "report data"),
+        ({"grant": fields["grant"][:-1] + bytes([fields["grant"][-1] ^ 1])}, "report data"),
         ({"version": 0}, "of version 0"),
     ):
         with pytest.raises(CryptoModuleError, match=said):

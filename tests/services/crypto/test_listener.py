@@ -241,12 +241,16 @@ def test_the_commands_say_what_is_wrong(tmp_path: Path, server: Server) -> None:
     token = ("crypto", "token", "x", "--socket", str(server.socket), "--pin-file", str(pins))
     assert "two lines" in secgear(*token, fails=True)
     pins.write_text("wrong-officer\n123456\n")
-    assert "CKR_PIN_INCORRECT" in secgear(*token, fails=True)
+    said = secgear(*token, fails=True)
+    assert "CKR_PIN_INCORRECT" in said
+    assert "the officer's old PIN" in said
     pins.write_text("12\n123456\n")
     assert "CKR_PIN_LEN_RANGE" in secgear(*token, "--slot", "1", fails=True)
     assert "CKR_SLOT_ID_INVALID" in secgear(*token, "--slot", "9", fails=True)
     missing = ("crypto", "token", "x", "--socket", nothing, "--pin-file", str(pins))
-    assert "No such file" in secgear(*missing, fails=True)
+    said = secgear(*missing, fails=True)
+    assert "No such file" in said
+    assert "is the module running" in said
 
 
 def test_a_directory_that_others_can_enter_holds_no_module(tmp_path: Path) -> None:

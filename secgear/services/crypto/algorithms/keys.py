@@ -144,8 +144,10 @@ def from_pkcs8(der: bytes, *, own: bool = False) -> PrivateKey:
             if to_pkcs8(own_key) != der:
                 raise ValueError("another point than the key's")
             return own_key
-        key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=own)
+        key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
         type_of(key)
+        if isinstance(key, rsa.RSAPrivateKey) and not own:
+            key = _checked_rsa(key.private_numbers())
     except (ValueError, TypeError, KeyError, UnsupportedAlgorithm, PlatformUnavailable) as error:
         raise CryptokiError(Rv.WRAPPED_KEY_INVALID) from error
     return key
@@ -310,22 +312,24 @@ def _rsa_public(template: Template) -> rsa.RSAPublicKey:
 def _rsa_private(template: Template) -> rsa.RSAPrivateKey:
     n, d = _number(template, Attr.MODULUS), _number(template, Attr.PRIVATE_EXPONENT)
     e = _number(template, Attr.PUBLIC_EXPONENT)
-    # The primes have to be given: a search for them can be made to last for hours. And they are
-    # looked at first: to test for primality takes the longer the larger a number is.
+    # The primes have to be given: a search for them can be made to last for hours.
     p, q = _number(template, Attr.PRIME_1), _number(template, Attr.PRIME_2)
+    if p < 2 or q < 2:
+        raise ValueError("no RSA key")
+    parts = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    return _checked_rsa(rsa.RSAPrivateNumbers(p, q, d, *parts, rsa.RSAPublicNumbers(e, n)))
+
+
+def _checked_rsa(numbers: rsa.RSAPrivateNumbers) -> rsa.RSAPrivateKey:
+    """The key, if it is one. Raises ValueError.
+
+    The sizes are looked at first: to test for primality takes the longer the larger a number is.
+    """
+    p, q, n = numbers.p, numbers.q, numbers.public_numbers.n
     if not _MIN_IMPORTED_RSA_BITS <= n.bit_length() <= MAX_RSA_BITS or p * q != n:
         raise ValueError("no RSA key")
     if abs(p.bit_length() - q.bit_length()) > 1:
         raise ValueError("primes of different sizes")
-    numbers = rsa.RSAPrivateNumbers(
-        p,
-        q,
-        d,
-        rsa.rsa_crt_dmp1(d, p),
-        rsa.rsa_crt_dmq1(d, q),
-        rsa.rsa_crt_iqmp(p, q),
-        rsa.RSAPublicNumbers(e, n),
-    )
     return numbers.private_key()
 
 

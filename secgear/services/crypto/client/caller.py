@@ -77,7 +77,10 @@ class SocketExchange:
                 raise CryptoModuleError(f"{path}: speaks another protocol")
         except OSError as error:
             self._socket.close()
-            raise CryptoModuleError(f"{path}: {error.strerror or error}") from error
+            hint = ""
+            if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+                hint = "; is the module running (secgear serve crypto)?"
+            raise CryptoModuleError(f"{path}: {error.strerror or error}{hint}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -86,9 +86,13 @@ class Module:
 
     def token(self, label: str) -> Token:
         """The one token with this label. Raises CryptoModuleError."""
-        found = [token for token in self.tokens() if token.label == label]
+        tokens = self.tokens()
+        found = [token for token in tokens if token.label == label]
         if len(found) != 1:
-            raise CryptoModuleError(f"{len(found) or 'no'} tokens with the label {label!r}")
+            there = ", ".join(repr(token.label) for token in tokens if token.initialised)
+            raise CryptoModuleError(
+                f"{len(found) or 'no'} tokens with the label {label!r}; there is {there or 'none'}"
+            )
         return found[0]
 
     def attest(self, nonce: bytes = b"") -> bytes:

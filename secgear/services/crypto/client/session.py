@@ -211,9 +211,10 @@ class Session:
         handles = self._talk.search({**template(label, id), int(Attr.CLASS): int(number)})
         if len(handles) != 1:
             name = ObjectClass(number).name.lower().replace("_", " ")
-            raise CryptoModuleError(
-                f"{len(handles) or 'no'} {name}s with the label {label!r} and id {id!r}"
-            )
+            which = [] if label is None else [f"the label {label!r}"]
+            which += [] if id is None else [f"the id {id.hex()}"]
+            wanted = f" with {' and '.join(which)}" if which else ""
+            raise CryptoModuleError(f"{len(handles) or 'no'} {name}s{wanted}")
         return kind(self._talk, handles[0])
 
     def _key(self, handle: int) -> SecretKey | PublicKey | PrivateKey:

@@ -22,19 +22,28 @@ _PIECE: Final = 1 << 20
 """Bytes of data in one call; more goes in several."""
 
 _HINTS: Final[Mapping[Rv, str]] = {
+    Rv.ACTION_PROHIBITED: "the user's rights, or the state of the key, forbid it",
     Rv.ATTRIBUTE_SENSITIVE: "the attribute is secret and stays inside",
+    Rv.DEVICE_ERROR: "the enclave could not keep it, or has no state that it trusts; see the log",
+    Rv.DEVICE_REMOVED: "the enclave has ended meanwhile; whether it was done, nobody knows",
     Rv.FUNCTION_REJECTED: "the envelope was taken before",
     Rv.KEY_FUNCTION_NOT_PERMITTED: "the key was not made for this use",
     Rv.KEY_NOT_WRAPPABLE: "the key may leave under trusted keys only",
     Rv.KEY_UNEXTRACTABLE: "the key never leaves",
     Rv.MECHANISM_INVALID: "the token does not do this with this key",
     Rv.OBJECT_HANDLE_INVALID: "the object is gone",
-    Rv.PIN_INCORRECT: "the PIN is wrong; ten wrong ones lock it",
+    Rv.PIN_INCORRECT: "the PIN is wrong; some wrong ones in a row lock it",
+    Rv.PIN_LEN_RANGE: "the PIN is shorter than the module's policy asks, or longer than 255 bytes",
     Rv.PIN_LOCKED: "the PIN is locked; the security officer can set a new one",
+    Rv.SESSION_EXISTS: "applications have sessions on the token; they have to end first",
     Rv.SESSION_HANDLE_INVALID: "the session is gone: open one and log in again",
     Rv.SIGNATURE_INVALID: "the signature is not this key's for this data",
+    Rv.SLOT_ID_INVALID: "the module has no such slot; they begin at 0",
     Rv.TEMPLATE_INCONSISTENT: "these attributes do not go together",
+    Rv.TOKEN_NOT_PRESENT: "the module holds no keys: it was zeroised, or waits to be restored",
+    Rv.TOKEN_NOT_RECOGNIZED: "nobody has initialised this token",
     Rv.USER_NOT_LOGGED_IN: "it needs a login",
+    Rv.USER_PIN_NOT_INITIALIZED: "this user has no PIN yet; the security officer gives it",
     Rv.WRAPPED_KEY_INVALID: "what was wrapped or sealed is not for this key, or was changed",
 }
 

@@ -108,6 +108,12 @@ def size_of(value: Value) -> int:
     return 24 * len(value)  # CK_ATTRIBUTE: type, pointer, length
 
 
+def weight_of(value: Value) -> int:
+    """Bytes of a value with all that is nested in it."""
+    nested = map(weight_of, value.values()) if isinstance(value, Mapping) else ()
+    return size_of(value) + sum(nested)
+
+
 def check_kind(attr: int, value: Value) -> None:
     """Raise CryptokiError unless `value` is one that the attribute can have."""
     kind = KINDS.get(attr, Kind.BYTES)

@@ -70,14 +70,21 @@ class Logins:
     def slot(self, namespace: str | None) -> Slot:
         """The slot that a namespace is: its number, or its token's label; the first one for none.
 
-        Raises Refusal.
+        A label is whatever a token's officer likes: none stands for another slot's number, nor two
+        tokens for one namespace. Raises Refusal.
         """
         slots = self._module.slots
         wanted = (namespace or "").strip("/")
+        if not wanted:
+            return slots[0]
         for slot in slots:
-            label = slot.state.label.rstrip()
-            if wanted in ("", str(slot.number)) or (label and wanted == label):
+            if wanted == str(slot.number):
                 return slot
+        found = [slot for slot in slots if slot.state.label.rstrip() == wanted]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise Refusal(400, "several tokens have this label: the namespace is a slot's number")
         raise Refusal(404, "there is no such namespace: it is a slot's number or a token's label")
 
     def begin(self, slot: Slot, user: str, pin: str) -> tuple[str, Login]:

@@ -13,10 +13,9 @@ from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rest.refusals import Refusal
 from secgear.services.crypto.rpc.messages import Size
-from secgear.services.crypto.token.application import Application
+from secgear.services.crypto.token.application import Application, NoRight
 from secgear.services.crypto.token.calls import versions as calls
 from secgear.services.crypto.token.calls.registry import table
-from secgear.services.crypto.token.guard import NoRight
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.versions import Named
 

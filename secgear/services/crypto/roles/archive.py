@@ -38,8 +38,8 @@ _FINAL: Final = 1 << 31
 WORD: Final = struct.Struct(">I")
 _DIGEST: Final = b"secgear crypto backup manifest v1\0"
 _SIGNED: Final = b"secgear crypto backup v1\0"
-_HEX_16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-_HEX_32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_HEX_16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+_HEX_32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class SealedShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,8 +14,8 @@ from secgear.services.crypto.trail import End
 NONCE_SIZE: Final = 32
 _MAX: Final = 2048
 _LABEL: Final = b"secgear crypto audit end v1\0"
-_HEX_16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-_HEX_32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_HEX_16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+_HEX_32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 Records = list[tuple[int, bytes, bytes, bytes]]
 """Number, body, hash and signature of each: what `trail.Verifier` follows."""

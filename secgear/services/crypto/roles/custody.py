@@ -64,8 +64,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     version: Annotated[int, msgspec.Meta(ge=1, le=1)] = msgspec.field(
         name="secgear-crypto-restoration", default=1
     )
-    module: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-    backup: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    module: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    backup: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     key: bytes
 
     def to_bytes(self) -> bytes:

@@ -16,7 +16,8 @@ from secgear.services.crypto.roles.persons import Name, Person, check_distinct, 
 MAX_CUSTODIANS: Final = 16
 MIN_PIN, MAX_PIN = 4, 255  # bytes: bounds of a policy's shortest PIN
 MAX_TRIES: Final = 100
-_HEX_32: Final = msgspec.Meta(pattern="^[0-9a-f]{64}$")
+_HEX_32: Final = msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")
+_HEX_16: Final = msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")
 
 
 class PinPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,6 +171,16 @@ class AdmitEnclave(_Operation, frozen=True, tag="admit"):
         )
 
 
+class ExpelMember(_Operation, frozen=True, tag="expel"):
+    """A platform may open the module no more. member: its id."""
+
+    member: Annotated[str, _HEX_16]
+
+    def words(self) -> str:
+        """See `_Operation`."""
+        return f"the module's enclaves on the machine {self.member} end; rotate the domain key then"
+
+
 class Zeroise(_Operation, frozen=True, tag="zeroise"):
     """All keys are destroyed, for good, and the module with them."""
 
@@ -186,6 +197,7 @@ Operation = (
     | MakeBackup
     | RestoreBackup
     | AdmitEnclave
+    | ExpelMember
     | Zeroise
 )
 

@@ -21,7 +21,7 @@ from secgear.errors import CryptoRefused
 MAX_PEOPLE: Final = 32  # of one role
 MAX_SIGNATURE: Final = 144  # bytes: ECDSA on P-384 in DER has at most 104
 _MAX_KEY: Final = 512  # characters in base64
-_NAME: Final = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
+_NAME: Final = r"^[a-z0-9][a-z0-9._@-]{0,63}\Z"  # not $, which a line's end may follow
 
 PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey

@@ -32,8 +32,8 @@ _LABEL: Final = b"secgear crypto approval v1\n"
 _PIN: Final = b"secgear crypto officer PIN v1\n"
 _MAX_PIN: Final = 1024
 _LOGIN: Final = b"secgear crypto role login v1\n"
-_HEX_16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-_HEX_32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_HEX_16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+_HEX_32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Time = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 
 

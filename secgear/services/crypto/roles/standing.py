@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 NONCE_SIZE: Final = 32
 MAX_SIZE: Final = 16 << 20  # bytes of the document; evidence has attachments
 _LABEL: Final = b"secgear crypto standing v1\0"
-_HEX_16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-_HEX_32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_HEX_16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+_HEX_32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _People = Annotated[tuple[Person, ...], msgspec.Meta(max_length=MAX_PEOPLE)]
 
 

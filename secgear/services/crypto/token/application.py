@@ -18,6 +18,7 @@ from secgear.services.crypto.token.authority import Badge
 from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.objects import Object
+from secgear.services.crypto.token.schema import KEYS
 from secgear.services.crypto.token.session import Session
 from secgear.services.crypto.token.slot import Slot
 from secgear.services.crypto.token.state import NamedUser, Right
@@ -27,6 +28,14 @@ MAX_SESSIONS: Final = 1024  # of one application
 MAX_SESSION_OBJECTS: Final = 4096  # of one application
 MAX_SESSION_BYTES: Final = 32 << 20  # of all their attributes
 MAX_HELD: Final = 64 << 20  # bytes that operations keep until they have all of their data
+
+
+@final
+class NoRight(CryptokiError):
+    """The user who has logged in has no right to a call."""
+
+    def __init__(self) -> None:
+        super().__init__(Rv.ACTION_PROHIBITED)
 
 
 @final
@@ -45,6 +54,9 @@ class Application:
         self._last_session = 0
         self._logins: dict[int, UserType] = {}
         self._named: dict[int, bytes] = {}  # ids of users with names, by slot
+        self._since: dict[int, int] = {}  # numbers of the logins, by slot
+        self._last_login = 0
+        self._call = threading.local()  # the login before it
         self.badge = Badge()
         self._objects: dict[int, tuple[Object, Session]] = {}
         self._last_object = -1
@@ -146,9 +158,19 @@ class Application:
 
     # --- logins ----------------------------------------------------------------------------------
 
+    def enter(self) -> None:
+        """A call begins, on this thread: it is made by who is logged in now.
+
+        Who logs in while it is under way may have fewer rights than it was let in with.
+        """
+        self._call.login = self._last_login
+
     def is_user(self, slot: Slot) -> bool:
         """Whether the user is logged in on the token, or one with a name, who is still there."""
-        if self._logins.get(slot.number) is not UserType.USER:
+        number = slot.number
+        if self._logins.get(number) is not UserType.USER:
+            return False
+        if self._since.get(number, 0) > getattr(self._call, "login", self._last_login):
             return False
         return slot.number not in self._named or self.named_user(slot) is not None
 
@@ -188,6 +210,9 @@ class Application:
         """Whether the security officer is."""
         return self._logins.get(slot.number) is UserType.SO
 
+    def _somebody(self, slot: Slot) -> bool:
+        return self.is_user(slot) or self.is_so(slot)
+
     def login(self, session: Session, user: int, pin: bytes, name: str = "") -> None:
         """C_Login, and C_LoginUser with a name. Raises CryptokiError."""
         if user == UserType.CONTEXT_SPECIFIC:
@@ -206,9 +231,13 @@ class Application:
             self._check_login(session.slot, UserType(user))  # nothing waited meanwhile
             if session.handle not in self._sessions:
                 raise CryptokiError(Rv.SESSION_HANDLE_INVALID)
-            self._logins[session.slot.number] = UserType(user)
+            number = session.slot.number
+            # Last of all that somebody is logged in: calls look without the lock.
             if one is not None:
-                self._named[session.slot.number] = one.id
+                self._named[number] = one.id
+            self._last_login += 1
+            self._since[number] = self._last_login
+            self._logins[number] = UserType(user)
 
     def _check_login(self, slot: Slot, user: UserType) -> None:
         with self._lock:
@@ -228,13 +257,13 @@ class Application:
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
         named = self.named_user(session.slot)
         session.slot.login(named.name if named else UserType.USER, pin, self.actor)
-        for active in waiting:
-            active.login = False
+        waiting[-1].login = False  # of the one that has begun last: a login is for one use
 
     def _log_out(self, slot: Slot) -> bool:
         """Whether anybody was logged in."""
+        login = self._logins.pop(slot.number, None)  # first: calls look without the lock
         self._named.pop(slot.number, None)
-        return self._logins.pop(slot.number, None) is not None
+        return login is not None
 
     def who(self, slot: Slot) -> Who:
         """Whose PIN it is that C_SetPIN changes: with nobody logged in the user's."""
@@ -287,10 +316,19 @@ class Application:
         return handles
 
     def check_access(self, session: Session, item: Object) -> None:
-        """Whether the session may make or change this object. Raises CryptokiError."""
+        """Whether the session may make or change this object. Raises CryptokiError.
+
+        Keys on the token take a login, also those that are not private: in the place of a pair's
+        public half somebody could put their own, and be sent what is encrypted for the other half.
+        """
         if item.token and not session.write:
             raise CryptokiError(Rv.SESSION_READ_ONLY)
         if item.private and not self.is_user(session.slot):
+            raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
+        # The guard has seen the call's own template only.
+        if item.token and not self.rights(session.slot) & Right.MANAGE:
+            raise NoRight
+        if item.token and item.object_class in KEYS and not self._somebody(session.slot):
             raise CryptokiError(Rv.USER_NOT_LOGGED_IN)
 
     def add(self, session: Session, items: list[Object], event: Event) -> list[int]:

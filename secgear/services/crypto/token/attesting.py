@@ -44,6 +44,7 @@ from secgear.services.crypto.token.state import TokenState
 
 _ES256: Final = -7
 _SCALAR: Final = 32  # bytes
+_MAX_NAME: Final = 64  # bytes of a common name, as `cryptography` counts them
 # An enclave's clock is its host's: nobody judges these certificates by their dates.
 _FROM: Final = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _USAGE: Final = x509.KeyUsage(
@@ -91,7 +92,8 @@ class Attestor:
         spki: the public key, in DER.
         """
         key, issuer = self._made(), self.certificate(statement.nonce)
-        name = statement.label.decode("utf-8", "replace")[:64] or "key"
+        label = statement.label.decode("utf-8", "replace").encode()
+        name = label[:_MAX_NAME].decode("utf-8", "ignore") or "key"
         leaf = pkix.certificate(
             issuer=_name(key),
             subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]).public_bytes(),

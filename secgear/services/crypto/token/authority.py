@@ -21,6 +21,7 @@ from secgear.services.crypto.roles.operations import (
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
+    ExpelMember,
     MakeBackup,
     Operation,
     ResetOfficer,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from secgear.services.crypto.token.backup import Backup
     from secgear.services.crypto.token.restoring import Restoration
 
-MAX_OPEN: Final = 32  # requests at a time
+MAX_OPEN: Final = 8  # requests of one person at a time: nobody takes the others' room
 CHALLENGE_SIZE: Final = 32
 
 EXECUTED_BY: Final[Mapping[type[Operation], Role | None]] = {
@@ -45,6 +46,7 @@ EXECUTED_BY: Final[Mapping[type[Operation], Role | None]] = {
     ResetOfficer: Role.ADMINISTRATOR,
     MakeBackup: Role.OPERATOR,
     RestoreBackup: Role.ADMINISTRATOR,
+    ExpelMember: Role.ADMINISTRATOR,
     Zeroise: Role.ADMINISTRATOR,
     AdmitEnclave: None,
 }
@@ -103,8 +105,11 @@ class Authorised(msgspec.Struct, frozen=True):
     roles: Roles
 
 
-def admit(roles: Roles, badge: Badge, proof: bytes) -> None:
-    """Log somebody in who signed the badge's challenge, which is used up. Raises CryptoRefused."""
+def admit(roles: Roles, badge: Badge, proof: bytes) -> tuple[Role, Person]:
+    """Who has signed the badge's challenge, which is used up; to be put on once it is recorded.
+
+    Raises CryptoRefused.
+    """
     challenge, badge.challenge = badge.challenge, b""
     said = requests.parse_proof(proof)
     if not challenge:
@@ -117,7 +122,7 @@ def admit(roles: Roles, badge: Badge, proof: bytes) -> None:
     message = requests.login_message(roles.module, challenge, said.role, said.name)
     if found is None or not found.signed(message, said.raw):
         raise CryptoRefused(f"{said.name} is no {role} here, or has signed something else")
-    badge.put_on(role, found)
+    return role, found
 
 
 def open_request(
@@ -127,13 +132,16 @@ def open_request(
 
     seconds: how long it is valid. now: by the host's clock.
     """
-    who = badge.require(roles, Role.ADMINISTRATOR, Role.OPERATOR)
+    own = (Role.OPERATOR,) if EXECUTED_BY[type(operation)] is Role.OPERATOR else ()
+    who = badge.require(roles, Role.ADMINISTRATOR, *own)
     if not 1 <= seconds <= MAX_VALID:
         raise CryptoRefused(f"a request is valid between a second and {MAX_VALID // 86400} days")
     operation.check()
     current = tuple(one for one in roles.requests if one.expires > now.timestamp())
-    if len(current) >= MAX_OPEN:
-        raise CryptoRefused(f"{MAX_OPEN} requests are open; execute them, or let them expire")
+    if sum(one.opened_by == who.name for one in current) >= MAX_OPEN:
+        raise CryptoRefused(
+            f"{MAX_OPEN} requests of {who.name} are open; have them executed, or let them expire"
+        )
     expires = int(now.timestamp()) + seconds
     request = requests.encode(
         Request(
@@ -145,7 +153,7 @@ def open_request(
         )
     )
     requests.parse_request(request)  # what can't be read again is not opened
-    opened = OpenRequest(bytes.fromhex(requests.digest(request)), expires)
+    opened = OpenRequest(bytes.fromhex(requests.digest(request)), expires, who.name)
     return request, msgspec.structs.replace(roles, requests=(*current, opened))
 
 

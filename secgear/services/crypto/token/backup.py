@@ -99,7 +99,7 @@ def begin(app: Application, request: bytes, approvals: bytes) -> bytes:
         draft.record(Event("backup made", app.actor, None, detail))
         return made
 
-    app.badge.backup = app.module.vault.transact(take)
+    app.badge.backup = app.module.vault.transact(take, first=True)
     return app.badge.backup.manifest
 
 

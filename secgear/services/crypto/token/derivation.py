@@ -50,9 +50,19 @@ from secgear.services.crypto.token.objects import (
 )
 from secgear.services.crypto.token.schema import How
 
+_MIN_IMPOSED: Final = 16
+"""Bytes of a key that is to be as its base key imposes: shorter ones can be tried out, and each is
+the beginning of the next longer one."""
 Named = Callable[[int], Object]
 """The key behind a handle in a parameter, if it may be used. Raises CryptokiError."""
 _Deriver = Callable[[Any, Object, int | None, Named], tuple[bytes, dict[int, Value]]]
+
+
+def other_key(parameter: object) -> int | None:
+    """The handle of the key beside the base: SM2's ephemeral one, a salt."""
+    if isinstance(parameter, HkdfParams) and parameter.extract and parameter.salt_type == Salt.KEY:
+        return parameter.salt_key
+    return parameter.ephemeral if isinstance(parameter, Sm2ExchangeParams) else None
 
 
 def consumed_key(parameter: Parameter) -> int | None:
@@ -63,12 +73,19 @@ def consumed_key(parameter: Parameter) -> int | None:
 def derive(
     mechanism: Mechanism, base: Object, template: Template, named: Named, *, so: bool
 ) -> Object:
-    """C_DeriveKey. Raises CryptokiError."""
+    """C_DeriveKey. Raises CryptokiError.
+
+    What any of the keys imposes holds: HMAC does not tell which was meant to be the secret one.
+    """
     params_type, deriver = _DERIVERS[mechanism.type]
     params = mechanism.parameter
     if not isinstance(params, params_type):
         raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
-    given = dict(combined(template, base.attributes.get(Attr.DERIVE_TEMPLATE)))
+    other = other_key(params)
+    bases = (base,) if other is None else (base, named(other))
+    given = dict(template)
+    for one in bases:
+        given = dict(combined(given, one.attributes.get(Attr.DERIVE_TEMPLATE)))
     if mechanism.type == Mech.HKDF_DATA:
         return _data(params, base, given, named, so=so)
     if given.get(Attr.CLASS, ObjectClass.SECRET_KEY) != ObjectClass.SECRET_KEY:
@@ -77,6 +94,8 @@ def derive(
     attributes = completed(ObjectClass.SECRET_KEY, given, How.MAKE, so=so)
     length = _length(given.get(Attr.VALUE_LEN, FIXED_LENGTHS.get(kind)), MAX_SECRET)
     secret, told = deriver(params, base, length, named)
+    if len(secret) < _MIN_IMPOSED and any(Attr.DERIVE_TEMPLATE in one.attributes for one in bases):
+        raise CryptokiError(Rv.KEY_SIZE_RANGE)
     value = checked_secret(kind, secret, Rv.KEY_SIZE_RANGE)
     attributes |= told
     attributes[Attr.KEY_GEN_MECHANISM] = UNAVAILABLE

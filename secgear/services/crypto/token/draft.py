@@ -96,11 +96,13 @@ class Draft:
     def delete(self, slot: int, id: int) -> None:
         """Remove an object that is there."""
         self.written.pop(id, None)
-        self.deleted[id] = slot
+        if self._tables[slot].get(id) is not None:
+            self.deleted[id] = slot
 
     def clear(self, slot: int) -> int:
         """Remove all of a slot's objects. Returns how many there were."""
-        ids = [item.id for item in self._tables[slot].all()]
+        ids = {item.id for item in self._tables[slot].all()} - self.deleted.keys()
+        ids |= {id for id, (owner, _) in self.written.items() if owner == slot}
         for id in ids:
             self.delete(slot, id)
         return len(ids)

@@ -11,12 +11,13 @@ from secgear.services.crypto.roles.operations import (
     ChangeAdministrators,
     ChangePinPolicy,
     ChangeRoles,
+    ExpelMember,
     ResetOfficer,
     Zeroise,
 )
 from secgear.services.crypto.roles.persons import Person
 from secgear.services.crypto.roles.requests import parse_new_pin, parse_request, pin_message
-from secgear.services.crypto.token import authority, pins
+from secgear.services.crypto.token import authority, members, pins
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.authority import Authorised, Badge
 from secgear.services.crypto.token.draft import Draft
@@ -52,6 +53,8 @@ def execute(app: Application, request: bytes, approvals: bytes, secret: bytes) -
             case ResetOfficer(slot=slot):
                 who = app.badge.require(draft.head.roles, Role.ADMINISTRATOR)
                 _reset_officer(draft, slot, who, request, secret)
+            case ExpelMember(member=member):
+                members.remove(draft, bytes.fromhex(member), app.module.vault.member)
             case Zeroise():
                 detail = {"destroyed": zeroise(draft)}
                 draft.record(Event("module zeroised", app.actor, None, detail))

@@ -7,28 +7,24 @@ have all rights, so that a new one is refused rather than forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, final
+from typing import Any, Final
 
 import msgspec
 
 from secgear.errors import CryptoModuleError
 from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
+from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.token.application import Application
+from secgear.services.crypto.token.application import Application, NoRight
+from secgear.services.crypto.token.derivation import other_key
 from secgear.services.crypto.token.ledger import Event
+from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.roles import Phase
+from secgear.services.crypto.token.session import Session
 from secgear.services.crypto.token.state import Right
 
 Function = Callable[..., tuple[Any, ...]]
 """Takes the application and the call's arguments; returns the results in the table's order."""
-
-
-@final
-class NoRight(CryptokiError):
-    """The user who has logged in has no right to a call."""
-
-    def __init__(self) -> None:
-        super().__init__(Rv.ACTION_PROHIBITED)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -58,24 +54,29 @@ _FREE: Final = (
     "C_GetTokenInfo C_GetMechanismList C_GetMechanismInfo C_InitToken C_OpenSession "
     "C_CloseSession C_CloseAllSessions C_GetSessionInfo C_InitPIN C_SetPIN C_Login C_LoginUser "
     "C_Logout C_GetObjectSize C_GetAttributeValue C_FindObjectsInit C_FindObjects "
-    "C_FindObjectsFinal C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate "
-    "C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate C_DigestFinal C_Sign C_SignUpdate "
-    "C_SignFinal C_Verify C_VerifyUpdate C_VerifyFinal C_SeedRandom C_GenerateRandom "
-    "C_WaitForSlotEvent C_GetOperationState C_SetOperationState C_SessionCancel "
-    "C_DigestEncryptUpdate C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate "
-    "C_SignRecover C_VerifyRecover "
-    "C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext C_MessageEncryptFinal "
-    "C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext C_MessageDecryptFinal "
-    "C_SignMessage C_SignMessageBegin C_SignMessageNext C_MessageSignFinal "
-    "C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext C_MessageVerifyFinal "
-    "C_VerifySignature C_VerifySignatureUpdate C_VerifySignatureFinal "
+    "C_FindObjectsFinal C_DigestInit C_Digest C_DigestUpdate C_DigestFinal C_SeedRandom "
+    "C_GenerateRandom C_WaitForSlotEvent C_GetOperationState C_SetOperationState C_SessionCancel "
+    "C_MessageEncryptFinal C_MessageDecryptFinal C_MessageSignFinal C_MessageVerifyFinal "
     "S_SetUser S_RemoveUser S_ListUsers S_SetTokenPolicy S_BackupPiece "
     "S_AttestKey S_AttestModule S_GetImportKey S_FindKey S_ListKeys "
     "S_CheckPIN S_DigestInitSM2 S_PublicRSA"
 )
+_GOING_ON: Final = (
+    "C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate C_DecryptFinal "
+    "C_Sign C_SignUpdate C_SignFinal C_Verify C_VerifyUpdate C_VerifyFinal "
+    "C_DigestEncryptUpdate C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate "
+    "C_SignRecover C_VerifyRecover "
+    "C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext "
+    "C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext "
+    "C_SignMessage C_SignMessageBegin C_SignMessageNext "
+    "C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext "
+    "C_VerifySignature C_VerifySignatureUpdate C_VerifySignatureFinal"
+)
+"""Uses of a key that was named before: whose right was taken since then has it no more."""
 _USE, _MANAGE = Right.USE, Right.MANAGE
 CALLS: Final[Mapping[str, Row]] = {
     **{name: Row() for name in _FREE.split()},
+    **{name: Row(_USE) for name in _GOING_ON.split()},
     "C_EncryptInit": Row(_USE, key=2, does="encrypt"),
     "C_DecryptInit": Row(_USE, key=2, does="decrypt"),
     "C_SignInit": Row(_USE, key=2, does="sign"),
@@ -113,7 +114,7 @@ CALLS: Final[Mapping[str, Row]] = {
     "S_DestroyKey": Row(_MANAGE),
     "S_GenerateEnvelopedKey": Row(_USE, key=4, template=2, does="wrap with"),
     "S_OpenEnvelopedKey": Row(_USE, key=2, template=4, does="unwrap"),
-    "S_ExchangeEnvelope": Row(_MANAGE, key=2, does="unwrap"),
+    "S_ExchangeEnvelope": Row(_USE | _MANAGE, key=2, does="unwrap"),
     "S_WriteValue": Row(changes=1),
 }
 
@@ -136,6 +137,7 @@ def _check(app: Application, name: str, arguments: tuple[Any, ...]) -> None:
     Raises CryptoModuleError in an enclave that has held keys and has to end, because they are no
     more: with the process goes what it had in memory.
     """
+    app.enter()
     module = app.module
     phase = module.vault.head.roles.phase
     if phase is not Phase.OPEN:
@@ -179,14 +181,24 @@ def _record_use(app: Application, name: str, arguments: tuple[Any, ...]) -> None
         session = app.session(arguments[0])
         if not session.slot.state.record_uses:
             return
-        key = app.find(session, arguments[row.key], Rv.KEY_HANDLE_INVALID)
+        handles = [arguments[row.key]]
+        if isinstance(mechanism := arguments[1], Mechanism):
+            other = other_key(mechanism.parameter)
+            handles += [other] if other is not None else []
+        keys = [app.find(session, handle, Rv.KEY_HANDLE_INVALID) for handle in handles]
     except CryptokiError:
         return  # the call meets the same
-    if key.object_class == ObjectClass.PUBLIC_KEY:
+    for key in keys:
+        record_use(app, session, key, row.does)
+
+
+def record_use(app: Application, session: Session, key: Object, does: str) -> None:
+    """Record a use of a key, where the token wants that. Raises CryptokiError."""
+    if key.object_class == ObjectClass.PUBLIC_KEY or not session.slot.state.record_uses:
         return
     label = key.attributes.get(Attr.LABEL)
     detail: dict[str, str | int | bool] = {
-        "operation": row.does,
+        "operation": does,
         "class": key.object_class,
         "label": label.decode("utf-8", "replace")[:64] if isinstance(label, bytes) else "",
         "object": key.id,

@@ -151,12 +151,12 @@ def accepted(credential: Credential, data: bytes) -> Keyring:
     return Keyring(given.generation, {given.generation: domain})
 
 
-def own_credential(rows: Iterable[MemberRow], guest: Guest) -> Credential:
-    """The credential that this platform has sealed. Raises SealedForOther."""
+def own_credential(rows: Iterable[MemberRow], guest: Guest, policy: SealingPolicy) -> Credential:
+    """The credential that this platform has sealed under this policy. Raises SealedForOther."""
     for row in rows:
         if row.credential:
             try:
-                data = unseal(row.credential, aad=_CREDENTIAL, guest=guest)
+                data = unseal(row.credential, aad=_CREDENTIAL, policy=policy, guest=guest)
             except SecGearError:
                 continue  # another platform's
             return _CREDENTIALS.decode(data)

@@ -29,16 +29,15 @@ from secgear.middleware.attestation.policy.model import Accept, Allow, TcbRules
 from secgear.middleware.attestation.values import Hex
 from secgear.middleware.sealing import seal, unseal
 from secgear.services.crypto.roles.operations import AdmitEnclave
-from secgear.services.crypto.token import keyring
+from secgear.services.crypto.token import keyring, members
 from secgear.services.crypto.token.authority import Badge
 from secgear.services.crypto.token.draft import Draft
 from secgear.services.crypto.token.governing import authorised
 from secgear.services.crypto.token.keyring import Credential
 from secgear.services.crypto.token.ledger import Event
-from secgear.services.crypto.token.state import Head, Member, MemberRow, Root, encode
+from secgear.services.crypto.token.state import Member, MemberRow, Root, encode
 from secgear.services.crypto.token.vault import Vault
 
-MAX_MEMBERS: Final = 64
 MAX_SIZE: Final = 16 << 20
 """Bytes of an application or a welcome; evidence has at most 8 MiB."""
 LIFETIME: Final = datetime.timedelta(days=1)
@@ -48,6 +47,7 @@ _APPLICATION: Final = b"secgear crypto application v1\0"
 _WELCOME: Final = b"secgear crypto welcome v1\0"
 _SELF: Final = b"secgear crypto self v1\0"
 _PENDING: Final = b"secgear crypto pending v1"
+_OF_PLATFORM: Final = ("launch", "mrseam", "mrsignerseam")  # judged apart, or with the TCB
 _BOUNDED: Final = ("snp", "cca")  # TEEs whose components can make up for an assessment
 
 T = TypeVar("T", "_Application", "_Welcome")
@@ -143,7 +143,16 @@ class Kin:
                 min_svn=max(svn, own.svn or 0),
             )
         else:
-            accept = Accept(tees=(own.tee,), measurements=(Hex(own.measurements["launch"]),))
+            # What was launched may be no more than firmware; then registers tell what it has begun.
+            accept = Accept(
+                tees=(own.tee,),
+                measurements=(Hex(own.measurements["launch"]),),
+                registers={
+                    name: (Hex(value),)
+                    for name, value in own.measurements.items()
+                    if name not in _OF_PLATFORM
+                },
+            )
         minimum = {own.tee: own.tcb.components} if own.tee in _BOUNDED else {}
         return Policy(
             name="members of a cryptographic module",
@@ -191,6 +200,8 @@ def admit(  # noqa: PLR0917  (the last one only where there are administrators)
         raise CryptoModuleError("the application is of the future")
     keyring.check_public(given.public)
     head = vault.head
+    if not head.founding.witness:
+        raise CryptoRefused("a file of its host's counts for this module; others need a witness")
     kin = Kin(guest, vault.policy, head.founding.roots, collateral, at)
     claims = kin.check(_evidence(given.evidence), given.report_data, head.svn)
     member = Member(
@@ -198,7 +209,7 @@ def admit(  # noqa: PLR0917  (the last one only where there are administrators)
     )
 
     def add(draft: Draft) -> bytes:
-        _check_room(draft.head, member)
+        members.check_room(draft.head, member)
         if draft.head.roles.administrators:
             done = authorised(draft, *decision, vault=vault, badge=Badge(), actor="host")
             if done.operation != AdmitEnclave(hashlib.sha256(application).hexdigest()):
@@ -207,7 +218,7 @@ def admit(  # noqa: PLR0917  (the last one only where there are administrators)
         if member not in draft.head.members:
             draft.alter(members=(*draft.head.members, member))
         draft.members.append(MemberRow(member.id, b"", grant))
-        draft.record(Event("member admitted", "host", None, _told(member)))
+        draft.record(Event("member admitted", "host", None, members.told(member)))
         return grant
 
     welcome = _Welcome(_VERSION, vault.audit_key, vault.transact(add), b"")
@@ -228,7 +239,7 @@ def accept(
 
     Raises CryptoModuleError, SealedForOther, AttestationError (Untrusted).
     """
-    own = _PENDINGS.decode(unseal(pending, aad=_PENDING, guest=guest))
+    own = _PENDINGS.decode(unseal(pending, aad=_PENDING, policy=policy, guest=guest))
     given = _read(_WELCOMES, welcome, "welcome")
     credential = Credential(own.secret, given.audit)
     kin = Kin(guest, policy, own.roots, collateral, at)
@@ -240,36 +251,16 @@ def accept(
 def expel(vault: Vault, id: bytes) -> None:
     """A member gets no domain key any more; rotate, so that the one it has opens nothing new.
 
-    Raises CryptoModuleError for who is none, and for this enclave's own platform.
+    Raises CryptoRefused for who is none, for this enclave's own platform, and where there are
+    administrators, whose decision it is.
     """
 
-    def remove(draft: Draft) -> None:
-        gone = [member for member in draft.head.members if member.id == id]
-        if not gone:
-            raise CryptoModuleError("the module has no such member")
-        if id == vault.member:
-            raise CryptoModuleError("a member does not expel itself")
-        rest = tuple(member for member in draft.head.members if member.id != id)
-        draft.alter(members=rest, expelled=(*draft.head.expelled, id))
-        draft.expelled.append(id)
-        draft.record(Event("member expelled", "host", None, _told(gone[0])))
+    def decide(draft: Draft) -> None:
+        if draft.head.roles.administrators:
+            raise CryptoRefused("it is the administrators' to decide: secgear crypto request expel")
+        members.remove(draft, id, vault.member)
 
-    vault.transact(remove)
-
-
-def _check_room(head: Head, member: Member) -> None:
-    if member.id in head.expelled:
-        raise CryptoModuleError("this member was expelled; it has to apply anew")
-    if member not in head.members and len(head.members) >= MAX_MEMBERS:
-        raise CryptoModuleError(f"a module has at most {MAX_MEMBERS} members")
-
-
-def _told(member: Member) -> dict[str, str | int | bool]:
-    return {
-        "member": member.id.hex(),
-        "tee": member.tee,
-        "measurement": member.measurement.hex(),
-    }
+    vault.transact(decide)
 
 
 def _evidence(data: bytes) -> Evidence:

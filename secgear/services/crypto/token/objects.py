@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from secgear.services.crypto.algorithms import keys
 from secgear.services.crypto.pkcs11.constants import UNAVAILABLE, Attr, KeyType, ObjectClass
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.pkcs11.values import Template, Value, check_kind, size_of
+from secgear.services.crypto.pkcs11.values import Template, Value, check_kind, weight_of
 from secgear.services.crypto.token.schema import KEYS, RULES, SECRETS, How, Rules
 from secgear.services.crypto.token.usage import usual
 
@@ -51,7 +51,7 @@ class Object:
         self.attributes = attributes
         self.material = material
         self.wraps_sensitive = wraps_sensitive
-        self.size = sum(map(size_of, attributes.values()))
+        self.size = sum(map(weight_of, attributes.values()))
         self._prepared: dict[Callable[[Any], Any], Any] = {}
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ kills the enclave meanwhile leaves a module that is shut, and is restored again 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any, Final, final
 
@@ -31,7 +32,7 @@ from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.objects import Object, unpack
 from secgear.services.crypto.token.roles import Phase
 from secgear.services.crypto.token.splitting import combine
-from secgear.services.crypto.token.state import TokenState
+from secgear.services.crypto.token.state import Head, TokenState
 
 MAX_TOTAL: Final = 1 << 30  # bytes of a backup's records, which wait in memory for its end
 _BATCH: Final = 8 << 20  # bytes of objects that one change puts in
@@ -50,9 +51,9 @@ class Restoration:
         self._request, self._approvals = request, approvals
         self._check = Check(manifest)
         self._digest = digest_of(manifest)
-        done = self._fitting(app, authority.authorise(
-            app.module.vault.head.roles, app.badge, request, approvals,
-            now=app.module.vault.now(),
+        head = app.module.vault.head
+        done = self._fitting(head, authority.authorise(
+            head.roles, app.badge, request, approvals, now=app.module.vault.now()
         ))  # fmt: skip
         self._module = done.roles.module
         self._pair = envelopes.EnclaveKeyPair.create(
@@ -127,24 +128,31 @@ class Restoration:
         if used > slots:
             raise CryptoRefused(f"the backup has {used} slots and this module {slots}")
 
+        run = os.urandom(16)  # who shuts the module later puts in what is its own alone
+
         def shut(draft: Draft) -> None:
             roles = draft.head.roles
-            self._fitting(app, authority.authorise(
+            self._fitting(draft.head, authority.authorise(
                 roles, app.badge, self._request, self._approvals, now=vault.now()
             ))  # fmt: skip
             for slot in range(len(draft.head.tokens)):
                 draft.clear(slot)
-            draft.alter(roles=msgspec.structs.replace(roles, phase=Phase.RESTORING))
+            draft.alter(
+                roles=msgspec.structs.replace(roles, phase=Phase.RESTORING, restoration=run),
+                # Nobody who was there before puts anything in, even if a call is under way.
+                tokens=tuple(_settled(token, None) for token in draft.head.tokens),
+            )
             draft.record(
                 Event("restoration begun", app.actor, None, {"backup": self._digest.hex()})
             )
 
         vault.transact(shut)
         for batch in _batches(objects):
-            vault.transact(functools.partial(_put, batch=batch))
+            vault.transact(functools.partial(_put, batch=batch, run=run))
 
         def settle(draft: Draft) -> None:
-            self._fitting(app, decided(app, draft, self._request, self._approvals))
+            _check_run(draft, run)
+            self._fitting(draft.head, decided(app, draft, self._request, self._approvals))
             own = draft.head.roles.module
             draft.alter(
                 roles=msgspec.structs.replace(contents.roles, module=own, requests=()),
@@ -159,11 +167,10 @@ class Restoration:
         vault.transact(settle)
         return {"objects": len(objects), "slots": used}
 
-    def _fitting(self, app: Application, done: Authorised) -> Authorised:
+    def _fitting(self, head: Head, done: Authorised) -> Authorised:
         """Whether what is authorised is this restoration, here. Raises CryptoRefused."""
         if done.operation != RestoreBackup(self._digest.hex()):
             raise CryptoRefused("the request is for something else than restoring this backup")
-        head = app.module.vault.head
         if head.roles.phase is Phase.OPEN and any(token.so for token in head.tokens):
             raise CryptoRefused("a backup is restored to a new module; this one has tokens")
         return done
@@ -215,9 +222,14 @@ def _batches(
         yield batch
 
 
-def _put(draft: Draft, batch: list[tuple[int, bytes, Object]]) -> None:
-    if draft.head.roles.phase is not Phase.RESTORING:
+def _check_run(draft: Draft, run: bytes) -> None:
+    roles = draft.head.roles
+    if roles.phase is not Phase.RESTORING or roles.restoration != run:
         raise CryptoRefused("the module was restored or zeroised by somebody else meanwhile")
+
+
+def _put(draft: Draft, batch: list[tuple[int, bytes, Object]], run: bytes) -> None:
+    _check_run(draft, run)
     for slot, _, item in batch:
         draft.put(slot, item)
     draft.alter(next_id=max(draft.head.next_id, *(item.id + 1 for _, _, item in batch)))

@@ -32,17 +32,19 @@ class Phase(enum.StrEnum):
 class OpenRequest(msgspec.Struct, frozen=True):
     """A request that was made here and neither executed nor has expired.
 
-    digest: 32 bytes. expires: seconds since 1970.
+    digest: 32 bytes. expires: seconds since 1970. opened_by: whose it is.
     """
 
     digest: bytes
     expires: int
+    opened_by: str
 
 
 class Roles(msgspec.Struct, frozen=True):
     """Who has which role, and what the module remembers of what they do.
 
     module: the module's id, 16 bytes. threshold: how many administrators decide together.
+    restoration: which one puts objects in, 16 random bytes, while that is the phase.
     """
 
     module: bytes
@@ -53,6 +55,7 @@ class Roles(msgspec.Struct, frozen=True):
     pins: PinPolicy = PinPolicy()
     requests: tuple[OpenRequest, ...] = ()
     phase: Phase = Phase.OPEN
+    restoration: bytes = b""
 
     def people(self, role: Role) -> tuple[Person, ...]:
         """Those who have a role."""

@@ -18,6 +18,7 @@ from secgear.services.crypto.token.state import MemberRow
 from secgear.services.crypto.token.vault import Vault
 
 _STEP: Final = 200  # objects of one change
+_SIZE: Final = 1 << 20  # bytes of them, after which there are no more in it
 
 
 def rotate(vault: Vault) -> int:
@@ -52,14 +53,16 @@ def _renew(some: list[tuple[int, int]], draft: Draft) -> None:
         item = draft.get(slot, id)
         if item is not None:
             draft.put(slot, item)
+        if draft.size > _SIZE:
+            return  # the others come next
 
 
 def _end(vault: Vault, draft: Draft) -> bool:
     """Whether nothing is under an older key any more, which is forgotten then."""
     if not draft.head.older:
         return True
-    if vault.outdated(1):
-        return False
+    if vault.outdated(1) or vault.known.generation != draft.head.generation:
+        return False  # the other one was begun in this very change, and has all before it
     draft.alter(older=())
     draft.record(Event("domain key rotated", "host", None, {"generation": draft.head.generation}))
     return True

@@ -15,6 +15,8 @@ from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
 from secgear.services.crypto.token.mechanisms import Row
 from secgear.services.crypto.token.slot import Slot
 
+_FOUND_SIZE: Final = 40  # bytes of a handle in a list
+
 
 class Kind(enum.Enum):
     """Operations of which a session can have one each."""
@@ -63,18 +65,21 @@ class Active:
 class Messages:
     """Messages with one key (PKCS#11 3.0, 5.9, 5.11, 5.14 and 5.16).
 
-    key: as the row takes it. parameter: of all messages' signatures. current: the operation of the
-    message that was begun. tag: the tag of what is decrypted; as many bytes for what is encrypted.
+    number: the key's handle. key: as the row takes it. parameter: of all messages' signatures.
+    current: the operation of the message that was begun. tag: the tag of what is decrypted; as many
+    bytes for what is encrypted. aad: bytes of its associated data.
     """
 
-    __slots__ = ("current", "key", "parameter", "row", "tag")
+    __slots__ = ("aad", "current", "key", "number", "parameter", "row", "tag")
 
-    def __init__(self, row: Row, key: Any, parameter: Parameter) -> None:
+    def __init__(self, row: Row, number: int, key: Any, parameter: Parameter) -> None:
         self.row = row
+        self.number = number
         self.key = key
         self.parameter = parameter
         self.current: Transform | Signer | None = None
         self.tag = b""
+        self.aad = 0
 
 
 @final
@@ -134,21 +139,23 @@ class Session:
 
     @property
     def held(self) -> int:
-        """Bytes that its operations keep until they end."""
-        return sum(map(self.holds, (*self._active, *self._messages)))
+        """Bytes that its operations and its search keep until they end."""
+        found = _FOUND_SIZE * len(self.found or ())
+        return found + sum(map(self.holds, (*self._active, *self._messages)))
 
     def holds(self, kind: Kind) -> int:
         """The same of one operation."""
         messages = self._messages.get(kind)
         if messages is not None:
-            return 0 if messages.current is None else messages.current.held
+            return 0 if messages.current is None else messages.current.held + messages.aad
         active = self._active.get(kind)
         if active is None:
             return 0
-        return active.operation.held + (len(active.held[1]) if active.held else 0)
+        given, made = active.held or (None, b"")
+        return active.operation.held + len(given or b"") + len(made) + len(active.signature)
 
     def waiting_for_login(self) -> list[Active]:
-        """Operations that need a login of their own."""
+        """Operations that need a login of their own, in the order in which they have begun."""
         return [active for active in self._active.values() if active.login]
 
     def end(self, kind: Kind) -> None:

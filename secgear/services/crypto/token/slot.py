@@ -310,8 +310,9 @@ class Slot:
     def alter(self, decide: Callable[[], Alteration], generation: int) -> list[Object]:
         """Make several changes durable, all of them or none. Returns the new objects.
 
-        decide: what to change, asked when nobody else changes anything; again, upon a later state,
-        where an enclave beside this one was quicker. generation: as for `keep`.
+        decide: what to change, asked when nobody else changes anything, so it looks at `table`;
+        again, upon a later state, where an enclave beside this one was quicker. generation: as for
+        `keep`.
         """
 
         def change(draft: Draft) -> list[Object]:
@@ -327,7 +328,7 @@ class Slot:
             draft.record(wanted.event)
             return new
 
-        return self._vault.transact(change)
+        return self._vault.transact(change, first=True)
 
     def record(self, event: Event) -> None:
         """Write something down that changes nothing."""

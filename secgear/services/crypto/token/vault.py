@@ -194,15 +194,18 @@ class Vault:
             sealed = self._store.head()
             if not sealed:
                 raise CryptoModuleError("the store holds no module; found one first")
-            self._credential = keyring.own_credential(self._store.members(), self.guest)
+            self._credential = keyring.own_credential(
+                self._store.members(), self.guest, self.policy
+            )
             first = self._read_head(sealed)
             self._counter = self._make_counter(first.head.founding)
             self._state = first
             self.tables = tuple(Table() for _ in first.head.tokens)
             for _ in range(_READS):
+                asked = time.monotonic()
                 with contextlib.suppress(_Outdone):
                     self._load()
-                    self._due = time.monotonic() + LEASE
+                    self._due = asked + LEASE
                     return
             raise CryptoModuleError("the store changes faster than it can be read")
 
@@ -254,9 +257,12 @@ class Vault:
             self._catch_up()
 
     def _catch_up(self, *, look: bool = False) -> None:
-        """look: at the store, even if the counter says that there is nothing new."""
+        """look: at the store, even if the counter says that there is nothing new.
+
+        The host may hold an answer back, so it is as old as its question.
+        """
         for _ in range(_READS):
-            noted, state = self._noted, self._state
+            noted, state, asked = self._noted, self._state, time.monotonic()
             now = self._counter.read()
             newest = (now.value, now.mark) == (state.head.epoch, state.mark)
             try:
@@ -267,10 +273,11 @@ class Vault:
                     )
             except _Outdone:
                 continue
-            self._due = time.monotonic() + LEASE
+            self._due = asked + LEASE
             self._looked = max(self._looked, noted)  # whatever the host has said
-            return
-        raise RolledBack("the store changes faster than it can be read")
+            if time.monotonic() < self._due:
+                return
+        raise RolledBack("the store changes faster than it can be read, or answers come too late")
 
     def _pull(self) -> bool:
         """Take over what has changed; whether anything has.
@@ -385,17 +392,18 @@ class Vault:
 
     # --- changing --------------------------------------------------------------------------------
 
-    def transact(self, function: Callable[[Draft], T]) -> T:
+    def transact(self, function: Callable[[Draft], T], *, first: bool = False) -> T:
         """Make a change durable: what `function` writes to a draft. Returns what it returns.
 
         `function` is run again when another enclave was faster, and may refuse by raising. Changes
         that several threads wait for are made durable together, so it may be run by another thread,
-        with locks held: it takes none. Raises
+        with locks held: it takes none. first: it looks at `tables` as well, which know nothing of
+        what others have written to the same draft, so nobody comes before it. Raises
         CryptokiError(DEVICE_ERROR) when the host has not kept it, or does not let us know: then it
         has happened in full or not at all. Raises CryptoModuleError when it is kept and the counter
         can't be moved: the enclave has to start again then, because its change could be undone.
         """
-        wish = Wish(function)
+        wish = Wish(function, first=first)
         self._wishes.append(wish)
         with self._lock:
             # Whoever has waited for the lock has waited with others: one change is for them all.
@@ -410,12 +418,16 @@ class Vault:
             if self._noted > self._looked:
                 self.catch_up()
             for attempt in range(_TRIES):
-                draft = Draft(self._state.head, self.tables)
-                for number, wish in enumerate(wishes, 1):
-                    draft = wish.tried(draft)
-                    if draft.size > _TOGETHER:
+                before = self._state
+                draft = Draft(before.head, self.tables)
+                for number, wish in enumerate(wishes):
+                    if number and (wish.first or draft.size > _TOGETHER):
                         self._wishes.extendleft(reversed(wishes[number:]))
                         del wishes[number:]
+                        break
+                    draft = wish.tried(draft)
+                if self._state is not before:
+                    continue  # somebody's look has brought news: this is of an older state
                 if not draft.changed or self._made(draft):
                     return
                 time.sleep(random.random() * min(attempt, 20) / 1000)  # noqa: S311  (no secret)
@@ -443,12 +455,13 @@ class Vault:
             self._restore(leaves)
             raise
         failure: SecGearError | None = None
+        asked = time.monotonic()
         try:
             kept = self._store.commit(change)
         except SecGearError as error:
             kept, failure = False, error
         if kept and self._counted(state):
-            self._due = time.monotonic() + LEASE
+            self._due = asked + LEASE
             self._reached(state, draft.written.values(), draft.deleted, draft.written)
             return True
         # What has become of it is in what others have made of it.

@@ -12,9 +12,10 @@ T = TypeVar("T")
 
 @final
 class Wish(Generic[T]):
-    """A change that somebody waits for."""
+    """A change that somebody waits for. first: it comes before all others of its draft."""
 
-    def __init__(self, function: Callable[[Draft], T]) -> None:
+    def __init__(self, function: Callable[[Draft], T], *, first: bool) -> None:
+        self.first = first
         self.settled = False
         self._function = function
         self._results: list[T] = []

@@ -88,7 +88,9 @@ def test_tokens_are_found_by_their_labels(module: Module) -> None:
     assert (first.label, first.slot, first.initialised) == ("first", 0, True)
     assert not second.initialised
     assert module.token("first").serial == first.serial
-    with pytest.raises(CryptoModuleError, match="no tokens with the label 'none'"):
+    with pytest.raises(
+        CryptoModuleError, match="no tokens with the label 'none'; there is 'first'"
+    ):
         module.token("none")
     assert "first" in repr(first)
 

@@ -26,7 +26,7 @@ from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import MemoryStore, connect
 from tests.services.crypto.attested import STRICT, attested_module, verified
-from tests.services.crypto.conftest import User, refusal
+from tests.services.crypto.conftest import User, refusal, rsa_of
 from tests.services.crypto.rest.conftest import Place
 
 KEY = "/v1/keys/web"
@@ -248,3 +248,12 @@ def test_proof_of_a_key_comes_with_the_nonce_that_is_asked_for(store: MemoryStor
     said = verified(base64.b64decode(proof["statement"]), STRICT, nonce=nonce)
     assert isinstance(said, ModuleAttestation)
     place.close()
+
+
+def test_a_key_is_too_large_before_anybody_looks_whether_it_is_one(
+    place: Place, token: str
+) -> None:
+    key = rsa_of(2**21701 - 1, 2**23209 - 1)  # it would take an hour to find that these are primes
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    body = {"type": "rsa-2048", "private_key": pem}
+    assert place.ask("POST", "/v1/keys/large/import", body, token)[0] == 400

@@ -139,6 +139,22 @@ def test_a_namespace_is_a_slot_and_a_token_counts_in_its_own(place: Place, modul
     assert status == 404
 
 
+def test_a_label_takes_no_logins_of_another_slot(place: Place) -> None:
+    module = place.service.module
+    officer = connect(module)
+    officer.call("C_InitToken", 1, SO_PIN, b"second".ljust(32))
+    slot = place.one.logins.slot
+    assert slot("second") is module.slots[1]
+    officer.call("C_InitToken", 0, SO_PIN, b"1".ljust(32))
+    assert slot("1") is module.slots[1]
+    officer.call("C_InitToken", 0, SO_PIN, b"second".ljust(32))
+    with pytest.raises(Refusal) as refused:
+        slot("second")
+    assert refused.value.status == 400
+    assert (slot("0"), slot("1")) == module.slots[:2]
+    assert slot(None) is slot("") is module.slots[0]
+
+
 def test_health_says_whether_the_token_has_pins(place: Place) -> None:
     client = place.client(login=False)
     assert client.sys.read_health_status().status_code == 200

@@ -45,7 +45,7 @@ def proof(module: bytes, challenge: bytes, role: str, name: str, key: str | None
 def badge(current: Roles, role: Role, name: str) -> Badge:
     """A connection on which somebody has logged in."""
     made = Badge()
-    admit(current, made, proof(current.module, made.challenged(), role, name))
+    made.put_on(*admit(current, made, proof(current.module, made.challenged(), role, name)))
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
@@ -153,6 +154,20 @@ def test_keys_of_other_kinds_are_refused(key: Any) -> None:
 def test_names_that_could_be_mistaken_are_none(name: str) -> None:
     with pytest.raises(CryptoRefused, match="is no name"):
         persons.person(name, KEYS["alice"].public_key())
+
+
+def test_a_name_with_a_line_behind_it_is_not_that_name() -> None:
+    """Two of them would look like one to who approves administrators."""
+    twins = operations.ChangeAdministrators(1, (PEOPLE["alice"], PEOPLE["bob"]))
+    data = requests.encode(
+        msgspec.structs.replace(requests.parse_request(REQUEST), operation=twins)
+    )
+    assert requests.parse_request(data)
+    with pytest.raises(CryptoRefused, match="no request"):
+        requests.parse_request(data.replace(b'"bob"', b'"alice\\n"'))
+    for digits in (b"00" * 16, b"11" * 16):
+        with pytest.raises(CryptoRefused, match="no request"):
+            requests.parse_request(REQUEST.replace(digits, digits + b"\\n"))
 
 
 def test_words_say_who_and_what() -> None:

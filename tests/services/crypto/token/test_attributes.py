@@ -8,13 +8,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.attributes import Room
 from secgear.services.crypto.token.application import MAX_SESSION_BYTES
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import SO_PIN, connect
+from tests.adversary.crypto_host import PIN, SO_PIN, connect
 from tests.services.crypto.conftest import P256, User, refusal, template
 
 SECRET = ObjectClass.SECRET_KEY
@@ -372,3 +373,56 @@ def test_points_may_come_bare_or_wrapped_whatever_they_begin_with(user: User) ->
             ))  # fmt: skip
             assert user.get(handle, Attr.EC_POINT) == b"\4\x41" + point
         break
+
+
+def test_what_is_nested_in_templates_counts_towards_a_clients_objects(caller: Caller) -> None:
+    user = User(caller, login=False)
+    nested = {number: bytes(64 << 10) for number in range(1 << 20, (1 << 20) + 60)}
+    for _ in range(MAX_SESSION_BYTES // (60 * (64 << 10))):
+        user.secret(bytes(16), PRIVATE=False, UNWRAP_TEMPLATE=nested)
+    refused = refusal(user.secret, bytes(16), PRIVATE=False, UNWRAP_TEMPLATE=nested)
+    assert refused is Rv.DEVICE_MEMORY
+
+
+def test_an_answer_has_no_more_than_a_message(caller: Caller) -> None:
+    user = User(caller, login=False)
+    data = user.call("C_CreateObject", template(CLASS=ObjectClass.DATA, VALUE=bytes(64 << 10)))
+    rooms = [Room(Attr.VALUE, 64 << 10)]
+    assert user.call("C_GetAttributeValue", data, rooms * 64)[1] == Rv.OK
+    assert refusal(user.call, "C_GetAttributeValue", data, rooms * 65) is Rv.DEVICE_MEMORY
+
+
+def test_nobody_puts_another_key_in_the_place_of_a_pairs_public_half(
+    module: Module, user: User
+) -> None:
+    # Applications that find it by its label would encrypt for whoever has put it there.
+    public, _ = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "TOKEN": True, "WRAP": True, "LABEL": b"sdf:enc:1"},
+        {"TOKEN": True, "UNWRAP": True},
+    )
+    stranger = User(connect(module), login=False)
+    assert refusal(stranger.set, public, LABEL=b"other") is Rv.USER_NOT_LOGGED_IN
+    assert refusal(stranger.call, "C_DestroyObject", public) is Rv.USER_NOT_LOGGED_IN
+    assert stranger.find(LABEL=b"sdf:enc:1") == [public]
+    officer = User(connect(module), login=False)
+    user.call("C_Logout")
+    officer.call("C_Login", 0, SO_PIN)
+    officer.set(public, TRUSTED=True)
+    officer.call("C_Logout")
+    user.call("C_Login", 1, PIN)
+    user.call("C_DestroyObject", public)
+    # Nor beside it, or where there is none yet.
+    point = stranger.get(stranger.ec(PRIVATE=False)[0], Attr.EC_POINT)
+    made = template(CLASS=ObjectClass.PUBLIC_KEY, KEY_TYPE=KeyType.EC, EC_PARAMS=P256,
+                    EC_POINT=point, TOKEN=True)  # fmt: skip
+    assert refusal(stranger.call, "C_CreateObject", made) is Rv.USER_NOT_LOGGED_IN
+    assert refusal(stranger.secret, bytes(16), TOKEN=True, PRIVATE=False) is (Rv.USER_NOT_LOGGED_IN)
+    refused = refusal(
+        stranger.pair, Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256, "TOKEN": True}, {"PRIVATE": False}
+    )
+    assert refused is Rv.USER_NOT_LOGGED_IN
+    # What is no key, or of the session, is anybody's, as PKCS#11 has it.
+    stranger.call("C_CreateObject", template(CLASS=ObjectClass.DATA, TOKEN=True))
+    _, own = stranger.pair(Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256}, {"PRIVATE": False})
+    stranger.set(own, LABEL=b"mine")

@@ -19,6 +19,7 @@ from secgear.services.crypto.roles.operations import (
     ChangePinPolicy,
     ChangeRoles,
     Custodian,
+    ExpelMember,
     MakeBackup,
     PinPolicy,
     ResetOfficer,
@@ -60,6 +61,7 @@ OPERATIONS = {
         MakeBackup(2, CUSTODIANS),
         RestoreBackup("ab" * 32),
         AdmitEnclave("cd" * 32),
+        ExpelMember("ab" * 16),
         Zeroise(),
     )
 }
@@ -112,14 +114,14 @@ def test_each_operation_is_carried_out_by_its_role_alone(kind: str, role: Role |
 
 
 @pytest.mark.parametrize("role", [None, *Role])
-def test_requests_are_opened_by_administrators_and_operators(role: Role | None) -> None:
+def test_requests_for_backups_are_opened_by_administrators_and_operators(role: Role | None) -> None:
     who = Badge() if role is None else badge(roles(), role, NAMES[role])
     if role in (Role.ADMINISTRATOR, Role.OPERATOR):
-        request, _ = open_request(roles(), who, Zeroise(), seconds=60, now=NOW)
+        request, _ = open_request(roles(), who, OPERATIONS["backup"], seconds=60, now=NOW)
         assert requests.parse_request(request).opened_by == NAMES[role]
     else:
         assert "takes a login" in refusal(
-            open_request, roles(), who, Zeroise(), seconds=60, now=NOW
+            open_request, roles(), who, OPERATIONS["backup"], seconds=60, now=NOW
         )
 
 
@@ -268,8 +270,10 @@ def test_open_requests_are_limited_and_expire() -> None:
     current = roles()
     for _ in range(MAX_OPEN):
         _, current = opened(current, Zeroise(), seconds=10)
-    assert "requests are open" in refusal(opened, current, Zeroise())
-    alice = badge(current, Role.ADMINISTRATOR, "alice")
+    assert "requests of alice are open" in refusal(opened, current, Zeroise())
+    alice, bob = (badge(current, Role.ADMINISTRATOR, name) for name in ("alice", "bob"))
+    _, more = open_request(current, bob, Zeroise(), seconds=10, now=NOW)
+    assert len(more.requests) == MAX_OPEN + 1, "nobody keeps the others from asking"
     _, later = open_request(
         current, alice, Zeroise(), seconds=10, now=NOW + datetime.timedelta(seconds=10)
     )
@@ -277,6 +281,14 @@ def test_open_requests_are_limited_and_expire() -> None:
     for seconds in (0, -1, 7 * 86400 + 1):
         said = refusal(open_request, later, alice, Zeroise(), seconds=seconds, now=NOW)
         assert "valid between" in said
+
+
+@pytest.mark.parametrize("kind", sorted(OPERATIONS.keys() - {"backup"}))
+def test_a_backup_operator_asks_for_backups_alone(kind: str) -> None:
+    erin = badge(roles(), Role.OPERATOR, "erin")
+    said = refusal(open_request, roles(), erin, OPERATIONS[kind], seconds=10, now=NOW)
+    assert said == "this takes a login as administrator"
+    open_request(roles(), erin, OPERATIONS["backup"], seconds=10, now=NOW)
 
 
 @pytest.mark.parametrize("phase", [Phase.RESTORING, Phase.ZEROISED])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +16,14 @@ from secgear.errors import CryptoRefused, EnvelopeError, Untrusted
 from secgear.middleware import envelopes
 from secgear.services.crypto.administration import Administration, inspected
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
-from secgear.services.crypto.pkcs11.rv import Rv
+from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.roles import archive, custody
 from secgear.services.crypto.roles.archive import digest_of
 from secgear.services.crypto.roles.operations import MakeBackup, RestoreBackup, Zeroise
 from secgear.services.crypto.token import backup as backups
-from secgear.services.crypto.token import restoring
+from secgear.services.crypto.token import objects, restoring
+from secgear.services.crypto.token.application import Application
+from secgear.services.crypto.token.ledger import Event
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.roles import Phase
 from tests.adversary.crypto_host import PIN, MemoryStore, connect
@@ -303,6 +306,76 @@ def test_what_was_in_the_module_before_is_not_in_it_afterwards(
         stranger.call("C_CreateObject", template(CLASS=0, TOKEN=True, PRIVATE=False))
     restored(module, backup)
     assert User(connect(opened(target))).find() == User(connect(opened(store.copy()))).find()
+
+
+def test_two_restorations_at_once_do_not_mix(
+    source: tuple[MemoryStore, bytes, int, bytes],
+    target: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The later one begins while objects of the other are put in, and is the one that counts."""
+    small = with_token(founded(2))
+    User(connect(opened(small))).aes(TOKEN=True)
+    module = opened(target)
+    monkeypatch.setattr(restoring, "_BATCH", 1)
+    real, begun_first, put_second, ended = restoring._batches, *(threading.Event() for _ in "abc")
+
+    def batches(objects: list[Any]) -> Iterator[list[Any]]:
+        for at, batch in enumerate(real(objects)):
+            if at == 1:
+                begun_first.set()
+                assert put_second.wait(30)
+            yield batch
+        if len(objects) == 1:
+            put_second.set()
+            assert ended.wait(30)
+
+    monkeypatch.setattr(restoring, "_batches", batches)
+    ready = []
+    for backup in (source[1], fetched(opened(small))):
+        alice, place, records = begun(module, backup)
+        for name in ("one", "two"):
+            alice.send_share(released(backup, place, name))
+        ready.append((alice, records))
+    said: list[str] = []
+
+    def first() -> None:
+        alice, records = ready[0]
+        said.append(refused(alice.restore, records))
+        ended.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert begun_first.wait(30)
+    alice, records = ready[1]
+    assert alice.restore(records) == {"objects": 1, "slots": 2}
+    thread.join(30)
+    assert "by somebody else meanwhile" in said[0]
+    assert len(target.objects) == 1
+
+
+def test_who_was_there_before_a_restoration_is_not_there_during_it(
+    source: tuple[MemoryStore, bytes, int, bytes],
+    target: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call that was let in before the module was shut puts nothing among the backup's objects."""
+    _, backup, *_ = source
+    module = opened(target)
+    stranger = Application(module, "stranger", initialised=True)
+    session = stranger.open_session(module.slots[0], 6)
+    item = objects.create(template(CLASS=0, TOKEN=True, PRIVATE=False), so=False)
+    real = restoring._batches
+
+    def batches(found: list[Any]) -> Iterator[list[Any]]:
+        event = Event("object made", "stranger")
+        with pytest.raises(CryptokiError):
+            module.slots[0].keep([item], event, session.generation)
+        yield from real(found)
+
+    monkeypatch.setattr(restoring, "_batches", batches)
+    assert restored(module, backup)["objects"] == 4
+    assert len(target.objects) == 4
 
 
 def test_a_module_that_is_shut_can_be_given_up(

@@ -9,7 +9,7 @@ import pytest
 from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.calls import BY_NAME
 from secgear.services.crypto.pkcs11.constants import KeyType, Mech
-from secgear.services.crypto.pkcs11.mechanism import GcmParams, Mechanism, Mechanisms
+from secgear.services.crypto.pkcs11.mechanism import CtrParams, GcmParams, Mechanism, Mechanisms
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import MalformedMessage
 from secgear.services.crypto.rpc.mechanisms import MAX_BATCH
@@ -17,7 +17,7 @@ from secgear.services.crypto.rpc.messages import build_request, parse_request
 from secgear.services.crypto.token.calls.batches import MAX_BYTES
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import PIN, connect
-from tests.services.crypto.conftest import User, refusal
+from tests.services.crypto.conftest import User, flipped, refusal
 
 DATA = [bytes([number]) * (number * 7) for number in range(20)]
 NONCES = tuple(GcmParams(bytes([number]) * 12, b"%d" % number, 128) for number in range(20))
@@ -56,7 +56,7 @@ def test_one_that_fails_does_not_fail_the_others(user: User) -> None:
     nonces = (*NONCES[:3], GcmParams(b"", b"", 128), *NONCES[4:])
     sealed = user.call("S_EncryptBatch", Mechanisms(Mech.AES_GCM, nonces), key, DATA)
     assert sealed[3] is Rv.MECHANISM_PARAM_INVALID
-    sealed[3], sealed[4] = b"short", sealed[4][:-1] + b"?"
+    sealed[3], sealed[4] = b"short", flipped(sealed[4])
     opened = user.call("S_DecryptBatch", Mechanisms(Mech.AES_GCM, NONCES), key, sealed)
     assert opened[3] is Rv.ENCRYPTED_DATA_LEN_RANGE
     assert opened[4] is Rv.ENCRYPTED_DATA_INVALID
@@ -141,3 +141,15 @@ def test_a_batch_leaves_operations_of_the_session_alone(user: User) -> None:
     assert user.call("C_Encrypt", bytes(16), 16) == user.run(
         "Encrypt", Mech.AES_ECB, key, bytes(16)
     )
+
+
+@pytest.mark.parametrize("params", [
+    GcmParams(bytes(12), b"", 128), CtrParams(128, bytes(16)),
+])  # fmt: skip
+def test_one_nonce_encrypts_one_input(user: User, params: Any) -> None:
+    mech = Mech.AES_GCM if isinstance(params, GcmParams) else Mech.AES_CTR
+    key, one = user.aes(), Mechanisms(mech, (params,))
+    refused = refusal(user.call, "S_EncryptBatch", one, key, [b"first", b"other"])
+    assert refused is Rv.MECHANISM_PARAM_INVALID
+    sealed = user.call("S_EncryptBatch", one, key, [b"first"])
+    assert user.call("S_DecryptBatch", one, key, sealed * 2) == [b"first"] * 2

@@ -22,7 +22,7 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.mechanisms import MECHANISMS
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import connect
-from tests.services.crypto.conftest import User, refusal, template
+from tests.services.crypto.conftest import P256, User, refusal, template
 
 PARAMS = bytes.fromhex("06082a811ccf5501822d")
 READABLE = {"SENSITIVE": False, "EXTRACTABLE": True}
@@ -322,6 +322,52 @@ def test_hkdf_gives_data_only_where_the_base_key_imposes_nothing(user: User) -> 
     mechanism = Mechanism(Mech.HKDF_DATA, hkdf())
     refused = refusal(user.call, "C_DeriveKey", mechanism, base, template(VALUE_LEN=32))
     assert refused is Rv.ATTRIBUTE_TYPE_INVALID
+
+
+def test_what_a_key_imposes_holds_where_it_is_the_salt(user: User) -> None:
+    # HMAC(key, x) is the first block of HKDF-Expand, and HKDF-Extract with the key as the salt.
+    imposed = {int(Attr.SENSITIVE): True}
+    base = user.call("C_GenerateKey", Mechanism(Mech.HKDF_KEY_GEN), template(
+        VALUE_LEN=32, DERIVE=True, DERIVE_TEMPLATE=imposed
+    ))  # fmt: skip
+    chosen = user.secret(b"info\x01", KeyType.GENERIC_SECRET, DERIVE=True)
+    salted = hkdf(expand=False, salt_type=Salt.KEY, salt_key=base)
+    refused = refusal(derived, user, chosen, salted, VALUE_LEN=32, **READABLE)
+    assert refused is Rv.TEMPLATE_INCONSISTENT
+    data = Mechanism(Mech.HKDF_DATA, salted)
+    refused = refusal(user.call, "C_DeriveKey", data, chosen, template(VALUE_LEN=32))
+    assert refused is Rv.ATTRIBUTE_TYPE_INVALID
+    same = [
+        derived(user, chosen, salted, VALUE_LEN=32, SIGN=True),
+        derived(user, base, hkdf(extract=False, info=b"info"), VALUE_LEN=32, SIGN=True),
+    ]
+    first, second = (user.run("Sign", Mech.SHA256_HMAC, key, b"") for key in same)
+    assert first == second
+
+
+def test_what_has_to_be_sensitive_is_not_told_byte_by_byte(user: User) -> None:
+    # A MAC tells which of 256 keys of one byte it is, then which of 256 of two, and so on.
+    imposed = {int(Attr.SENSITIVE): True}
+    base = user.call("C_GenerateKey", Mechanism(Mech.GENERIC_SECRET_KEY_GEN), template(
+        VALUE_LEN=32, DERIVE=True, DERIVE_TEMPLATE=imposed
+    ))  # fmt: skip
+    _, own = user.pair(Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256}, {
+        "DERIVE": True, "DERIVE_TEMPLATE": imposed,
+    })  # fmt: skip
+    public, _ = user.pair(Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256})
+    point = user.get(public, Attr.EC_POINT)
+    ways: list[tuple[Mech, Any, int]] = [
+        (Mech.HKDF_DERIVE, hkdf(), base),
+        (Mech.SP800_108_COUNTER_KDF, KdfParams(Mech.SHA256_HMAC, 32, b"", b"x"), base),
+        (Mech.ECDH1_DERIVE, EcdhParams(Kdf.NULL, b"", point), own),
+        (Mech.ECDH1_DERIVE, EcdhParams(Kdf.SHA256_KDF, b"", point), own),
+    ]
+    for mech, params, key in ways:
+        mechanism = Mechanism(mech, params)
+        for size in (1, 15):
+            refused = refusal(user.call, "C_DeriveKey", mechanism, key, template(VALUE_LEN=size))
+            assert refused is Rv.KEY_SIZE_RANGE
+        user.call("C_DeriveKey", mechanism, key, template(VALUE_LEN=16))
 
 
 def test_secrets_that_can_be_tried_out_have_no_check_value(user: User) -> None:

@@ -350,7 +350,7 @@ def test_another_machine_becomes_a_member_by_the_administrators_decision() -> No
     store = MemoryStore()
     root = Root("simulated", "fake", pem.decode())
     one = vault(store)
-    one.found(1, Founding((root,)), roles())
+    one.found(1, Founding((root,), witness=bytes(32)), roles())
     module = opened(store)
     collateral, now = Collateral(), NOW
     application, _ = membership.apply(AttestingGuest("other"), one.policy, (root,), now)
@@ -375,5 +375,17 @@ def test_another_machine_becomes_a_member_by_the_administrators_decision() -> No
     assert "was executed" in refused(admit, request, array)
     # A module that nobody administrates is its host's to spread, to enclaves like itself.
     alone = vault(MemoryStore())
-    alone.found(1, Founding((root,)))
+    alone.found(1, Founding((root,), witness=bytes(32)))
     assert membership.admit(alone, application, collateral, AttestingGuest(), now)
+
+
+def test_nobody_is_logged_in_whose_login_the_host_did_not_keep(governed: MemoryStore) -> None:
+    module = opened(governed)
+    alice = Administration(connect(module))
+    governed.refuse = True
+    assert refusal(alice.login, "administrator", "alice", KEYS["alice"]) is Rv.DEVICE_ERROR
+    governed.refuse = False
+    assert "takes a login" in refused(alice.request, Zeroise(), seconds=60)
+    assert "takes a login" in refused(alice._asked, "S_AuditRecords", 0)
+    alice.login("administrator", "alice", KEYS["alice"])
+    assert alice.request(Zeroise(), seconds=60)

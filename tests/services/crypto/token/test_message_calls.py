@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from secgear.services.crypto.pkcs11.constants import Generator, KeyType, Mech, MechanismFlag, Mgf
+from secgear.services.crypto.pkcs11.constants import (
+    Generator,
+    KeyState,
+    KeyType,
+    Mech,
+    MechanismFlag,
+    Mgf,
+)
 from secgear.services.crypto.pkcs11.mechanism import (
     CcmParams,
     ChachaParams,
@@ -19,7 +26,7 @@ from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
 from secgear.services.crypto.token.application import MAX_HELD
 from secgear.services.crypto.token.mechanisms import MECHANISMS
-from tests.services.crypto.conftest import ROOM, User, refusal
+from tests.services.crypto.conftest import P256, ROOM, User, flipped, refusal, template
 
 DATA, AAD = bytes(range(100)), b"associated"
 NONCE = bytes(range(12))
@@ -106,8 +113,8 @@ def test_a_changed_message_is_refused_and_the_next_one_is_not(
     good = params_of(params, iv, tag)
     bad = params_of(params, iv, bytes([tag[0] ^ 1]) + tag[1:])
     for given, aad, text in (
-        (bad, AAD, sealed), (good, b"other", sealed), (good, AAD, sealed[:-1] + b"?"),
-        (params_of(params, iv[:-1] + b"?", tag), AAD, sealed),
+        (bad, AAD, sealed), (good, b"other", sealed), (good, AAD, flipped(sealed)),
+        (params_of(params, flipped(iv), tag), AAD, sealed),
     ):  # fmt: skip
         refused = refusal(user.call, "C_DecryptMessage", given, aad, text, ROOM)
         assert refused is Rv.ENCRYPTED_DATA_INVALID
@@ -329,7 +336,7 @@ def test_signatures_that_come_before_what_they_sign(user: User) -> None:
     for part in (DATA[:7], DATA[7:]):
         user.caller.call("C_VerifySignatureUpdate", user.session, part)
     user.caller.call("C_VerifySignatureFinal", user.session)
-    begin(signature[:-1] + b"?")
+    begin(flipped(signature))
     assert refusal(user.call, "C_VerifySignature", DATA) is Rv.SIGNATURE_INVALID
     assert refusal(user.call, "C_VerifySignature", DATA) is Rv.OPERATION_NOT_INITIALIZED
     begin(b"")
@@ -337,3 +344,58 @@ def test_signatures_that_come_before_what_they_sign(user: User) -> None:
     begin(signature)
     user.caller.call("C_VerifySignatureUpdate", user.session, DATA)
     assert refusal(user.call, "C_VerifySignature", b"") is Rv.OPERATION_ACTIVE
+
+
+def test_each_message_is_a_use_of_the_key_as_it_is_then(user: User) -> None:
+    def begun(key: int) -> int:
+        user.caller.call("C_SessionCancel", user.session, 0xFFFFFFFF)
+        user.call("C_MessageEncryptInit", Mechanism(Mech.AES_GCM), key)
+        user.call("C_EncryptMessage", MessageParams(NONCE), AAD, DATA, ROOM)
+        return key
+
+    def refused() -> set[Rv]:
+        params = MessageParams(NONCE)
+        return {
+            refusal(user.call, "C_EncryptMessage", params, AAD, DATA, ROOM),
+            refusal(user.call, "C_EncryptMessageBegin", params, AAD),
+        }
+
+    for token in (False, True):
+        user.set(begun(user.aes(TOKEN=token)), ENCRYPT=False)
+        assert refused() == {Rv.KEY_FUNCTION_NOT_PERMITTED}
+        user.call("C_DestroyObject", begun(user.aes(TOKEN=token)))
+        assert refused() == {Rv.KEY_HANDLE_INVALID}
+        user.caller.call("C_MessageEncryptFinal", user.session)
+
+
+def test_messages_end_with_the_life_of_a_version(user: User) -> None:
+    made = Mechanism(Mech.EC_KEY_PAIR_GEN)
+    key = user.call(
+        "S_NewKey", b"web", made, template(EC_PARAMS=P256, VERIFY=True), template(SIGN=True)
+    )
+    user.call("C_MessageSignInit", Mechanism(Mech.ECDSA), key)
+    user.call("C_SignMessage", None, bytes(32), ROOM)
+    user.call("S_SetKeyState", b"web", 1, KeyState.COMPROMISED)
+    refused = refusal(user.call, "C_SignMessage", None, bytes(32), ROOM)
+    assert refused is Rv.KEY_FUNCTION_NOT_PERMITTED
+
+
+def test_associated_data_of_messages_that_have_begun_is_limited(user: User) -> None:
+    key = new_key(user, KeyType.AES, PRIVATE=False)
+    much = bytes(1 << 20)
+    others = [User(user.caller, login=False) for _ in range((MAX_HELD >> 21) + 1)]
+    tagged = params_of(MessageParams(NONCE), NONCE, bytes(16))
+    for one in others:
+        one.call("C_MessageEncryptInit", Mechanism(Mech.AES_GCM), key)
+        one.call("C_MessageDecryptInit", Mechanism(Mech.AES_GCM), key)
+    for one in others[:-1]:
+        one.call("C_EncryptMessageBegin", MessageParams(NONCE), much)
+        one.caller.call("C_DecryptMessageBegin", one.session, tagged, much)
+    last = others[-1]
+    for name, params in (("Encrypt", MessageParams(NONCE)), ("Decrypt", tagged)):
+        assert refusal(last.call, f"C_{name}MessageBegin", params, much) is Rv.DEVICE_MEMORY
+        assert refusal(last.call, f"C_{name}MessageNext", b"", ROOM, END) is (
+            Rv.OPERATION_NOT_INITIALIZED
+        )
+    others[0].call("C_EncryptMessageNext", b"", ROOM, END)
+    last.call("C_EncryptMessageBegin", MessageParams(NONCE), much)

@@ -33,12 +33,13 @@ from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.buffer import OWN
 from secgear.services.crypto.rpc.mechanisms import MAX_PARAMETER
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
+from secgear.services.crypto.token import application
 from secgear.services.crypto.token.application import MAX_HELD, Application
 from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.dispatch import answer
 from secgear.services.crypto.token.mechanisms import MECHANISMS
 from secgear.services.crypto.token.module import Module
-from tests.adversary.crypto_host import connect
+from tests.adversary.crypto_host import PIN, connect
 from tests.services.crypto.conftest import P256, ROOM, User, refusal, template
 
 IV = bytes(range(16))
@@ -457,3 +458,61 @@ def test_an_operation_that_a_logout_overtakes_does_not_begin(
     assert refused is Rv.USER_NOT_LOGGED_IN
     assert refusal(user.call, "C_Sign", bytes(32), ROOM) is Rv.OPERATION_NOT_INITIALIZED
     user.call("C_VerifyInit", Mechanism(Mech.ECDSA), public)  # which is not private
+
+
+@pytest.mark.parametrize("what", ["digest", "signature"])
+def test_what_operations_were_given_counts_as_what_they_keep(user: User, what: str) -> None:
+    # A key that is not private takes no PIN, and a digest no key.
+    much = bytes(2 << 20)
+    public, _ = user.ec(PRIVATE=False)
+    others = [User(user.caller, login=False) for _ in range(MAX_HELD // len(much))]
+
+    def keep(one: User) -> None:
+        if what == "digest":  # whose output has no room
+            one.call("C_DigestInit", Mechanism(Mech.SHA256))
+            assert one.call("C_Digest", much, EMPTY_BUFFER) == Size(32)
+        else:
+            mechanism = Mechanism(Mech.ECDSA)
+            one.caller.call("C_VerifySignatureInit", one.session, mechanism, public, much)
+
+    for one in others[:-1]:
+        keep(one)
+    if what == "signature":
+        keep(others[-1])
+    last = User(user.caller, login=False)
+    assert refusal(keep, last) is Rv.DEVICE_MEMORY
+    others[0].caller.call("C_SessionCancel", others[0].session, 0xFFFFFFFF)
+    keep(last)
+
+
+def test_what_searches_have_found_counts_as_well(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(10):
+        user.aes(PRIVATE=False)
+    monkeypatch.setattr(application, "MAX_HELD", 1000)
+    first, second, third = (User(user.caller, login=False) for _ in range(3))
+    first.call("C_FindObjectsInit", {})
+    second.call("C_FindObjectsInit", {})
+    assert refusal(third.call, "C_FindObjectsInit", {}) is Rv.DEVICE_MEMORY
+    assert refusal(third.call, "C_FindObjects", 10) is Rv.OPERATION_NOT_INITIALIZED
+    assert len(first.call("C_FindObjects", 10)) == 10
+    third.call("C_FindObjectsInit", {})
+
+
+def test_a_login_of_its_own_is_for_one_operation(user: User) -> None:
+    public, private = user.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "ENCRYPT": True},
+        {"SIGN": True, "DECRYPT": True, "ALWAYS_AUTHENTICATE": True},
+    )
+    sealed = user.run("Encrypt", Mech.RSA_PKCS, public, b"secret")
+    mechanism = Mechanism(Mech.RSA_PKCS)
+    user.call("C_DecryptInit", mechanism, private)
+    user.call("C_SignInit", mechanism, private)
+    user.call("C_Login", 2, PIN)
+    user.call("C_Sign", b"digest", ROOM)
+    assert refusal(user.call, "C_Decrypt", sealed, ROOM) is Rv.USER_NOT_LOGGED_IN
+    user.call("C_DecryptInit", mechanism, private)
+    user.call("C_Login", 2, PIN)
+    assert user.call("C_Decrypt", sealed, ROOM) == b"secret"

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from secgear.errors import CryptoModuleError, ServiceError
+from secgear.errors import CryptoModuleError, CryptoRefused, ServiceError
 from secgear.services.crypto.pkcs11.constants import Attr, Mech
 from secgear.services.crypto.pkcs11.rv import CryptokiError
+from secgear.services.crypto.roles.operations import ExpelMember
 from secgear.services.crypto.token import keyring, membership, rotation
 from secgear.services.crypto.token.keyring import Keyring
 from secgear.services.crypto.token.state import Change, Member, MemberRow
 from secgear.services.crypto.trail import Verifier
 from tests.adversary.crypto_host import MemoryGuest, MemoryStore, connect, open_module, vault_of
 from tests.services.crypto.conftest import User
+from tests.services.crypto.roles.world import decided, founded, opened
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,18 @@ def test_everything_is_under_the_new_key_and_the_old_one_opens_nothing(store: Me
     assert again.run("Decrypt", Mech.AES_ECB, keys[0], sealed) == bytes(16)
     assert rotation.rotate(open_module(store).vault) == 3
     assert generations(store) == {3}
+
+
+def test_large_objects_are_not_renewed_all_at_once(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, keys = filled(store)
+    monkeypatch.setattr(rotation, "_STEP", 100)
+    monkeypatch.setattr(rotation, "_SIZE", 1)
+    before = store.changes
+    rotation.rotate(open_module(store).vault)
+    assert store.changes == before + 2 + len(keys)
+    assert generations(store) == {2}
 
 
 @pytest.mark.parametrize("step", range(6))
@@ -198,10 +212,25 @@ def test_who_is_expelled_gets_no_key_and_works_no_more(store: MemoryStore) -> No
     store.kept_members[credential.id] = kept
     with pytest.raises(CryptoModuleError):
         open_second(store)
-    with pytest.raises(CryptoModuleError, match="no such member"):
+    with pytest.raises(CryptoRefused, match="no such member"):
         membership.expel(here.vault, credential.id)
-    with pytest.raises(CryptoModuleError, match="itself"):
+    with pytest.raises(CryptoRefused, match="itself"):
         membership.expel(here.vault, here.vault.member)
+
+
+def test_administrators_decide_who_is_expelled() -> None:
+    store = founded()
+    credential = second(store)
+    module = opened(store)
+    vault = module.vault
+    with pytest.raises(CryptoRefused, match="administrators' to decide"):
+        membership.expel(vault, credential.id)
+    for wrong in (vault.member, bytes(16)):
+        with pytest.raises(CryptoRefused):
+            decided(module, ExpelMember(wrong.hex()))
+    decided(module, ExpelMember(credential.id.hex()))
+    assert credential.id not in {one.id for one in vault.known.members}
+    assert credential.id not in store.kept_members
 
 
 @pytest.mark.parametrize("lie", ["foreign", "older", "changed", "other", "nonsense"])

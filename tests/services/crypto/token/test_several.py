@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from types import SimpleNamespace
@@ -110,6 +111,43 @@ def test_without_word_from_the_host_an_enclave_looks_for_itself(
     assert other.find() == []
     clock[0] += 2
     assert other.find() == [key]
+
+
+@pytest.mark.parametrize("delays", [1, 1000])
+def test_an_answer_of_the_counter_that_was_kept_back_is_as_old_as_its_question(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, delays: int
+) -> None:
+    """The host holds the witness's answer, while another enclave destroys a key."""
+    clock = [1000.0]
+    monkeypatch.setattr(
+        vault, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+    )
+    here, there = two(store)
+    one, other = User(connect(here)), User(connect(there))
+    key = other.aes(TOKEN=True)
+    noted(here, there)
+    assert one.find() == [key]
+    held = 0
+
+    class Held:
+        identity = store.identity
+
+        def read(self) -> Any:
+            nonlocal held
+            answer = store.read()
+            if held < delays:
+                held += 1
+                if held == 1:
+                    other.call("C_DestroyObject", key)
+                clock[0] += 3600
+            return answer
+
+    there.vault._due = here.vault._due = clock[0]
+    monkeypatch.setattr(here.vault, "_counter", Held())
+    if delays == 1:
+        assert one.find() == []
+    else:
+        assert refusal(one.find) is Rv.DEVICE_ERROR
 
 
 @pytest.mark.parametrize("lie", ["silent", "frozen", "failing"])
@@ -406,6 +444,27 @@ def test_changes_that_wait_for_one_another_are_made_durable_together(store: Memo
     assert verifier.end().seq == len(store.records)
 
 
+def test_what_is_cleared_is_cleared_of_what_was_added_just_before(store: MemoryStore) -> None:
+    module = open_module(store)
+    user = User(connect(module))
+    item = module.slots[0].table.get(user.aes(TOKEN=True) >> 1)
+    assert item is not None
+    added, cleared, again, _ = together(
+        store,
+        module,
+        [
+            lambda draft: draft.add(0, item).id,
+            lambda draft: (draft.clear(0), draft.count(0), draft.get(0, 2)),
+            lambda draft: draft.add(0, item).id,
+            lambda draft: draft.delete(0, 3),
+        ],
+    )
+    assert (added, cleared, again) == (2, (2, 0, None), 3)
+    assert user.find() == []
+    assert not store.objects
+    assert not User(connect(open_module(store))).find()
+
+
 def test_changes_that_fail_together_fail_each(store: MemoryStore) -> None:
     module = open_module(store)
 
@@ -599,7 +658,12 @@ def test_an_operation_that_begins_during_a_logout_ends_with_it(
         assert go.wait(30)
 
     monkeypatch.setattr(operations, "usable", slow)
-    begins = threading.Thread(target=user.call, args=("C_EncryptInit", _ecb(), key))
+
+    def begin() -> None:
+        with contextlib.suppress(CryptokiError):  # it is refused, or begins and is ended
+            user.call("C_EncryptInit", _ecb(), key)
+
+    begins = threading.Thread(target=begin)
     begins.start()
     assert begun.wait(30)  # it has its key, and has not begun
     leaves = threading.Thread(target=user.call, args=("C_Logout",))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from secgear.services.crypto.pkcs11.calls import BY_NAME, split
-from secgear.services.crypto.pkcs11.constants import Attr, Mech
-from secgear.services.crypto.pkcs11.mechanism import Mechanism
+from secgear.services.crypto.pkcs11.constants import Attr, KeyType, Mech, ObjectClass, Salt
+from secgear.services.crypto.pkcs11.mechanism import HkdfParams, Mechanism
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.token import guard, pins, uses
+from secgear.services.crypto.token import generation, guard, pins, uses
+from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.registry import table
 from secgear.services.crypto.token.guard import ALWAYS, CALLS
 from secgear.services.crypto.token.module import Module
 from secgear.services.crypto.token.state import Right
 from secgear.services.crypto.token.users import MAX_USERS
 from tests.adversary.crypto_host import PIN, SO_PIN, MemoryStore, connect, open_module
-from tests.services.crypto.conftest import User, refusal, template
+from tests.services.crypto.conftest import P256, User, refusal, template
 
 USE, MANAGE = Right.USE, Right.MANAGE
 ANN_PIN = b"ann-pin-1234"
@@ -74,6 +76,27 @@ def test_each_has_a_pin_and_a_lock_of_their_own(store: MemoryStore) -> None:
     ]
     Officer(module).user(b"ann", USE, b"another-pin")
     named(module, b"ann", b"another-pin")
+
+
+def test_who_logs_in_while_a_key_is_generated_does_not_keep_it_without_the_right(
+    module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard has let the call pass when nobody was logged in."""
+    Officer(module).user(b"ann", USE)
+    ann = User(connect(module), login=False)
+    real = generation.generate
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        made = real(*arguments, **named)
+        ann.call("C_LoginUser", 1, ANN_PIN, b"ann")
+        return made
+
+    monkeypatch.setattr(generation, "generate", slow)
+    assert refusal(ann.aes, TOKEN=True, PRIVATE=False) is Rv.ACTION_PROHIBITED
+    assert ann.find() == []
+    monkeypatch.undo()
+    assert refusal(ann.aes, TOKEN=True, PRIVATE=False) is Rv.ACTION_PROHIBITED
+    assert ann.aes()
 
 
 def test_a_user_changes_their_own_pin(module: Module) -> None:
@@ -158,6 +181,7 @@ def test_users_are_limited(module: Module, monkeypatch: pytest.MonkeyPatch) -> N
 
 # --- rights --------------------------------------------------------------------------------------
 
+HKDF = HkdfParams(True, True, Mech.SHA256, Salt.NULL, b"", 0, b"")
 ACTIONS = {
     "sign": (USE, lambda u, k: u.run("Sign", Mech.ECDSA, k["ec"], bytes(32))),
     "encrypt": (USE, lambda u, k: u.run("Encrypt", Mech.AES_ECB, k["aes"], bytes(16))),
@@ -174,6 +198,18 @@ ACTIONS = {
     "create for the session": (Right(0), lambda u, k: u.secret(bytes(16))),
     "destroy of the session": (Right(0), lambda u, k: u.call("C_DestroyObject", u.aes())),
     "digest": (Right(0), lambda u, k: u.call("C_DigestInit", Mechanism(Mech.SHA256))),
+    "generate a public key on the token": (MANAGE, lambda u, k: u.pair(
+        Mech.EC_KEY_PAIR_GEN, {"EC_PARAMS": P256, "TOKEN": True})),
+    "derive to where the key says": (USE | MANAGE, lambda u, k: u.call(
+        "C_DeriveKey", Mechanism(Mech.HKDF_DERIVE, HKDF), k["base"], template(VALUE_LEN=32))),
+    "unwrap to where the key says": (USE | MANAGE, lambda u, k: u.call(
+        "C_UnwrapKey", Mechanism(Mech.AES_KEY_WRAP), k["unwrapper"], k["wrapped"], template(
+            CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES))),
+    "make an import key": (MANAGE, lambda u, k: u.call("S_GetImportKey", None, 1 << 16)),
+    "exchange an envelope": (USE | MANAGE, lambda u, k: u.call(
+        "S_ExchangeEnvelope", Mechanism(Mech.RSA_PKCS), k["rsa"], Mechanism(Mech.RSA_PKCS),
+        k["own"], u.run("Encrypt", Mech.RSA_PKCS, k["own"], b"key") if k["rights"] & USE
+        else bytes(256), 256)),
     "look": (Right(0), lambda u, k: u.get(k["aes"], Attr.LABEL)),
     "find": (Right(0), lambda u, k: u.find()),
     "random": (Right(0), lambda u, k: u.call("C_GenerateRandom", 8)),
@@ -187,7 +223,20 @@ def test_each_right_allows_what_it_says(module: Module, rights: Right) -> None:
         "aes": owner.aes(TOKEN=True, WRAP=True, EXTRACTABLE=True, SENSITIVE=False, LABEL=b"a"),
         "ec": owner.ec(TOKEN=True)[1],
         "spare": owner.aes(TOKEN=True),
-    }
+        "base": owner.secret(bytes(32), KeyType.HKDF, TOKEN=True, DERIVE=True,
+                             DERIVE_TEMPLATE={int(Attr.TOKEN): True}),
+        "unwrapper": owner.aes(TOKEN=True, UNWRAP=True, WRAP=True,
+                               UNWRAP_TEMPLATE={int(Attr.TOKEN): True}),
+        "rights": rights,
+    }  # fmt: skip
+    keys["own"], keys["rsa"] = owner.pair(
+        Mech.RSA_PKCS_KEY_PAIR_GEN,
+        {"MODULUS_BITS": 2048, "TOKEN": True, "ENCRYPT": True},
+        {"TOKEN": True, "DECRYPT": True},
+    )
+    keys["wrapped"] = owner.call(
+        "C_WrapKey", Mechanism(Mech.AES_KEY_WRAP), keys["unwrapper"], keys["aes"], 99
+    )
     Officer(module).user(b"ann", rights)
     ann = named(module)
     for action, (needed, act) in ACTIONS.items():
@@ -231,6 +280,82 @@ def test_rights_are_those_of_now(module: Module) -> None:
     # Somebody else of the same name is not who has logged in.
     officer.user(b"ann", USE | MANAGE)
     assert ann.find() == []
+
+
+def test_a_right_that_is_taken_ends_what_has_begun(module: Module) -> None:
+    key = User(connect(module)).ec(TOKEN=True)[1]
+    officer = Officer(module)
+    for taken in (lambda: officer.user(b"ann", MANAGE, None),
+                  lambda: officer.call("S_RemoveUser", b"ann")):  # fmt: skip
+        officer.user(b"ann", USE)
+        ann = named(module)
+        ann.call("C_MessageSignInit", Mechanism(Mech.ECDSA), key)
+        ann.call("C_SignMessage", None, bytes(32), 99)
+        ann.call("C_SignInit", Mechanism(Mech.ECDSA), key)
+        taken()
+        assert refusal(ann.call, "C_SignMessage", None, bytes(32), 99) is Rv.ACTION_PROHIBITED
+        assert refusal(ann.call, "C_SignMessageBegin", None) is Rv.ACTION_PROHIBITED
+        assert refusal(ann.call, "C_Sign", bytes(32), 99) is Rv.ACTION_PROHIBITED
+        ann.caller.call("C_MessageSignFinal", ann.session)
+
+
+def test_a_call_is_made_by_who_was_there_when_it_began(
+    module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An application's calls run at the same time: one that nobody has begun meets a login.
+    key = User(connect(module)).aes(TOKEN=True, WRAP=True, EXTRACTABLE=True, SENSITIVE=False)
+    Officer(module).user(b"ann", USE)
+    user = User(connect(module), login=False)
+    look = guard._record_use
+
+    def slow(app: Application, name: str, arguments: tuple[Any, ...]) -> None:
+        look(app, name, arguments)
+        if name != "C_LoginUser":
+            other = threading.Thread(target=user.call, args=("C_LoginUser", 1, ANN_PIN, b"ann"))
+            other.start()
+            other.join()
+
+    wrap = ("C_WrapKey", Mechanism(Mech.AES_KEY_WRAP), key, key, 99)
+    for call in (wrap, ("S_RotateKey", b"none", 1), ("C_CopyObject", key, template())):
+        with monkeypatch.context() as patch:
+            patch.setattr(guard, "_record_use", slow)
+            with pytest.raises(CryptokiError) as refused:
+                user.call(*call)
+            assert refused.value.rv is not Rv.ACTION_PROHIBITED
+        assert refusal(user.call, *call) is Rv.ACTION_PROHIBITED
+        user.call("C_Logout")
+
+
+def test_nobody_has_all_rights_in_between(module: Module) -> None:
+    class Watched(dict[int, Any]):
+        """Has a look at the rights around every change."""
+
+        def look(self) -> None:
+            assert not app.is_user(slot) or app.rights(slot) == USE
+
+        def __setitem__(self, *item: Any) -> None:
+            app.enter()
+            self.look()
+            super().__setitem__(*item)
+            app.enter()
+            self.look()
+
+        def pop(self, *key: Any) -> Any:
+            app.enter()
+            self.look()
+            value = super().pop(*key)
+            self.look()
+            return value
+
+    Officer(module).user(b"ann", USE)
+    slot, app = module.slots[0], Application(module, "test")
+    app._logins, app._named = Watched(), Watched()
+    session = app.open_session(slot, 6)
+    app.login(session, 1, ANN_PIN, "ann")
+    app.enter()
+    assert app.is_user(slot)
+    app.logout(session)
+    assert not app.is_user(slot)
 
 
 def test_a_token_that_begins_anew_has_no_users(module: Module) -> None:
@@ -291,6 +416,32 @@ def test_uses_are_recorded_once_the_officer_wants_that(store: MemoryStore) -> No
     user.run("Encrypt", Mech.AES_ECB, key, bytes(16))
     module.uses.flush()
     assert len(recorded(store)) == 2
+
+
+def test_a_key_is_used_as_a_salt_as_well(watched: tuple[MemoryStore, Module]) -> None:
+    store, module = watched
+    user = User(connect(module))
+    base, salt = (user.secret(bytes(32), KeyType.HKDF, DERIVE=True) for _ in range(2))
+    params = HkdfParams(True, True, Mech.SHA256, Salt.KEY, b"", salt, b"")
+    user.call("C_DeriveKey", Mechanism(Mech.HKDF_DERIVE, params), base, template(VALUE_LEN=32))
+    module.uses.flush()
+    told = [(one["operation"], one["object"]) for one in recorded(store)]
+    assert told == [("derive", base), ("derive", salt)]
+
+
+def test_each_message_is_a_use(store: MemoryStore) -> None:
+    module = open_module(store)
+    user = User(connect(module))
+    key = user.ec()[1]
+    user.call("C_MessageSignInit", Mechanism(Mech.ECDSA), key)
+    user.call("C_SignMessage", None, bytes(32), 99)
+    Officer(module).call("S_SetTokenPolicy", 1)
+    for _ in range(2):
+        user.call("C_SignMessage", None, bytes(32), 99)
+    user.call("C_SignMessageBegin", None)
+    user.call("C_SignMessageNext", None, bytes(32), 1, 99)
+    module.uses.flush()
+    assert [one["operation"] for one in recorded(store)] == ["sign message"] * 3
 
 
 def test_public_keys_and_ended_operations_are_no_uses(

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from secgear.base.tee import SealingPolicy
 from secgear.errors import CryptoModuleError, RolledBack, SealedForOther
 from secgear.services.crypto.pkcs11.constants import Attr
 from secgear.services.crypto.pkcs11.rv import Rv
@@ -241,3 +242,13 @@ def _mechanism() -> object:
     from secgear.services.crypto.pkcs11.mechanism import Mechanism
 
     return Mechanism(Mech.AES_KEY_WRAP_KWP)
+
+
+def test_a_credential_for_a_signer_opens_nothing_that_is_sealed_to_a_measurement() -> None:
+    """The host signs the image itself, and has a module that another program has made for it."""
+    store = MemoryStore()
+    made = vault_of(store)
+    made.policy = SealingPolicy.SIGNER
+    made.found(1)
+    with pytest.raises(SealedForOther):
+        open_module(store)

@@ -263,6 +263,21 @@ def test_versions_can_be_neither_copied_nor_changed_nor_destroyed(user: User) ->
         assert refused in (Rv.ACTION_PROHIBITED, Rv.ATTRIBUTE_READ_ONLY)
 
 
+def test_no_version_leaves_and_comes_back_without_its_state(user: User) -> None:
+    for sensitive in (True, False):
+        given = {"EXTRACTABLE": True, "SENSITIVE": sensitive}
+        assert refusal(aes, user, **given) is Rv.TEMPLATE_INCONSISTENT
+        imported = template(
+            CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.AES, VALUE=bytes(32), **given
+        )
+        refused = refusal(user.call, "S_ImportNamedKey", b"data", imported)
+        assert refused is Rv.TEMPLATE_INCONSISTENT
+    key, wrapper = aes(user), user.aes(WRAP=True, UNWRAP=True, DECRYPT=False)
+    wrap = Mechanism(Mech.AES_KEY_WRAP_KWP)
+    assert refusal(user.call, "C_WrapKey", wrap, wrapper, key, 1 << 10) is Rv.KEY_UNEXTRACTABLE
+    assert refusal(user.get, key, Attr.VALUE) is Rv.ATTRIBUTE_SENSITIVE
+
+
 def test_nobody_makes_a_version_by_a_template(user: User) -> None:
     aes(user)
     for attributes in (
@@ -352,6 +367,18 @@ def test_an_imported_key_is_version_1_and_the_next_one_is_generated(user: User) 
         CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=KeyType.GENERIC_SECRET, VALUE=bytes(32), SIGN=True
     ))  # fmt: skip
     assert user.get(rotate(user, b"mac")[1], Attr.VALUE_LEN) == 32
+
+
+@pytest.mark.parametrize("kind", [KeyType.AES, KeyType.GENERIC_SECRET, KeyType.HKDF])
+def test_every_kind_of_secret_that_was_imported_has_a_next_version(
+    user: User, kind: KeyType
+) -> None:
+    user.call("S_ImportNamedKey", b"data", template(
+        CLASS=ObjectClass.SECRET_KEY, KEY_TYPE=kind, VALUE=bytes(32)
+    ))  # fmt: skip
+    _, key = rotate(user)
+    assert user.get(key, Attr.KEY_TYPE) == kind
+    assert user.get(key, Attr.VALUE_LEN) == 32
 
 
 def test_what_is_no_key_is_not_imported(user: User) -> None:

@@ -9,8 +9,11 @@ import subprocess
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import keywrap
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from secgear.services.crypto.algorithms import keys, sm2
+from secgear.services.crypto.client import Caller
 from secgear.services.crypto.pkcs11.constants import Attr, Kdf, KeyType, Mech, ObjectClass
 from secgear.services.crypto.pkcs11.mechanism import (
     EcdhParams,
@@ -23,7 +26,7 @@ from secgear.services.crypto.pkcs11.rv import Rv
 from secgear.services.crypto.token.mechanisms import MECHANISMS
 from secgear.services.crypto.token.module import Module
 from tests.adversary.crypto_host import SO_PIN, connect
-from tests.services.crypto.conftest import P256, ROOM, User, refusal, template
+from tests.services.crypto.conftest import P256, ROOM, User, refusal, rsa_of, template
 
 KWP = Mechanism(Mech.AES_KEY_WRAP_KWP)
 OAEP = Mechanism(Mech.RSA_PKCS_OAEP, OaepParams(Mech.SHA256, 2, 1, b""))
@@ -389,3 +392,36 @@ def test_rsa_with_aes_carries_nothing_sensitive_whose_aes_key_could_be_let_in(
     officer.call("C_Login", 0, SO_PIN)
     officer.set(public, TRUSTED=True)
     assert wrap(user, public, key, RSA_AES)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        (2**21701 - 1, 2**23209 - 1),  # it would take an hour to find that these are primes
+        (2**2203 - 1, 2**521 - 1),
+        (2**1279 - 1, (2**607 - 1) * (2**521 - 1)),
+    ],
+    ids=["large", "of different sizes", "no primes"],
+)
+def test_rsa_keys_that_are_none_come_in_by_no_way(caller: Caller, p: int, q: int) -> None:
+    # Neither takes a PIN: keys that are not private are anybody's to make and to unwrap.
+    user = User(caller, login=False)
+    key = rsa_of(p, q)
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    value = bytes(range(32))
+    unwrapper = user.secret(value, PRIVATE=False, UNWRAP=True)
+    refused = refusal(
+        user.call, "C_UnwrapKey", Mechanism(Mech.AES_KEY_WRAP_KWP), unwrapper,
+        keywrap.aes_key_wrap_with_padding(value, der),
+        template(CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.RSA, PRIVATE=False),
+    )  # fmt: skip
+    assert refused is Rv.WRAPPED_KEY_INVALID
+    given = {
+        name: number.to_bytes((number.bit_length() + 7) // 8, "big")
+        for name, number in (
+            ("MODULUS", p * q), ("PUBLIC_EXPONENT", 65537), ("PRIME_1", p), ("PRIME_2", q),
+            ("PRIVATE_EXPONENT", key.private_numbers().d),
+        )
+    }  # fmt: skip
+    made = template(CLASS=ObjectClass.PRIVATE_KEY, KEY_TYPE=KeyType.RSA, PRIVATE=False, **given)
+    assert refusal(user.call, "C_CreateObject", made) is Rv.ATTRIBUTE_VALUE_INVALID

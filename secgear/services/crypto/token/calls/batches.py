@@ -10,7 +10,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from secgear.services.crypto.pkcs11.constants import Attr
-from secgear.services.crypto.pkcs11.mechanism import Mechanisms, Parameter
+from secgear.services.crypto.pkcs11.mechanism import (
+    CcmParams,
+    ChachaParams,
+    CtrParams,
+    GcmParams,
+    Mechanisms,
+    Parameter,
+)
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.token.application import Application
 from secgear.services.crypto.token.calls.operations import chosen
@@ -21,13 +28,17 @@ from secgear.services.crypto.token.session import Kind
 MAX_BYTES: Final = 2 << 20
 """Bytes of all inputs of a batch, so that the answer fits a message."""
 Results = tuple[list[bytes | Rv]]
+_WITH_NONCE: Final = (CcmParams, ChachaParams, CtrParams, GcmParams)
 
 
 @serves("S_EncryptBatch")
 def encrypt_batch(
     app: Application, handle: int, mechanisms: Mechanisms, number: int, inputs: list[bytes]
 ) -> Results:
-    """Encrypt each input."""
+    """Encrypt each input. One nonce serves one of them: twice it would tell the difference."""
+    parameters = mechanisms.parameters
+    if len(inputs) > 1 == len(parameters) and isinstance(parameters[0], _WITH_NONCE):
+        raise CryptokiError(Rv.MECHANISM_PARAM_INVALID)
     return _transformed(app, handle, Kind.ENCRYPT, mechanisms, number, inputs)
 
 

@@ -38,6 +38,7 @@ def get_import_key(
         if pair is None:
             _check_user(app, session)
             new = importing.new_key(to, guest, at=at)
+            app.check_access(session, new)
             pair = importing.pair_of(new)
             expired = [item.id for item, old in found if not importing.opens(old, to, at)]
             record = event(app, session, "import key made", new)

@@ -20,8 +20,9 @@ from secgear.services.crypto.pkcs11.mechanism import Mechanism, MessageParams, P
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
 from secgear.services.crypto.rpc.messages import EMPTY_BUFFER, Size
 from secgear.services.crypto.token.application import Application
-from secgear.services.crypto.token.calls.operations import begin
+from secgear.services.crypto.token.calls.operations import begin, chosen
 from secgear.services.crypto.token.calls.registry import serves
+from secgear.services.crypto.token.guard import record_use
 from secgear.services.crypto.token.mechanisms import Row, no_parameter
 from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.session import Kind, Messages, Session
@@ -30,6 +31,12 @@ _END: Final = 1  # CKF_END_OF_MESSAGE
 _RANDOM: Final = (Generator.GENERATE, Generator.GENERATE_RANDOM)
 _MIN_RANDOM: Final = 12  # bytes
 _EMPTY: tuple[()] = ()
+_USES: Final = {
+    Kind.MESSAGE_ENCRYPT: "encrypt message",
+    Kind.MESSAGE_DECRYPT: "decrypt message",
+    Kind.MESSAGE_SIGN: "sign message",
+    Kind.MESSAGE_VERIFY: "verify message",
+}
 
 
 # --- encryption ----------------------------------------------------------------------------------
@@ -51,7 +58,7 @@ def encrypt_message(
     """Encrypt a message: the ciphertext, its initialisation vector and its tag."""
     session, data = app.session(handle), data or b""
     with session.lock:
-        messages = _idle(session, Kind.MESSAGE_ENCRYPT)
+        messages = _next(app, session, Kind.MESSAGE_ENCRYPT)
         if not _fits(len(data), room):
             return Size(len(data)), b"", b""
         params = _with_iv(params)
@@ -66,10 +73,11 @@ def encrypt_message_begin(
     """Begin a message in pieces: its initialisation vector."""
     session = app.session(handle)
     with session.lock:
-        messages = _idle(session, Kind.MESSAGE_ENCRYPT)
+        messages = _next(app, session, Kind.MESSAGE_ENCRYPT)
         params = _with_iv(params)
         messages.current = _operation(messages, params, aad, encrypt=True)
         messages.tag = bytes(params.tag_bits // 8)
+        _keep(app, messages, aad)
     return (params.iv,)
 
 
@@ -119,7 +127,7 @@ def decrypt_message(
     """Decrypt a message."""
     session, data = app.session(handle), data or b""
     with session.lock:
-        messages = _idle(session, Kind.MESSAGE_DECRYPT)
+        messages = _next(app, session, Kind.MESSAGE_DECRYPT)
         if not _fits(len(data), room):
             return (Size(len(data)),)
         operation = _operation(messages, _with_tag(params), aad, encrypt=False)
@@ -133,9 +141,10 @@ def decrypt_message_begin(
     """Begin a message in pieces."""
     session = app.session(handle)
     with session.lock:
-        messages = _idle(session, Kind.MESSAGE_DECRYPT)
+        messages = _next(app, session, Kind.MESSAGE_DECRYPT)
         messages.current = _operation(messages, _with_tag(params), aad, encrypt=False)
         messages.tag = params.tag
+        _keep(app, messages, aad)
     return _EMPTY
 
 
@@ -184,7 +193,7 @@ def sign_message(
     no_parameter(parameter)
     session = app.session(handle)
     with session.lock:
-        signer = _signer(_idle(session, Kind.MESSAGE_SIGN))
+        signer = _signer(_next(app, session, Kind.MESSAGE_SIGN))
         if not _fits(signer.length, room):
             return (Size(signer.length),)
         signer.update(data or b"")
@@ -238,7 +247,7 @@ def verify_message(
     no_parameter(parameter)
     session = app.session(handle)
     with session.lock:
-        signer = _signer(_idle(session, Kind.MESSAGE_VERIFY))
+        signer = _signer(_next(app, session, Kind.MESSAGE_VERIFY))
         signer.update(data or b"")
         signer.verify(signature or b"")
     return _EMPTY
@@ -291,7 +300,8 @@ def _signing(row: Row, key: Object, parameter: Parameter) -> Messages:
 def _messages(row: Row, key: Object, parameter: Parameter) -> Messages:
     if key.flag(Attr.ALWAYS_AUTHENTICATE):  # there is no place for a login at each message
         raise CryptokiError(Rv.KEY_FUNCTION_NOT_PERMITTED)
-    return Messages(row, key.prepared(row.prepare), parameter)
+    handle = key.id << 1 if key.token else key.id
+    return Messages(row, handle, key.prepared(row.prepare), parameter)
 
 
 def _signer(messages: Messages) -> Signer:
@@ -304,7 +314,7 @@ def _begin_signer(app: Application, handle: int, kind: Kind, parameter: bytes | 
     no_parameter(parameter)
     session = app.session(handle)
     with session.lock:
-        messages = _idle(session, kind)
+        messages = _next(app, session, kind)
         messages.current = _signer(messages)
     return _EMPTY
 
@@ -316,6 +326,16 @@ def _operation(
     if row.cipher is None or row.message is None:
         raise CryptokiError(Rv.MECHANISM_INVALID)
     return row.cipher(messages.key, row.message(params, aad or b""), encrypt)
+
+
+def _keep(app: Application, messages: Messages, aad: bytes | None) -> None:
+    """A message in pieces keeps its associated data. Raises CryptokiError if that is too much."""
+    messages.aad = len(aad or b"")
+    try:
+        app.check_held()
+    except CryptokiError:
+        messages.current = None
+        raise
 
 
 def _with_iv(params: MessageParams) -> MessageParams:
@@ -339,6 +359,18 @@ def _idle(session: Session, kind: Kind) -> Messages:
     messages = session.messages(kind)
     if messages.current is not None:
         raise CryptokiError(Rv.OPERATION_ACTIVE)
+    return messages
+
+
+def _next(app: Application, session: Session, kind: Kind) -> Messages:
+    """Ready for one more message, each of which is a use of the key. Raises CryptokiError.
+
+    The key is looked at again: it may be gone since, may not be used any more, or by nobody here.
+    """
+    messages = _idle(session, kind)
+    row, key = chosen(app, session, kind, messages.row.number, messages.number)
+    record_use(app, session, key, _USES[kind])
+    messages.key = key.prepared(row.prepare)
     return messages
 
 

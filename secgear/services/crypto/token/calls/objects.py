@@ -6,7 +6,7 @@ from typing import Final
 
 from secgear.services.crypto.pkcs11.constants import Attr, ObjectClass
 from secgear.services.crypto.pkcs11.rv import CryptokiError, Rv
-from secgear.services.crypto.pkcs11.values import Template, size_of
+from secgear.services.crypto.pkcs11.values import Template, size_of, weight_of
 from secgear.services.crypto.rpc.attributes import Filled, Room
 from secgear.services.crypto.token import objects
 from secgear.services.crypto.token.application import Application
@@ -16,6 +16,7 @@ from secgear.services.crypto.token.objects import Object
 from secgear.services.crypto.token.session import Session
 
 MAX_FOUND: Final = 1024  # handles of one answer
+MAX_TOLD: Final = 4 << 20  # bytes of attributes of one answer
 _EMPTY: tuple[()] = ()
 
 
@@ -81,7 +82,7 @@ def get_attribute_value(
 ) -> tuple[list[Filled], int]:
     """Attributes: each by itself, and the return value for those that could not be had."""
     item = app.find(app.session(handle), number, Rv.OBJECT_HANDLE_INVALID)
-    results, rv = [], Rv.OK
+    results, rv, told = [], Rv.OK, 0
     for room in rooms:
         try:
             value = item.get(room.attr)
@@ -90,6 +91,9 @@ def get_attribute_value(
             rv = error.rv
             continue
         fits = size_of(value) <= room.size
+        told += weight_of(value) if fits else 0
+        if told > MAX_TOLD:  # the same one again and again
+            raise CryptokiError(Rv.DEVICE_MEMORY)
         results.append(Filled(room.attr, value, fits))
         if room.size and not fits:
             rv = Rv.BUFFER_TOO_SMALL
@@ -123,6 +127,11 @@ def find_objects_init(app: Application, handle: int, template: Template) -> tupl
         if session.found is not None:
             raise CryptokiError(Rv.OPERATION_ACTIVE)
         session.found = app.search(session, template)[::-1]
+        try:
+            app.check_held()
+        except CryptokiError:
+            session.found = None
+            raise
     return _EMPTY
 
 

@@ -299,7 +299,11 @@ def verify_signature_init(
         active.signature = signature or b""
         return active
 
-    return begin(app, handle, Kind.VERIFY_SIGNATURE, mechanism, key, make)
+    begin(app, handle, Kind.VERIFY_SIGNATURE, mechanism, key, make)
+    session = app.session(handle)
+    with session.lock:
+        _check_held(app, session, Kind.VERIFY_SIGNATURE)
+    return _EMPTY
 
 
 @serves("C_VerifySignature")

@@ -78,13 +78,13 @@ def role_login(app: Application, proof: bytes) -> bytes:
     """Log in with a role, for as long as the connection lasts."""
     roles = app.module.vault.head.roles
     try:
-        authority.admit(roles, app.badge, proof)
+        role, person = authority.admit(roles, app.badge, proof)
     except CryptoRefused:
         app.module.vault.transact(lambda draft: draft.record(Event("role refused", app.actor)))
         raise
-    detail = {"as": app.badge.role, "name": app.badge.name}
-    event = Event("role login", app.actor, None, detail)
+    event = Event("role login", app.actor, None, {"as": role.value, "name": person.name})
     app.module.vault.transact(lambda draft: draft.record(event))
+    app.badge.put_on(role, person)
     return b""
 
 

@@ -40,6 +40,7 @@ _GENERATORS: Final = {
     KeyType.CHACHA20: Mech.CHACHA20_KEY_GEN,
     KeyType.SM4: Mech.SM4_KEY_GEN,
     KeyType.GENERIC_SECRET: Mech.GENERIC_SECRET_KEY_GEN,
+    KeyType.HKDF: Mech.HKDF_KEY_GEN,
     KeyType.RSA: Mech.RSA_PKCS_KEY_PAIR_GEN,
     KeyType.EC: Mech.EC_KEY_PAIR_GEN,
     KeyType.EC_EDWARDS: Mech.EC_EDWARDS_KEY_PAIR_GEN,
@@ -299,8 +300,12 @@ def _generated(
 
 
 def _check_private(halves: list[Object]) -> None:
-    """A key's secret is private: the rules above rest on it. Raises CryptokiError."""
-    if not _secret_of(halves).private:
+    """A key's secret is private, and stays here: the rules above rest on it. Raises CryptokiError.
+
+    One that left and came back would be a copy that knows nothing of its version's state.
+    """
+    secret = _secret_of(halves)
+    if not secret.private or secret.flag(Attr.EXTRACTABLE):
         raise CryptokiError(Rv.TEMPLATE_INCONSISTENT)
 
 
