@@ -109,11 +109,12 @@ def functions() -> str:
     return (
         _HEAD + "#ifndef SECGEAR_FUNCTIONS_H\n#define SECGEAR_FUNCTIONS_H\n\n"
         '#include "pkcs11.h"\n\n'
+        '#ifdef __cplusplus\nextern "C" {\n#endif\n\n'
         "typedef struct CK_FUNCTION_LIST CK_FUNCTION_LIST;\n\n"
         + "".join(f"CK_RV {name}({_parameters(name)});\n" for name in STANDARD)
         + oldest
         + lists
-        + "\n#endif\n"
+        + "\n#ifdef __cplusplus\n}\n#endif\n\n#endif\n"
     )
 
 

@@ -130,18 +130,23 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
         install_headers(tmp_path / "file" / "headers")
 
 
-def test_the_command_makes_the_library_and_its_headers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("compiler", "suffix"), [("cc", "c"), ("c++", "cc")])
+def test_the_command_makes_the_library_and_its_headers(
+    tmp_path: Path, compiler: str, suffix: str
+) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler}")
     output, headers = tmp_path / "library.so", tmp_path / "headers"
     said = secgear("crypto", "library", "--output", str(output), "--headers", str(headers))
     assert said.splitlines()[0] == str(output)
     assert stat.S_IMODE(output.stat().st_mode) == 0o755
-    program = tmp_path / "program.c"
+    program = tmp_path / f"program.{suffix}"
     program.write_text(
-        '#include "pkcs11.h"\n#include "functions.h"\n#include "secgear.h"\n'
+        '#include "pkcs11.h"\n#include "functions.h"\n#include "secgear.h"\n#include "sdf.h"\n'
         "int main(void) { CK_FUNCTION_LIST *list; return C_GetFunctionList(&list) != 0 || "
         "list->version.major != 2 || CKM_SM3 == 0; }\n"
     )
-    command = ["cc", "-Wall", "-Wextra", "-Werror", f"-I{headers}", str(program), str(output)]
+    command = [compiler, "-Wall", "-Wextra", "-Werror", f"-I{headers}", str(program), str(output)]
     command += [f"-Wl,-rpath,{tmp_path}", "-o", str(tmp_path / "program")]
     done = subprocess.run(command, check=False)
     assert done.returncode == 0

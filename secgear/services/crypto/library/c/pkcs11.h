@@ -17,7 +17,9 @@ typedef CK_ULONG *CK_ULONG_PTR;
 typedef void *CK_VOID_PTR;
 typedef void **CK_VOID_PTR_PTR;
 
+#ifndef __cplusplus /* which spells it in another way */
 _Static_assert(sizeof(CK_ULONG) == 8, "this library is for machines of 64 bits");
+#endif
 
 #define CK_TRUE 1
 #define CK_FALSE 0
