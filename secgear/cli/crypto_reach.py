@@ -129,11 +129,14 @@ def pairs(options: list[str] | None) -> list[tuple[str, Path]]:
     return found
 
 
-def secret_line(path: Path | None, prompt: str) -> bytes:
-    """A PIN from a file's first line or the terminal: never from the command line."""
+def secret_line(path: Path | None, prompt: str, *, new: bool) -> bytes:
+    """A PIN from a file's first line or the terminal: never from the command line.
+
+    new: one that is to be set, and is asked for twice.
+    """
     if path is None:
         return str(
-            typer.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True)
+            typer.prompt(prompt, hide_input=True, confirmation_prompt=new, err=True)
         ).encode()
     line = read(path, MAX_DOCUMENT).split(b"\n", 1)[0].rstrip(b"\r")
     if not line:

@@ -156,7 +156,7 @@ def execute(
         raise UsageError("crypto domain admit does what a request for admit asks for")
     secret = b""
     if isinstance(operation, ResetOfficer):
-        pin = reach.secret_line(pin_file, "New PIN of the security officer")
+        pin = reach.secret_line(pin_file, "New PIN of the security officer", new=True)
         secret = requests.new_pin(data, pin, load_key(key, passphrase_file))
     given = [read(path, requests.MAX_APPROVALS) for path in approval]
     place = Place(socket, address, policy, root, reference_values)

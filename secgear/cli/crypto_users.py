@@ -48,7 +48,7 @@ def user_set(
     words = rights.split(",")
     if not set(words) <= set(known):
         raise UsageError("--rights takes use, manage or use,manage")
-    pin = None if keep_pin else reach.secret_line(pin_file, f"PIN of {name}")
+    pin = None if keep_pin else reach.secret_line(pin_file, f"PIN of {name}", new=True)
     place = Place(socket, address, policy, root, reference_values)
     number = sum(known[word] for word in set(words))
     _by_officer(place, slot, officer_pin_file, "S_SetUser", name.encode(), number, pin)
@@ -124,7 +124,7 @@ def token_policy(
 
 
 def _by_officer(place: Place, slot: int, pin_file: Path | None, name: str, *arguments: Any) -> None:
-    pin = reach.secret_line(pin_file, "PIN of the security officer")
+    pin = reach.secret_line(pin_file, "PIN of the security officer", new=False)
     with reach.reached(place) as caller:
         session = caller.one("C_OpenSession", slot, 6)
         caller.call("C_Login", session, 0, pin)

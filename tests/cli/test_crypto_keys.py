@@ -210,6 +210,24 @@ def test_a_pin_is_asked_for_without_a_file_and_not_shown(
     assert asked == [True]
 
 
+def test_a_new_pin_is_asked_for_twice_and_an_old_one_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def prompt(text: str, *, hide_input: bool, confirmation_prompt: bool, err: bool) -> str:
+        assert hide_input
+        assert err
+        asked.append((text, confirmation_prompt))
+        return SO_PIN if "officer" in text else "bobs-own-pin"
+
+    monkeypatch.setattr(typer, "prompt", prompt)
+    socket = ("--socket", str(place.server.socket))
+    assert printed("crypto", "user", "set", "bob", *socket) == "user  bob, use\n"
+    assert asked == [("PIN of bob", True), ("PIN of the security officer", False)]
+    assert code("crypto", "user", "remove", "bob", *socket) == (0, "")
+
+
 def test_a_user_with_a_name_logs_in_and_may_what_they_may(place: Place) -> None:
     with (
         connect(place.server.socket) as module,

@@ -114,7 +114,7 @@ def open_store(url: str, *components: Layout) -> Store:
 def _message(error: SQLAlchemyError) -> str:
     original = getattr(error, "orig", None)
     primary = getattr(getattr(original, "diag", None), "message_primary", None)
-    return str(primary or original or type(error).__name__)
+    return " ".join(str(primary or original or type(error).__name__).split())
 
 
 def _check_version(connection: Connection, layout: Layout) -> None:
