@@ -70,7 +70,7 @@ def _kinds(kind: type[SecGearError]) -> list[type[SecGearError]]:
 def test_every_error_has_a_documented_exit_code() -> None:
     documented = {1, 2, 3, 4, 5, 6, 130}
     for kind in _kinds(SecGearError):
-        code = output.exit_code(kind("what"))
+        code = output.exit_code(kind.__new__(kind, "what"))  # some are made of something else
         assert code in documented
         for parent, expected in (
             (errors.ImageError, 3),
